@@ -1,0 +1,1 @@
+"""Shipped gin files: recipes here, one file per architecture in `models/`."""

@@ -1,0 +1,158 @@
+"""Building: from Contents to a dataset directory that is there whole or not at all.
+
+    directory = build_dataset(Builder, contents, dataset="tnbc", name="tnbc", data_dir="data", split={...}, overwrite=False)
+
+Everything is written below a folder of its own beside the target and moved into place at the end. A dataset of the same name that
+holds the same is left as it is; one that holds something else is refused with the difference, unless `overwrite` swaps it.
+"""
+
+import contextlib
+import io
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import logging
+from tensorflow_datasets.core.utils import tqdm_utils
+
+from flexseg.datasets.contents import Contents, Example
+from flexseg.datasets.segmentation_builder import SegmentationBuilder
+from flexseg.errors import UserError
+from flexseg.files.manifest import Manifest, SplitTable, tfrecord_offsets
+
+
+class _Facts:
+    """What the manifest needs of every example, noted while it passes by."""
+
+    def __init__(self, contents: Contents, progress: Callable[[int, int], None] | None):
+        self._contents, self._progress = contents, progress
+        self._all, self._done = sum(contents.sizes().values()), 0
+        self.rows: dict[str, list[dict]] = {}
+        self.class_pixels: dict[str, Counter] = {}
+        self.empty_masks: Counter = Counter()
+
+    def watch(self, split: str, example: Example) -> None:
+        counts = np.bincount(example.mask.ravel(), minlength=256)
+        names = self._contents.label_map.class_names
+        pixels = self.class_pixels.setdefault(split, Counter(dict.fromkeys(names, 0)))
+        for class_id in np.flatnonzero(counts):
+            pixels[names[class_id] if class_id < len(names) else "ignore"] += int(counts[class_id])
+        self.empty_masks[split] += not any(counts[k] for k in self._contents.label_map.foreground_classes)
+        self.rows.setdefault(split, []).append(
+            {
+                "case_id": example.case_id, "group_id": example.group_id, "height": example.mask.shape[0], "width": example.mask.shape[1],
+                "image_sha256": example.image_sha256, "mask_sha256": example.mask_sha256,
+            }
+        )  # fmt: skip
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._all)
+
+
+def build_dataset(
+    builder_class: type[SegmentationBuilder],
+    contents: Contents,
+    *,
+    dataset: str,
+    name: str,
+    data_dir: str | Path,
+    split: dict,
+    overwrite: bool = False,
+    num_shards: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Path, bool]:
+    """Writes a dataset.
+
+    Args:
+      builder_class: the dataset's `Builder`.
+      contents: what to write.
+      dataset: the builder's name, the first folder below `data_dir`.
+      name: the user's name for it, the second.
+      data_dir: where datasets lie.
+      split: the settings of the division, for the manifest.
+      overwrite: swap a dataset of this name that holds something else.
+      num_shards: TFRecord files a split; default by size, as TFDS chooses.
+      progress: called with (examples written, all).
+
+    Returns:
+      (directory, whether it was written now).
+
+    Raises:
+      UserError: when another source was built under this name.
+    """
+    data_dir = Path(data_dir).absolute()
+    target = data_dir / dataset / name / str(builder_class.VERSION)
+    if (target / "manifest.json").is_file() and not overwrite:
+        changes = contents.difference(Manifest.load(target / "manifest.json"))
+        if not changes:
+            return target, False
+        raise UserError(
+            f"--name={name}", expected=f"the source that {target} was built from", found="; ".join(changes), cure="add --overwrite, or take another --name"
+        )
+    for other in data_dir.glob(f"*/{name}/*/manifest.json"):
+        if other.parents[2].name != dataset and not other.parents[2].name.startswith("."):
+            raise UserError(f"--name={name}", expected="a name that no other dataset has", found=str(other.parent), cure="take another --name")
+    beside = data_dir / f".building_{dataset}_{name}"
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        _write(builder_class, contents, dataset=dataset, name=name, beside=beside, split=split, num_shards=num_shards, progress=progress)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        old = beside / "old"
+        if target.exists():
+            target.rename(old)
+        (beside / dataset / name / str(builder_class.VERSION)).rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target, True
+
+
+def _write(builder_class, contents, *, dataset, name, beside, split, num_shards, progress) -> None:
+    facts = _Facts(contents, progress)
+    tqdm_utils.disable_progress_bar()  # TFDS draws a bar a shard; ours is one bar for all
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is not in its code: the user's own name
+    builder = builder_class(contents=contents, name=name, data_dir=str(beside), watch=facts.watch)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # and announces a folder that is renamed in a moment
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=num_shards))
+    finally:
+        logging.set_verbosity(verbosity)
+    directory = Path(builder.data_dir)
+    if directory != beside / dataset / name / str(builder_class.VERSION):
+        raise ValueError(f"TFDS wrote to {directory}: the builder's module must give it the name {dataset}")
+    manifest = Manifest(
+        dataset=name,
+        version=str(builder_class.VERSION),
+        channels=contents.channels,
+        window=contents.window,
+        converted=contents.converted,
+        leaked=contents.leaked,
+        split=split,
+        label_map=contents.label_map.to_json(),
+        fingerprint=contents.fingerprint,
+        class_pixels={name: dict(pixels) for name, pixels in facts.class_pixels.items()},
+        empty_masks=dict(facts.empty_masks),
+        splits={name: _table(directory, builder.info.splits[name].filenames, rows) for name, rows in facts.rows.items()},
+    )
+    manifest.save(directory / "manifest.json")
+
+
+def _table(directory: Path, files, rows: list[dict]) -> SplitTable:
+    """The manifest's columns; that each record holds the case it should is read back, not believed."""
+    files = sorted(files)
+    places = [(number, offset, length) for number, name in enumerate(files) for offset, length in tfrecord_offsets(directory / name)]
+    if len(places) != len(rows):
+        raise ValueError(f"{len(rows)} examples were written, {len(places)} records found")
+    serialized = tf.data.TFRecordDataset([str(directory / name) for name in files])
+    names = serialized.map(lambda s: tf.io.parse_single_example(s, {"case_id": tf.io.FixedLenFeature([], tf.string)})["case_id"])
+    for row, found in zip(rows, names.as_numpy_iterator(), strict=True):
+        if found.decode() != row["case_id"]:
+            raise ValueError(f"the record of case {row['case_id']} holds case {found.decode()}")
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return SplitTable(
+        files=tuple(files), shard=[p[0] for p in places], offset=[p[1] for p in places], length=[p[2] for p in places], **columns
+    )

@@ -1,0 +1,139 @@
+"""Contents: what is to be written, split by split, before TFDS writes it.
+
+    contents = FileContents(inventory, max_pixels=150_000_000)
+    for example in contents.examples("train"): example.image, example.mask
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from pathlib import Path
+
+import numpy as np
+
+from flexseg.errors import UserError
+from flexseg.files.images import read_mask, stored_bytes
+from flexseg.files.inventory import Inventory
+from flexseg.files.label_map import LabelMap
+from flexseg.files.manifest import Manifest
+from flexseg.files.split import Split
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """One case as it is stored.
+
+    Attributes:
+      case_id, group_id: its name, and what must never straddle two splits.
+      image: PNG or JPEG bytes of 8 bits a channel.
+      mask: class ids uint8 [H, W], 255 = ignore.
+      instances: uint16 [H, W], 0 = none, or None.
+      image_sha256, mask_sha256: of the source files; empty where there are none.
+    """
+
+    case_id: str
+    group_id: str
+    image: bytes
+    mask: np.ndarray
+    instances: np.ndarray | None = None
+    image_sha256: str = ""
+    mask_sha256: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Where a dataset comes from, as the flags of `flexseg build` say; a dataset refuses what it has no use for.
+
+    Attributes:
+      source: folder, or None for a dataset that is generated.
+      image_pattern, mask_pattern, group_pattern, group_column: see `flexseg.files.cases.discover`; None where not given.
+      max_image_pixels: of an image, before it is decoded.
+      label_map: as bound, or None: to be inferred from the masks.
+      split: the division, or None where nothing is bound.
+      warn: called with one sentence for everything the user should know.
+      progress: called with (cases checked, all).
+    """
+
+    source: str | None
+    image_pattern: str | None
+    mask_pattern: str | None
+    group_pattern: str | None
+    group_column: str | None
+    max_image_pixels: int
+    label_map: LabelMap | None
+    split: Split | None
+    warn: Callable[[str], None]
+    progress: Callable[[int, int], None] | None
+
+    def refuse(self, dataset: str, *names: str) -> None:
+        """Refuses the named options where they are given, with a UserError."""
+        for name in names:
+            if getattr(self, name) is not None:
+                raise UserError(f"--{name}", expected=f"no such flag for {dataset}", found=repr(getattr(self, name)))
+
+    def require_source(self, dataset: str, layout: str) -> Path:
+        """The source folder; refuses a missing one, with a UserError."""
+        if self.source is None or not Path(self.source).is_dir():
+            raise UserError("--source", expected=f"a folder with {layout}", found="none" if self.source is None else f"no folder {self.source}", cure=f"flexseg build --dataset={dataset} --source=FOLDER …")
+        return Path(self.source)
+
+
+class Contents(abc.ABC):
+    """What every source of examples tells; see the attributes of `Manifest`, which is made from it."""
+
+    label_map: LabelMap
+    channels: int
+    window: tuple[float, float] | None = None
+    converted: int = 0
+    leaked: bool = False
+    has_instances: bool = False
+    fingerprint: str = ""
+
+    @abc.abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """{split: number of examples}; splits without examples are left out."""
+
+    @abc.abstractmethod
+    def examples(self, split: str) -> Iterator[Example]:
+        """The examples of `split`, always in the same order."""
+
+    @abc.abstractmethod
+    def difference(self, built: Manifest) -> list[str]:
+        """Sentences on what a built dataset's manifest has otherwise; empty when it holds the same."""
+
+
+class FileContents(Contents):
+    """The checked files of an inventory.
+
+    Args:
+      inventory: of the source.
+      max_pixels: of an image, before it is decoded.
+    """
+
+    def __init__(self, inventory: Inventory, *, max_pixels: int):
+        self._inventory, self._max_pixels = inventory, max_pixels
+        self.label_map, self.channels, self.window = inventory.label_map, inventory.channels, inventory.window
+        self.converted, self.leaked, self.fingerprint = inventory.converted, inventory.leaked, inventory.fingerprint()
+
+    def sizes(self) -> dict[str, int]:
+        """{split: number of cases}."""
+        return {name: len(cases) for name, cases in self._inventory.cases.items() if cases}
+
+    def examples(self, split: str) -> Iterator[Example]:
+        """Reads, converts and encodes case after case."""
+        for checked in self._inventory.cases[split]:
+            case = checked.case
+            stored = stored_bytes(case.image, channels=self.channels, window=self.window, max_pixels=self._max_pixels)
+            yield Example(
+                case_id=case.case_id,
+                group_id=case.group,
+                image=stored.data,
+                mask=self.label_map.encode(read_mask(case.mask, max_pixels=self._max_pixels), case.mask),
+                image_sha256=checked.image_sha256,
+                mask_sha256=checked.mask_sha256,
+            )
+
+    def difference(self, built: Manifest) -> list[str]:
+        """What changed in the source."""
+        return self._inventory.difference(built)

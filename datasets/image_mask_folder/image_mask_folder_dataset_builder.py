@@ -1,0 +1,37 @@
+"""image_mask_folder: the user's own folder of images and masks.
+
+    flexseg build --dataset=image_mask_folder --name=my_set --source=my_folder --data_dir=data
+
+Either `images/` and `masks/`, or these two below each of `train/`, `valid/`, `test/`; a mask has its image's stem.
+"""
+
+from etils import epath
+
+from flexseg.datasets.contents import Contents, FileContents, SourceOptions
+from flexseg.datasets.segmentation_builder import SegmentationBuilder
+from flexseg.files.cases import discover
+from flexseg.files.inventory import take_inventory
+from flexseg.files.split import Split
+
+
+class Builder(SegmentationBuilder):
+    """A folder of images and masks."""
+
+    pkg_dir_path = epath.Path(__file__).parent
+
+
+def open_source(options: SourceOptions) -> Contents:
+    """Finds, divides and checks the files of the folder.
+
+    Raises:
+      UserError: for anything in the folder that cannot be built; nothing is written before.
+    """
+    source = options.require_source("image_mask_folder", "images/ and masks/, or train/, valid/, test/ with these")
+    given = {name: getattr(options, name) for name in ("image_pattern", "mask_pattern", "group_pattern", "group_column")}
+    found = discover(source, **{name: value for name, value in given.items() if value is not None})
+    inventory = take_inventory(
+        (options.split or Split()).assign(found.cases), label_map=options.label_map, max_pixels=options.max_image_pixels, progress=options.progress
+    )
+    for sentence in [*found.warnings, *inventory.warnings]:
+        options.warn(sentence)
+    return FileContents(inventory, max_pixels=options.max_image_pixels)

@@ -1,0 +1,71 @@
+"""SegmentationBuilder: the TFDS builder that all datasets share; each dataset's folder holds a `Builder` that derives from it.
+
+    builder = tnbc_dataset_builder.Builder(contents=contents, name="tnbc", data_dir=DIR)
+    builder.download_and_prepare()
+
+It writes examples in the order of their source: what is shuffled, and when, is the training stream's affair.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from flexseg.datasets.contents import Contents, Example
+
+HOMEPAGE = "https://github.com/flexseg/flexseg"
+
+
+class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes `Contents` as TFRecords with the features image, mask, case_id, group_id and, where there are any, instances.
+
+    Args:
+      contents: what to write.
+      name: of the config: the user's own name for the dataset.
+      data_dir: TFDS's data directory.
+      watch: called with (split, example) for every example that is written.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+
+    def __init__(self, *, contents: Contents, name: str, data_dir: str, watch: Callable[[str, Example], None]):
+        self._contents, self._watch = contents, watch
+        super().__init__(config=tfds.core.BuilderConfig(name=name, description=f"Built as {name!r} by flexseg."), data_dir=data_dir)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=(None, None, self._contents.channels), doc="8-bit PNG or JPEG, as it came where it could"),
+            "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png", doc="class ids, 255 = ignore"),
+            "case_id": tfds.features.Text(doc="name of the case, unique in the dataset"),
+            "group_id": tfds.features.Text(doc="what must never straddle two splits: patient, slide, tile"),
+        }
+        if self._contents.has_instances:
+            features["instances"] = tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png", doc="0 = none")
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), supervised_keys=("image", "mask"), homepage=HOMEPAGE, disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(name) for name in self._contents.sizes()}
+
+    def _generate_examples(self, split: str):
+        for number, example in enumerate(self._contents.examples(split)):
+            self._watch(split, example)
+            record = {
+                "image": example.image,
+                "mask": _png(example.mask),
+                "case_id": example.case_id,
+                "group_id": example.group_id,
+            }
+            if self._contents.has_instances:
+                record["instances"] = _png(example.instances)
+            yield number, record
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".png", pixels)
+    if not done:
+        raise ValueError(f"OpenCV could not encode an array of {pixels.shape} {pixels.dtype}")
+    return data.tobytes()

@@ -1,0 +1,1 @@
+"""Synthetic stained tissue with nuclei, the embedded default dataset."""

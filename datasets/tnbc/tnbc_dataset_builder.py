@@ -1,0 +1,71 @@
+"""tnbc: H&E images of triple-negative breast cancer with nuclei masks, in the publisher's layout.
+
+    flexseg build --dataset=tnbc --source=TNBC_NucleiSegmentation --data_dir=data --gin_file=tnbc_split.gin
+
+`Slide_XX/XX_Y.png` are the images, `GT_XX/XX_Y.png` the masks (0 background, 255 nucleus); XX is the patient, the group that never
+straddles two splits. See README.md for source and licence.
+"""
+
+import re
+from pathlib import Path
+
+from etils import epath
+
+from flexseg.datasets.contents import Contents, FileContents, SourceOptions
+from flexseg.datasets.segmentation_builder import SegmentationBuilder
+from flexseg.errors import UserError
+from flexseg.files.cases import Case
+from flexseg.files.inventory import take_inventory
+from flexseg.files.label_map import LabelMap
+from flexseg.files.split import Split
+
+_LAYOUT = "Slide_XX/XX_Y.png and GT_XX/XX_Y.png"
+
+
+class Builder(SegmentationBuilder):
+    """TNBC nuclei."""
+
+    pkg_dir_path = epath.Path(__file__).parent
+
+
+def label_map() -> LabelMap:
+    """Background and nucleus; the publisher's masks hold 0 and 255 only."""
+    return LabelMap(values={0: 0, 255: 1}, class_names=("background", "nucleus"), background=0)
+
+
+def discover_slides(source: Path) -> list[Case]:
+    """The cases of the publisher's folder, by name; the group is the patient's number without leading zeros.
+
+    Raises:
+      UserError: when there are no slides, or an image lacks its mask or a mask its image.
+    """
+    images = {path.stem: path for path in source.glob("Slide_*/*.png")}
+    masks = {path.stem: path for path in source.glob("GT_*/*.png")}
+    if not images:
+        raise UserError(f"--source={source}", expected=f"a folder with {_LAYOUT}", found="no Slide_*/*.png")
+    for lone, others, kind in ((images.keys() - masks.keys(), "GT_XX", "mask"), (masks.keys() - images.keys(), "Slide_XX", "image")):
+        if lone:
+            raise UserError(f"--source={source}", expected=f"a {kind} in {others} for every file", found=f"none for {', '.join(sorted(lone)[:5])} ({len(lone)} in all)")
+    cases = []
+    for stem, path in sorted(images.items()):
+        patient = re.fullmatch(r"Slide_(\d+)", path.parent.name)
+        if not patient or masks[stem].parent.name != f"GT_{patient[1]}":
+            raise UserError(path, expected=_LAYOUT, found=f"{path.parent.name}/{path.name} and {masks[stem].parent.name}/{masks[stem].name}")
+        cases.append(Case(case_id=stem, image=path, mask=masks[stem], group=str(int(patient[1])), split=None))
+    return cases
+
+
+def open_source(options: SourceOptions) -> Contents:
+    """Finds, divides by patient and checks the publisher's files.
+
+    Raises:
+      UserError: for anything that cannot be built; nothing is written before.
+    """
+    options.refuse("tnbc", "image_pattern", "mask_pattern", "group_pattern", "group_column", "label_map")
+    cases = discover_slides(options.require_source("tnbc", _LAYOUT))
+    inventory = take_inventory(
+        (options.split or Split()).assign(cases), label_map=label_map(), max_pixels=options.max_image_pixels, progress=options.progress
+    )
+    for sentence in inventory.warnings:
+        options.warn(sentence)
+    return FileContents(inventory, max_pixels=options.max_image_pixels)

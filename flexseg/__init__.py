@@ -1,0 +1,18 @@
+"""flexseg: from folders of images and masks to trained, evaluated segmentation models.
+
+    import flexseg
+    flexseg.build(dataset="image_mask_folder", name="my_set", source="photos", data_dir="data")
+    flexseg.train(dataset="my_set", data_dir="data", workdir="runs/first")
+
+Each function takes the flags of the command of the same name. Importing flexseg imports no TensorFlow; the first call does.
+"""
+
+import importlib
+
+
+def __getattr__(name: str):
+    if name in ("build", "train", "evaluate", "predict"):
+        return importlib.import_module(f"flexseg.commands.{name}").run
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("flexseg")
+    raise AttributeError(f"module 'flexseg' has no attribute {name!r}")

@@ -1,0 +1,132 @@
+"""Build a dataset: images and masks become TFRecords, masks become class ids.
+
+    flexseg build --dataset=image_mask_folder --name=my_set --source=my_folder --data_dir=data
+
+Everything is checked before anything is written; what cannot be right is refused with the file's name and the flag that cures it.
+The LabelMap and the split are set with --gin_param, e.g. --gin_param="label_map.rgb_map={(0,0,0):0,(255,255,255):1}".
+"""
+
+import dataclasses
+import importlib
+import sys
+
+from absl import flags
+
+from flexseg.commands import config_flags
+
+DATASETS = ("image_mask_folder", "synthetic_nuclei", "tnbc")
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_enum("dataset", "image_mask_folder", DATASETS, "What kind of source it is.", flag_values=FLAGS)
+flags.DEFINE_string("name", None, "Your name for the dataset; default the value of --dataset.", flag_values=FLAGS)
+flags.DEFINE_string("source", None, "The folder of images and masks.", flag_values=FLAGS)
+flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
+flags.DEFINE_string("image_pattern", None, "Stem of the images, e.g. '{case}_img'; default '{case}'.", flag_values=FLAGS)
+flags.DEFINE_string("mask_pattern", None, "Stem of the masks, e.g. '{case}_mask'; default '{case}'.", flag_values=FLAGS)
+flags.DEFINE_string("group_pattern", None, "Regular expression with one group, searched in each image's stem: patient, slide, tile.", flag_values=FLAGS)
+flags.DEFINE_string("group_column", None, "Column of groups.csv that names the group; default 'group'.", flag_values=FLAGS)
+flags.DEFINE_integer("max_image_pixels", 150_000_000, "An image of more pixels is refused before it is decoded.", flag_values=FLAGS, lower_bound=1)
+flags.DEFINE_integer("num_shards", None, "TFRecord files a split; default by size.", flag_values=FLAGS, lower_bound=1)
+flags.DEFINE_boolean("overwrite", False, "Replace a dataset of this name that was built from something else.", flag_values=FLAGS)
+config_flags.define(FLAGS)
+
+
+def run(
+    *,
+    dataset: str = "image_mask_folder",
+    name: str | None = None,
+    source: str | None = None,
+    data_dir: str = "data",
+    image_pattern: str | None = None,
+    mask_pattern: str | None = None,
+    group_pattern: str | None = None,
+    group_column: str | None = None,
+    max_image_pixels: int = 150_000_000,
+    num_shards: int | None = None,
+    overwrite: bool = False,
+    gin_file=(),
+    gin_param=(),
+    user_module=(),
+) -> str:
+    """Builds a dataset and returns its directory; the arguments are the flags of `flexseg build`."""
+    from flexseg.commands.quiet import load_tensorflow
+    from flexseg.configure import configure
+    from flexseg.errors import UserError
+    from flexseg.files.names import check_name
+
+    name = name or dataset
+    check_name("--name", name)
+    if dataset not in DATASETS:
+        raise UserError("--dataset", expected="one of " + ", ".join(DATASETS), found=repr(dataset))
+    load_tensorflow()
+    module = f"flexseg.datasets.{dataset}.{dataset}_dataset_builder"
+    configuration = configure(gin_file, gin_param, modules=("flexseg.files.label_map", "flexseg.files.split", module), user_modules=user_module)
+
+    from tqdm import tqdm
+
+    from flexseg.datasets.building import build_dataset
+    from flexseg.datasets.contents import SourceOptions
+    from flexseg.files.label_map import LabelMap
+    from flexseg.files.split import Split
+
+    bound = {key.split(".")[0] for key in configuration.bindings}
+    split = Split() if "split" in bound else None
+    with tqdm(desc="checking", unit="case", disable=not sys.stderr.isatty(), leave=False) as bar:
+        options = SourceOptions(
+            source=source,
+            image_pattern=image_pattern,
+            mask_pattern=mask_pattern,
+            group_pattern=group_pattern,
+            group_column=group_column,
+            max_image_pixels=max_image_pixels,
+            label_map=LabelMap() if "label_map" in bound else None,
+            split=split,
+            warn=lambda sentence: print(f"warning: {sentence}", flush=True),
+            progress=lambda done, total: _show(bar, done, total),
+        )
+        builder = importlib.import_module(module)
+        contents = builder.open_source(options)
+    with tqdm(desc="building", unit="case", disable=not sys.stderr.isatty(), leave=False) as bar:
+        directory, written = build_dataset(
+            builder.Builder,
+            contents,
+            dataset=dataset,
+            name=name,
+            data_dir=data_dir,
+            split={} if split is None else dataclasses.asdict(split),
+            overwrite=overwrite,
+            num_shards=num_shards,
+            progress=lambda done, total: _show(bar, done, total),
+        )
+    print(_summary(directory, written))
+    print(f"\nnext: flexseg train --dataset={name} --data_dir={data_dir} --workdir=runs/{name}")
+    return str(directory)
+
+
+def _show(bar, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
+
+
+def _summary(directory, written: bool) -> str:
+    from flexseg.files.manifest import Manifest
+
+    manifest = Manifest.load(directory / "manifest.json")
+    lines = [f"{'built' if written else 'already built, nothing changed'}: {directory}"]
+    for split, table in manifest.splits.items():
+        pixels = manifest.class_pixels[split]
+        every = sum(pixels.values())
+        shares = ", ".join(f"{name} {count / every:.2%}" for name, count in pixels.items())
+        lines.append(f"  {split}: {len(table)} cases in {len(set(table.group_id))} groups; {shares}; {manifest.empty_masks.get(split, 0)} empty masks")
+    if manifest.converted:
+        window = f", values {manifest.window[0]:g} to {manifest.window[1]:g} mapped to 0 to 255" if manifest.window else ""
+        lines.append(f"  {manifest.converted} images were converted to 8-bit PNG{window}")
+    if manifest.leaked:
+        lines.append("  LEAKED: groups stand in two splits; every report on this dataset will say so")
+    return "\n".join(lines)
+
+
+def main(args) -> int:
+    """The command."""
+    run(**config_flags.values(FLAGS))
+    return 0

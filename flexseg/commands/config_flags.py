@@ -1,0 +1,32 @@
+"""The flags that every configured command shares, and one way to read a command's flags.
+
+A command defines its flags in a registry of its own, because a notebook imports several commands, and two of them may both
+have a `--workdir` (absl's global registry would refuse the second):
+
+    FLAGS = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "The run's directory.", flag_values=FLAGS)
+    config_flags.define(FLAGS)
+
+    def run(*, workdir, gin_file=(), gin_param=(), user_module=()):     # this is flexseg.train(...)
+        configuration = configure(gin_file, gin_param, modules=(...), user_modules=user_module)
+
+    def main(args):
+        return run(**config_flags.values(FLAGS))
+"""
+
+from absl import flags
+
+
+def define(registry: flags.FlagValues) -> None:
+    """Adds --gin_file, --gin_param and --user_module, each repeatable, to a command's registry."""
+    for name, meaning in (
+        ("gin_file", "A gin file: a path, or the name of a shipped one such as default.gin. Repeatable; a later file overrides an earlier one."),
+        ("gin_param", "A binding such as train.epochs=3 or \"label_map.off_map='nearest'\". Repeatable; overrides the files."),
+        ("user_module", "A Python module of your own (my_models) to import, so that gin can use its models and losses. Repeatable."),
+    ):
+        flags.DEFINE_multi_string(name, [], meaning, flag_values=registry)
+
+
+def values(registry: flags.FlagValues) -> dict[str, object]:
+    """Flag name -> value, for all flags of a command, as keyword arguments of its `run`."""
+    return registry.flag_values_dict()

@@ -1,0 +1,170 @@
+"""The console script: `flexseg <command> [flags]` imports the one module flexseg/commands/<command>.py and runs it.
+
+A command's module has
+    a docstring; its first line is the summary in `flexseg --help`, all of it the head of `flexseg <command> --help`
+    FLAGS = flags.FlagValues()     its flags (see config_flags.py)
+    def main(args) -> int | None   called under absl.app with the positional arguments; the exit code, None is 0
+    POSITIONAL = "IMAGE ..."       only where positional arguments are allowed: what they are
+and imports TensorFlow inside `main`, so that help and refusals come at once.
+
+Exit codes: what `main` returns or raises as SystemExit; 1 a user's mistake (one line); 70 an unexpected error, traceback in the file
+named with `write_tracebacks_to`, or on stderr; 74 a full or failing disk; 130 interrupted.
+"""
+
+import ast
+import contextlib
+import errno
+import importlib
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from absl import flags
+
+from flexseg.errors import UserError, suggest
+
+_ORDER = ("check", "build", "train", "evaluate", "predict", "export")  # how people meet them; others follow by name
+_DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
+_traceback_file: Path | None = None
+
+
+def commands() -> dict[str, str]:
+    """Command -> summary: the modules beside this one that define `main`. They are read, not imported."""
+    found = {}
+    for path in Path(__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_bytes())
+        if path != Path(__file__) and any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return dict(sorted(found.items(), key=lambda item: (_ORDER.index(item[0]) if item[0] in _ORDER else len(_ORDER), item[0])))
+
+
+def write_tracebacks_to(path: Path) -> None:
+    """From now on tracebacks are appended to this file, a run's log.txt, instead of filling the terminal."""
+    global _traceback_file
+    _traceback_file = Path(path)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs `flexseg *argv` and returns the exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # must stand before TensorFlow is imported
+    name, *rest = argv or ["--help"]
+    if name in ("--help", "-h", "help"):
+        width = max(map(len, commands()), default=0)
+        lines = [f"  {command:<{width}}  {summary}" for command, summary in commands().items()]
+        _show("\n".join(["usage: flexseg <command> [flags]", "", *lines, "", "flexseg <command> --help lists the command's flags."]))
+        return 0
+    if name == "--version":
+        print("flexseg", importlib.import_module("flexseg").__version__)
+        return 0
+    program = f"flexseg {name}"
+    try:
+        if name not in commands():
+            program = "flexseg"
+            cure = f"use one of {', '.join(commands())}.{suggest(name, commands())}"
+            raise UserError("command", expected="the name of a command", found=repr(name), cure=cure)
+        module = importlib.import_module(f"flexseg.commands.{name}")
+        flag_part = rest[: rest.index("--")] if "--" in rest else rest
+        if {"--help", "-h", "--helpfull", "--helpshort"} & set(flag_part):
+            _show(_help(program, module))
+            return 0
+        return _run_under_absl(program, module, rest)
+    except SystemExit as exit_:
+        if isinstance(exit_.code, str):
+            return _say(program, exit_.code, 1)
+        return int(exit_.code or 0)
+    except KeyboardInterrupt:
+        return _say(program, "interrupted", 130)
+    except Exception as error:
+        return _report(program, error)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _run_under_absl(program: str, module: ModuleType, arguments: Sequence[str]) -> int:
+    from absl import app, logging
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            positional = flags.FLAGS(argv)[1:]
+        except flags.UnrecognizedFlagError as error:
+            cure = f"{program} --help lists the flags.{suggest(error.flagname, list(module.FLAGS))}"
+            raise UserError(f"--{error.flagname}", expected=f"a flag of {program}", found="an unknown one", cure=cure) from error
+        except flags.Error as error:
+            flag, missing, _ = str(error).partition("=None: ")  # absl's words for a required flag
+            where, found = (flag.removeprefix("flag "), "none") if missing else ("flags", str(error))
+            raise UserError(where, expected="a value that fits", found=found, cure=f"{program} --help describes it") from error
+        if positional and not hasattr(module, "POSITIONAL"):
+            cure = 'write --flag=value, in quotes where it has spaces or quotes: --gin_param="train.epochs = 3"'
+            raise UserError(f"{positional[0]!r}", expected="flags only", found="an argument that belongs to no flag", cure=cure)
+        module.FLAGS.mark_as_parsed()
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = logging.WARNING  # absl.app would make it INFO
+        return positional
+
+    flags.FLAGS.append_flag_values(module.FLAGS)
+    try:
+        app.run(module.main, argv=[program, *arguments], flags_parser=parse)
+    finally:  # a second call in this process starts from the defaults
+        flags.FLAGS.remove_flag_values(module.FLAGS)
+        for name in module.FLAGS:
+            module.FLAGS[name].unparse()
+    raise AssertionError("absl.app.run always exits")
+
+
+def _help(program: str, module: ModuleType) -> str:
+    lines = [f"usage: {program} [flags] {getattr(module, 'POSITIONAL', '')}".rstrip(), "", (module.__doc__ or "").strip(), "", "flags:"]
+    for name in module.FLAGS:
+        flag = module.FLAGS[name]
+        default = "" if flag.default is None or flag.default == [] else f" (default: {flag.default_as_str[1:-1]})"
+        choices = f" One of {', '.join(map(str, flag.parser.enum_values))}." if hasattr(flag.parser, "enum_values") else ""
+        lines.append(f"  --{'[no]' if flag.boolean else ''}{name}{default}")
+        meaning = (flag.help or "").partition(";\n")[0]  # absl adds a sentence on repetition
+        lines += textwrap.wrap(f"{meaning}{choices}", width=110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    lines += ["  --verbosity (default: -1)", "      How much is logged to stderr: -1 warnings, 0 information, 1 everything."]
+    return "\n".join(lines)
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain again at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(program: str, message: str, code: int) -> int:
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _report(program: str, error: Exception) -> int:
+    message = str(error).partition("\n  In call to configurable")[0]  # gin appends that to whatever passes through it
+    if isinstance(error, RuntimeError) and message.startswith("Required bindings for"):  # a parameter whose default is gin.REQUIRED
+        error = UserError("gin", expected="a value for every required parameter", found=message, cure='bind it: --gin_param="name.parameter=value"')
+        message = str(error)
+    logged = False
+    if _traceback_file is not None:
+        with contextlib.suppress(OSError), _traceback_file.open("a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+            logged = True
+    if isinstance(error, UserError):
+        return _say(program, message, 1)
+    # By the words too: gin's copy of an OSError loses its errno, and TensorFlow's errors have none.
+    if getattr(error, "errno", None) in _DISK_ERRORS or any(os.strerror(code) in message for code in _DISK_ERRORS):
+        return _say(program, f"the disk is full or failing: {message}", 74)
+    if not logged:
+        traceback.print_exception(error)
+    where = f"the traceback is in {_traceback_file}" if logged else "the traceback stands above"
+    return _say(program, f"unexpected {type(error).__name__}: {message} ({where})", 70)
+
+
+if __name__ == "__main__":  # the module that commands import is another copy than __main__
+    from flexseg.commands import dispatcher
+
+    dispatcher.main()

@@ -1,0 +1,59 @@
+"""Evaluate a trained run on a split of its dataset, case by case at their own sizes.
+
+    flexseg evaluate --workdir=runs/my_run --split=test
+
+Writes evaluation/<split>/report.json, per_case.csv and evaluation.csv into the run directory and prints the table.
+"""
+
+from absl import flags
+
+from flexseg.commands import config_flags
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", None, "The run directory.", flag_values=FLAGS)
+flags.DEFINE_string("split", "test", "The split to score.", flag_values=FLAGS)
+flags.DEFINE_string("data_dir", None, "Where built datasets lie; default where it was in training.", flag_values=FLAGS)
+flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights.", flag_values=FLAGS)
+flags.DEFINE_integer("replicas", 1, "GPUs to use.", flag_values=FLAGS, lower_bound=1)
+flags.DEFINE_integer("logical_cpus", 0, "Use this many logical CPU devices instead.", flag_values=FLAGS, lower_bound=0)
+flags.DEFINE_multi_string("gin_param", [], "A binding over those of the run, e.g. eval.batch_size=8. Repeatable.", flag_values=FLAGS)
+
+
+def run(
+    *,
+    workdir: str,
+    split: str = "test",
+    data_dir: str | None = None,
+    checkpoint: str = "best",
+    replicas: int = 1,
+    logical_cpus: int = 0,
+    gin_param=(),
+) -> dict:
+    """Scores a split and returns the report; the arguments are the flags of `flexseg evaluate`."""
+    from flexseg.commands.runs import dataset_of, open_run
+    from flexseg.errors import UserError
+
+    if not workdir:
+        raise UserError("--workdir", expected="a run directory", found="none", cure="flexseg evaluate --workdir=RUN --split=test")
+    with open_run(workdir, gin_param=gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus) as opened:
+        from flexseg.evaluation.evaluate import evaluate_split
+
+        report = evaluate_split(
+            opened.assembly.predictor,
+            dataset_of(opened, data_dir),
+            split,
+            settings=opened.experiment.evaluation,
+            measures=opened.assembly.measures,
+            loss_name=opened.experiment.objective.loss,
+        )
+        result = report.write(opened.run.path / "evaluation" / split)
+        print(f"{split} split, {checkpoint} weights (epoch {opened.weights.get('epoch', opened.weights.get('epochs_done'))})\n")
+        print(report.table())
+        print(f"\nwritten: {opened.run.path / 'evaluation' / split}")
+    return result
+
+
+def main(args) -> int:
+    """The command."""
+    run(**config_flags.values(FLAGS))
+    return 0

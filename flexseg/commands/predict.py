@@ -1,0 +1,62 @@
+"""Predict the masks of images, in the LabelMap's colours at each image's own size.
+
+    flexseg predict --workdir=runs/my_run --images=new_images --output=masks
+
+--images is a folder or a file, repeatable. A mask is named after its image: new_images/a.jpg becomes masks/a.png.
+"""
+
+from absl import flags
+
+from flexseg.commands import config_flags
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", None, "The run directory.", flag_values=FLAGS)
+flags.DEFINE_multi_string("images", [], "A folder of images or an image; repeatable.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "Folder for the masks; default predictions/ in the run directory.", flag_values=FLAGS)
+flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights.", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "Replace masks of the same name.", flag_values=FLAGS)
+flags.DEFINE_integer("max_image_pixels", 150_000_000, "An image of more pixels is refused before it is decoded.", flag_values=FLAGS, lower_bound=1)
+flags.DEFINE_integer("replicas", 1, "GPUs to use.", flag_values=FLAGS, lower_bound=1)
+flags.DEFINE_integer("logical_cpus", 0, "Use this many logical CPU devices instead.", flag_values=FLAGS, lower_bound=0)
+flags.DEFINE_multi_string("gin_param", [], "A binding over those of the run, e.g. input.eval_fit='resize'. Repeatable.", flag_values=FLAGS)
+
+
+def run(
+    *,
+    workdir: str,
+    images,
+    output: str | None = None,
+    checkpoint: str = "best",
+    overwrite: bool = False,
+    max_image_pixels: int = 150_000_000,
+    replicas: int = 1,
+    logical_cpus: int = 0,
+    gin_param=(),
+) -> list[str]:
+    """Writes masks and returns their paths; the arguments are the flags of `flexseg predict`."""
+    from pathlib import Path
+
+    from flexseg.commands.runs import open_run
+    from flexseg.errors import UserError
+    from flexseg.files.image_files import image_files
+
+    if not workdir or not images:
+        raise UserError("--workdir, --images", expected="both", found="not both", cure="flexseg predict --workdir=RUN --images=FOLDER --output=FOLDER")
+    paths = image_files([images] if isinstance(images, str) else images)
+    with open_run(workdir, gin_param=gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus) as opened:
+        from flexseg.inference.prediction import predict_files
+
+        folder = Path(output) if output else opened.run.path / "predictions"
+        if not overwrite:
+            existing = [path.stem for path in paths if (folder / f"{path.stem}.png").exists()]
+            if existing:
+                raise UserError(folder / f"{existing[0]}.png", expected="no such file yet", found=f"{len(existing)} masks", cure="add --overwrite, or name another --output")
+        written = predict_files(opened.assembly.predictor, paths, folder, manifest=opened.facts.manifest, label_map=opened.facts.label_map, max_pixels=max_image_pixels)
+        print(f"{len(written)} masks written: {folder}")
+    return [str(path) for path in written]
+
+
+def main(args) -> int:
+    """The command."""
+    run(**config_flags.values(FLAGS))
+    return 0

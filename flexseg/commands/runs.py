@@ -1,0 +1,122 @@
+"""Opening an experiment on this machine: what train, evaluate and predict have in common.
+
+    experiment, configuration = read_experiment(["default.gin"], [], user_modules=[])
+    with open_run("runs/my_run", gin_param=[], checkpoint="best", replicas=0, logical_cpus=0) as opened:
+        opened.assembly.predictor, opened.facts
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flexseg.commands.quiet import load_tensorflow
+from flexseg.configure import Configuration, configure
+from flexseg.errors import UserError
+
+if TYPE_CHECKING:
+    from flexseg.data.dataset import BuiltDataset
+    from flexseg.training.assembly import Assembly, Experiment
+    from flexseg.training.run_directory import RunDirectory
+
+BUILD_ONLY = ("label_map", "split", "synthetic_nuclei")
+
+
+def read_experiment(gin_file: Sequence[str], gin_param: Sequence[str], *, user_modules: Sequence[str]) -> tuple["Experiment", Configuration]:
+    """Parses the configuration and makes all settings of an experiment.
+
+    Raises:
+      UserError: for anything wrong in it, bindings of `flexseg build` included.
+    """
+    load_tensorflow()
+    configuration = configure(gin_file, gin_param, modules=("flexseg.training.assembly",), user_modules=user_modules)
+    for key in configuration.bindings:
+        if key.split(".")[0] in BUILD_ONLY:
+            raise UserError(key, expected="bindings of training", found="one of `flexseg build`", cure="give it to `flexseg build`, not here")
+    from flexseg.training.assembly import Experiment
+
+    return Experiment.from_gin(), configuration
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRun:
+    """A trained run, ready for inference.
+
+    Attributes:
+      run: its directory.
+      experiment: its settings.
+      facts: the dataset as the run remembers it: manifest and LabelMap, no records.
+      assembly: model with the chosen weights.
+      environment: `environment.json`.
+      weights: facts of the weights: epoch, step.
+    """
+
+    run: "RunDirectory"
+    experiment: "Experiment"
+    facts: "BuiltDataset"
+    assembly: "Assembly"
+    environment: dict
+    weights: dict
+
+
+@contextlib.contextmanager
+def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replicas: int, logical_cpus: int) -> Iterator[OpenedRun]:
+    """Opens a run for evaluation or prediction, with the precision it was trained with.
+
+    Args:
+      workdir: the run directory.
+      gin_param: bindings over those of the run, e.g. `eval.batch_size=8`.
+      checkpoint: `best` or `last`.
+      replicas, logical_cpus: see `open_replicas`.
+
+    Raises:
+      UserError: when there is no such run or no such weights.
+    """
+    from flexseg.training.run_directory import RunDirectory
+
+    run = RunDirectory(workdir)
+    environment = run.read_environment()
+    experiment, configuration = read_experiment([str(run.config)], gin_param, user_modules=environment["user_modules"])
+
+    from flexseg.data.dataset import BuiltDataset
+    from flexseg.distribution.replicas import open_replicas
+    from flexseg.inference.weights import assign, model_variables, read_folder, recover
+    from flexseg.training.assembly import Assembly
+    from flexseg.training.precision import precision_scope, resolve_precision
+
+    devices = open_replicas(global_batch_size=None, replicas=replicas or 1, logical_cpus=logical_cpus)
+    overridden = any(param.replace(" ", "").startswith("train.precision=") for param in gin_param)
+    policy = resolve_precision(experiment.train.precision, on_gpu=devices.on_gpu) if overridden else environment["precision"]
+    with precision_scope(policy):
+        facts = BuiltDataset(run.path)
+        assembly = Assembly(experiment, facts, devices, precision=policy, xla="auto" if experiment.train.xla == "on" else experiment.train.xla)
+        recover(run.best)
+        folders = sorted(run.checkpoints.glob("step_*"))
+        if checkpoint == "last" and not folders:
+            raise UserError(f"--workdir={run.path}", expected="a checkpoint", found="none yet")
+        folder = folders[-1] if checkpoint == "last" else run.best
+        arrays, weights = read_folder(folder)
+        assign(devices, model_variables(assembly.model), arrays["model"], where=folder)
+        yield OpenedRun(run, experiment, facts, assembly, environment, weights)
+
+
+def dataset_of(opened: OpenedRun, data_dir: str | None) -> "BuiltDataset":
+    """The dataset that a run was trained on, where it was then or below `data_dir`.
+
+    Raises:
+      UserError: when it is not there, or was built again since.
+    """
+    from flexseg.data.dataset import BuiltDataset, open_dataset
+
+    if data_dir is not None:
+        dataset = open_dataset(opened.environment["dataset"], data_dir)
+    else:
+        directory = Path(opened.environment["dataset_directory"])
+        if not (directory / "manifest.json").is_file():
+            raise UserError(directory, expected="the dataset that the run was trained on", found="nothing there", cure="say where it is: --data_dir=DIR")
+        dataset = BuiltDataset(directory)
+    if json.loads(opened.run.manifest.read_text()) != json.loads((dataset.directory / "manifest.json").read_text()):
+        raise UserError(dataset.directory, expected="the dataset that the run was trained on", found="one that was built again since")
+    return dataset

@@ -1,0 +1,88 @@
+"""Train a model on a built dataset, or go on with a run that was cut off.
+
+    flexseg train --gin_file=default.gin --dataset=my_set --data_dir=data --workdir=runs/my_run
+
+The same command again resumes where the last checkpoint was written. --dry_run prints what would be trained and tries one step.
+"""
+
+from absl import flags
+
+from flexseg.commands import config_flags
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("dataset", None, "Name of a built dataset.", flag_values=FLAGS)
+flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
+flags.DEFINE_string("workdir", None, "The run directory: checkpoints, TensorBoard, curves, pictures.", flag_values=FLAGS)
+flags.DEFINE_integer("replicas", 0, "GPUs to use; 0 takes as many as divide the global batch, or the CPU.", flag_values=FLAGS, lower_bound=0)
+flags.DEFINE_integer("logical_cpus", 0, "Use this many logical CPU devices instead, to try distribution without GPUs.", flag_values=FLAGS, lower_bound=0)
+flags.DEFINE_boolean("dry_run", False, "Print what would be trained, run one step, tell its time and memory; write nothing.", flag_values=FLAGS)
+flags.DEFINE_string("init_from", None, "Run directory whose best weights the model starts from; its head may have other classes.", flag_values=FLAGS)
+config_flags.define(FLAGS)
+
+DEFAULT_CONFIG = "default.gin"
+
+
+def run(
+    *,
+    dataset: str,
+    workdir: str | None = None,
+    data_dir: str = "data",
+    replicas: int = 0,
+    logical_cpus: int = 0,
+    dry_run: bool = False,
+    init_from: str | None = None,
+    gin_file=(),
+    gin_param=(),
+    user_module=(),
+) -> str | None:
+    """Trains and returns the run directory; the arguments are the flags of `flexseg train`."""
+    from flexseg.commands.runs import read_experiment
+    from flexseg.errors import UserError
+
+    for flag, value in (("--dataset", dataset), ("--workdir", workdir or dry_run)):
+        if not value:
+            raise UserError(flag, expected="a value", found="none", cure="flexseg train --dataset=NAME --data_dir=DIR --workdir=RUN")
+    experiment, configuration = read_experiment(list(gin_file) or [DEFAULT_CONFIG], gin_param, user_modules=user_module)
+
+    from flexseg.commands.dispatcher import write_tracebacks_to
+    from flexseg.data.dataset import open_dataset
+    from flexseg.training.run_directory import RunDirectory
+    from flexseg.training.session import Session
+
+    built = open_dataset(dataset, data_dir)
+    directory = None if dry_run else RunDirectory(workdir)
+    if directory is not None:
+        directory.refuse_foreign_files()
+        if directory.started:
+            _refuse_other_config(directory, configuration, experiment)
+        directory.make()
+        write_tracebacks_to(directory.log)
+    session = Session(
+        experiment, built, directory, config=configuration.text, user_modules=list(user_module), replicas=replicas, logical_cpus=logical_cpus
+    )
+    print(configuration.summary(), "\n")
+    if dry_run:
+        session.dry_run()
+        return None
+    session.train(init_from=init_from, operative_config=configuration.operative)
+    print(f"\nrun directory: {directory.path}\ntensorboard --logdir={directory.tensorboard} --samples_per_plugin=images=0")
+    return str(directory.path)
+
+
+def _refuse_other_config(directory, configuration, experiment) -> None:
+    """A resumed run must be the same experiment; reporting and machine settings may differ, and a run may be made longer."""
+    from flexseg.errors import UserError
+    from flexseg.training.session import MAY_DIFFER
+
+    ignore = set(MAY_DIFFER) | (set() if experiment.schedule.depends_on_epochs else {"train.epochs"})
+    different = configuration.difference(directory.config.read_text(), ignore)
+    if different:
+        raise UserError(
+            f"--workdir={directory.path}", expected="the configuration that the run was begun with", found="; ".join(different), cure="train into another --workdir"
+        )
+
+
+def main(args) -> int:
+    """The command."""
+    run(**config_flags.values(FLAGS))
+    return 0

@@ -1,0 +1,108 @@
+"""A built dataset, opened by name.
+
+    dataset = open_dataset("my_set", data_dir)
+    dataset.label_map.class_names, len(dataset.table("train"))
+    records = dataset.records("train")
+
+It reads what `flexseg build` wrote: the TFDS files, `manifest.json`, and the LabelMap inside it. Plain TFDS opens the same directory.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from flexseg.data.records import Records
+from flexseg.errors import UserError, suggest
+from flexseg.files.label_map import LabelMap
+from flexseg.files.manifest import Manifest, SplitTable
+
+
+class BuiltDataset:
+    """One version of one dataset on disk.
+
+    Args:
+      directory: where `manifest.json` and the shards lie.
+
+    Raises:
+      UserError: when there is no manifest or it is garbled.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = Path(directory)
+        self.manifest = Manifest.load(self.directory / "manifest.json")
+        self.label_map = LabelMap.from_json(self.manifest.label_map)
+
+    @property
+    def name(self) -> str:
+        """What `--dataset` names it."""
+        return self.manifest.dataset
+
+    def table(self, split: str) -> SplitTable:
+        """The manifest's columns of `split`.
+
+        Raises:
+          UserError: when the dataset has no such split, or it is empty.
+        """
+        splits = self.manifest.splits
+        if split not in splits or not len(splits[split]):
+            there = ", ".join(name for name, table in splits.items() if len(table))
+            raise UserError(f"dataset {self.name}", expected=f"a split {split!r}", found=f"the splits {there}", cure="name one of them with --split")
+        return splits[split]
+
+    def has(self, split: str) -> bool:
+        """Whether `split` holds any record."""
+        return split in self.manifest.splits and len(self.manifest.splits[split]) > 0
+
+    def records(self, split: str) -> Records:
+        """The records of `split`, by number."""
+        table = self.table(split)
+        files = [str(self.directory / name) for name in table.files]
+        missing = [name for name in files if not Path(name).is_file()]
+        if missing:
+            raise UserError(missing[0], expected="a shard of the dataset", found="no such file", cure="build the dataset again with `flexseg build … --overwrite`")
+        return Records(files=files, shard=np.array(table.shard), offset=np.array(table.offset), length=np.array(table.length), channels=self.manifest.channels)
+
+    def sizes(self, split: str) -> np.ndarray:
+        """int64 [N, 2]: (height, width) of every record."""
+        table = self.table(split)
+        return np.stack([np.array(table.height, np.int64), np.array(table.width, np.int64)], axis=1)
+
+    def largest(self) -> tuple[int, int]:
+        """The largest height and the largest width over all splits."""
+        sizes = np.concatenate([self.sizes(name) for name in self.manifest.splits if self.has(name)])
+        return int(sizes[:, 0].max()), int(sizes[:, 1].max())
+
+
+def _version(folder: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", folder.name))
+
+
+def built_datasets(data_dir: Path) -> dict[str, Path]:
+    """{name: directory of the newest version} of everything built below `data_dir`."""
+    found: dict[str, Path] = {}
+    for manifest in sorted(Path(data_dir).glob("*/*/*/manifest.json")):
+        folder = manifest.parent
+        if folder.parents[1].name.startswith("."):
+            continue  # a build that did not end
+        name = folder.parent.name
+        if name not in found or _version(folder) > _version(found[name]):
+            found[name] = folder
+    return found
+
+
+def open_dataset(name: str, data_dir: str | Path) -> BuiltDataset:
+    """Opens the dataset that `flexseg build --name=NAME --data_dir=DIR` wrote.
+
+    Raises:
+      UserError: when there is none of that name; it lists those there are.
+    """
+    found = built_datasets(Path(data_dir))
+    if name not in found:
+        raise UserError(
+            f"--dataset={name} in {data_dir}",
+            expected="a built dataset",
+            found=("the datasets " + ", ".join(sorted(found))) if found else "none",
+            cure=f"flexseg build --dataset=image_mask_folder --name={name} --source=FOLDER --data_dir={data_dir}{suggest(name, found)}",
+        )
+    return BuiltDataset(found[name])

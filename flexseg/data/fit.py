@@ -1,0 +1,90 @@
+"""Bringing a decoded example to the network's size, and a prediction back to the case's own size.
+
+    image, mask = fit_example(image, mask, size=(512, 512), fit="pad")
+    probabilities = map_back(probabilities, own_size=(797, 644), fit="pad")
+
+Pixels that no source pixel covers are 255 in the mask and count nowhere; the image is reflected there.
+"""
+
+import tensorflow as tf
+
+from flexseg.data.images import IGNORE, resize_image, resize_mask, resize_values
+
+
+def _reflected(start: tf.Tensor, count: int, length: tf.Tensor) -> tf.Tensor:
+    """Source coordinates of `count` pixels from `start` on, in a line of `length` pixels reflected without repeating its ends."""
+    period = tf.maximum(2 * (length - 1), 1)
+    place = tf.math.floormod(start + tf.range(count), period)
+    return tf.minimum(place, period - place)
+
+
+def _window(image: tf.Tensor, mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: tuple[int, int]):
+    """The window of `size` whose corner stands at (top, left), reflected image and ignored mask beyond the border."""
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    rows, columns = top + tf.range(size[0]), left + tf.range(size[1])
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
+    rows, columns = _reflected(top, size[0], height), _reflected(left, size[1], width)
+    image = tf.gather(tf.gather(image, rows), columns, axis=1)
+    mask = tf.gather(tf.gather(mask, rows), columns, axis=1)
+    mask = tf.where(inside[..., None], mask, tf.constant(IGNORE, tf.uint8))
+    return image, mask
+
+
+def fit_example(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], fit: str):
+    """Brings uint8 image [h, w, C] and mask [h, w, 1] to `size` = (height, width) by `resize` or `pad` (top left corner kept).
+
+    Raises:
+      tf.errors.InvalidArgumentError: under `pad` when the image is larger than `size` (callers check sizes beforehand).
+    """
+    channels = image.shape[-1]
+    if fit == "resize":
+        image, mask = resize_image(image, size), resize_mask(mask, size)
+    else:
+        tf.debugging.assert_less_equal(tf.shape(image)[:2], tf.constant(size), message="an image is larger than the padded input")
+        image, mask = _window(image, mask, tf.constant(0), tf.constant(0), size)
+    return tf.ensure_shape(image, [*size, channels]), tf.ensure_shape(mask, [*size, 1])
+
+
+def random_crop(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], key: tf.Tensor, foreground_probability: float, background: int | None):
+    """A crop of `size`, a pure function of `key` (int64 [2]).
+
+    With `foreground_probability` the crop is centred on a pixel drawn from those that are neither background nor ignored;
+    otherwise, and where there is none, it falls anywhere. A side shorter than the crop is centred and padded.
+    """
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    draw = tf.random.stateless_uniform([4], seed=key)
+    spare = [height - size[0], width - size[1]]
+
+    def anywhere():
+        return tf.stack([_place(draw[0], spare[0]), _place(draw[1], spare[1])])
+
+    def on_foreground():
+        flat = tf.reshape(mask, [-1])
+        found = tf.where((flat != IGNORE) & (flat != (IGNORE if background is None else background)))[:, 0]
+        count = tf.size(found)
+
+        def centred():
+            pixel = tf.cast(found[tf.minimum(tf.cast(draw[3] * tf.cast(count, tf.float32), tf.int32), count - 1)], tf.int32)
+            corner = [pixel // width - size[0] // 2, pixel % width - size[1] // 2]
+            return tf.stack([tf.clip_by_value(c, tf.minimum(s, 0) // 2, tf.maximum(s, tf.minimum(s, 0) // 2)) for c, s in zip(corner, spare, strict=True)])
+
+        return tf.cond(count > 0, centred, anywhere)
+
+    corner = tf.cond(draw[2] < foreground_probability, on_foreground, anywhere) if foreground_probability else anywhere()
+    cropped_image, cropped_mask = _window(image, mask, corner[0], corner[1], size)
+    return tf.ensure_shape(cropped_image, [*size, image.shape[-1]]), tf.ensure_shape(cropped_mask, [*size, 1])
+
+
+def _place(draw: tf.Tensor, spare: tf.Tensor) -> tf.Tensor:
+    """A corner from 0 to `spare`, or half of the negative `spare` where the image is smaller than the crop."""
+    inside = tf.cast(draw * tf.cast(spare + 1, tf.float32), tf.int32)
+    return tf.where(spare > 0, tf.minimum(inside, spare), spare // 2)
+
+
+def map_back(probabilities: tf.Tensor, *, own_size: tuple[int, int], fit: str) -> tf.Tensor:
+    """Brings class probabilities float32 [H, W, K] of the network's input back to the case's own (height, width)."""
+    if fit == "pad":
+        return probabilities[: own_size[0], : own_size[1]]
+    if tuple(probabilities.shape[:2]) == tuple(own_size):
+        return probabilities
+    return resize_values(probabilities, own_size)

@@ -1,0 +1,42 @@
+"""The one decode and the one resize: training, evaluation, prediction and export all go through here.
+
+    image = decode_image(data, channels=3)          # uint8 [h, w, 3]
+    image = resize_image(image, (512, 512))         # uint8 [512, 512, 3]
+
+Two decoders of one JPEG differ in most pixels unless the accurate integer DCT is asked for, and two ways of
+halving an image differ by up to 49 grey levels unless both antialias; one function each keeps train and test alike.
+"""
+
+import tensorflow as tf
+
+IGNORE = 255  # the mask value that no loss and no score counts
+
+
+def decode_image(data: tf.Tensor, *, channels: int) -> tf.Tensor:
+    """Decodes 8-bit PNG or JPEG bytes (scalar string) to uint8 [h, w, channels], channels 1 (luminance) or 3 (RGB)."""
+    image = tf.cond(
+        tf.io.is_jpeg(data),
+        lambda: tf.io.decode_jpeg(data, channels=channels, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_png(data, channels=channels),
+    )
+    return tf.ensure_shape(image, [None, None, channels])
+
+
+def decode_mask(data: tf.Tensor) -> tf.Tensor:
+    """Decodes a PNG of class ids (scalar string) to uint8 [h, w, 1]."""
+    return tf.ensure_shape(tf.io.decode_png(data, channels=1), [None, None, 1])
+
+
+def resize_values(values: tf.Tensor, size) -> tf.Tensor:
+    """Antialiased bilinear resize of [..., h, w, c] to float32 [..., height, width, c]; `size` = (height, width)."""
+    return tf.image.resize(tf.cast(values, tf.float32), size, method="bilinear", antialias=True)
+
+
+def resize_image(image: tf.Tensor, size) -> tf.Tensor:
+    """Resizes uint8 [h, w, c] to uint8 [height, width, c], rounded to the nearest grey level."""
+    return tf.cast(tf.clip_by_value(tf.round(resize_values(image, size)), 0, 255), tf.uint8)
+
+
+def resize_mask(mask: tf.Tensor, size) -> tf.Tensor:
+    """Resizes class ids uint8 [h, w, 1] to [height, width, 1] by the nearest pixel: ids are never blended."""
+    return tf.image.resize(mask, size, method="nearest")

@@ -1,0 +1,69 @@
+"""How a stored example becomes a network input: the bindings `input.*`.
+
+    input.image_size = (512, 512)
+    input.fit = "random_crop"
+"""
+
+import dataclasses
+from typing import Literal
+
+import gin
+
+from flexseg.errors import UserError
+
+
+@gin.configurable("input")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputSettings:
+    """The network's input and how examples are brought to it.
+
+    Attributes:
+      image_size: (height, width) of the training input in pixels.
+      fit: how a training example of another size is brought to `image_size`: `resize` (antialiased bilinear, nearest for the
+        mask), `pad` (reflected at the border, 255 in the mask; refused where an image is larger) or `random_crop` (a new
+        crop every time the example is drawn; smaller images are padded).
+      foreground_crop_probability: share of the random crops that are centred on a foreground pixel; the others fall
+        anywhere. Needs `fit = "random_crop"`.
+      eval_fit: the same for evaluation and prediction, `resize` or `pad`; default `resize` where `fit` is, else `pad`.
+      eval_image_size: (height, width) of the evaluation input; default `image_size`, and where `fit` is `random_crop` the
+        smallest multiple of 32 that covers every image of the dataset.
+      color_order: `RGB`, or `BGR` for weights trained with the reference's OpenCV order.
+      gamma: the reference's gamma table ((i / 255) ** gamma * 255) on every image, 0 for none.
+      sharpening: the reference's sharpening kernel strength on every image, 0 for none.
+      cache: `ram` keeps every decoded training example in memory, `off` decodes each time it is drawn.
+    """
+
+    image_size: tuple[int, int] = (512, 512)
+    fit: Literal["resize", "pad", "random_crop"] = "resize"
+    foreground_crop_probability: float = 0.0
+    eval_fit: Literal["resize", "pad"] | None = None
+    eval_image_size: tuple[int, int] | None = None
+    color_order: Literal["RGB", "BGR"] = "RGB"
+    gamma: float = 0.0
+    sharpening: float = 0.0
+    cache: Literal["off", "ram"] = "off"
+
+    def __post_init__(self):
+        for name in ("image_size", "eval_image_size"):
+            size = getattr(self, name)
+            if size is not None and (len(size) != 2 or min(size) < 1):
+                raise UserError(f"input.{name}", expected="(height, width) of at least 1 pixel", found=repr(size))
+        if not 0 <= self.foreground_crop_probability <= 1:
+            raise UserError("input.foreground_crop_probability", expected="a share from 0 to 1", found=str(self.foreground_crop_probability))
+        if self.foreground_crop_probability and self.fit != "random_crop":
+            raise UserError("input.foreground_crop_probability", expected='input.fit = "random_crop" beside it', found=f"input.fit = {self.fit!r}")
+        if self.gamma < 0 or self.sharpening < 0:
+            raise UserError("input.gamma, input.sharpening", expected="0 (none) or more", found=f"{self.gamma}, {self.sharpening}")
+
+    @property
+    def evaluation_fit(self) -> str:
+        """`resize` or `pad`."""
+        return self.eval_fit or ("resize" if self.fit == "resize" else "pad")
+
+    def evaluation_size(self, largest: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the evaluation input, given the largest height and the largest width of the dataset."""
+        if self.eval_image_size is not None:
+            return tuple(self.eval_image_size)
+        if self.fit == "random_crop" and self.evaluation_fit == "pad":
+            return tuple(-(-side // 32) * 32 for side in largest)
+        return tuple(self.image_size)

@@ -1,0 +1,110 @@
+"""Global batch k as a pure function of (seed, k), for any number of replicas, workers and restarts.
+
+    stream = Stream(records, inputs=InputSettings(), augment=Augment(), background=0, seed=7, global_batch_size=8)
+    per_replica = stream.batches(first_step=100, replicas=2)      # tf.data: replica 0 of step 100, replica 1 of step 100, ...
+
+The stream is endless: the permutation of pass 0, then of pass 1, and so on. Place p holds record order(seed, p // N)[p % N], and
+p, with the seed, is the key of every random draw made for it (crop, augmentation). A start at any step reads nothing before it
+and memory holds the N record numbers of one pass. `index_shuffle` is not used: below 65,536 records it looks at 8 bits of each
+key word, so its orders repeat after 256 passes.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from flexseg.data.augmentation import Augment
+from flexseg.data.color import apply_gamma, sharpen
+from flexseg.data.fit import fit_example, random_crop
+from flexseg.data.records import Records
+from flexseg.data.settings import InputSettings
+
+_CROP_KEY = 0x63726F70  # "crop": keeps the crop's draws apart from the order's and the augmentation's
+
+
+def order(seed: int, pass_number: tf.Tensor, count: int) -> tf.Tensor:
+    """The record numbers int64 [count] of one pass over the split, in the order they are drawn."""
+    return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), pass_number]))
+
+
+def adjust(image: tf.Tensor, inputs: InputSettings) -> tf.Tensor:
+    """The reference's input options on uint8 [h, w, C], for every split alike: gamma table, sharpening, colour order."""
+    if inputs.gamma:
+        image = apply_gamma(image, inputs.gamma)
+    if inputs.sharpening:
+        image = sharpen(image, inputs.sharpening)
+    return image[..., ::-1] if inputs.color_order == "BGR" else image
+
+
+class Stream:
+    """The endless training stream of one split.
+
+    Args:
+      records: the split's records, or its `RamCache`.
+      inputs: how an example becomes an input.
+      augment: the augmentation, applied here and nowhere else.
+      background: the class id that crops are not centred on, or None.
+      seed: the run's seed.
+      global_batch_size: examples a step, over all replicas.
+    """
+
+    def __init__(self, records: Records, *, inputs: InputSettings, augment: Augment, background: int | None, seed: int, global_batch_size: int):
+        self._records, self._inputs, self._augment, self._background = records, inputs, augment, background
+        self._seed, self.global_batch_size = seed, global_batch_size
+
+    def batches(self, first_step: int, *, replicas: int, workers: int = 1, worker: int = 0) -> tf.data.Dataset:
+        """This worker's batches from `first_step` on: step by step, replica by replica, B / (replicas · workers) examples each.
+
+        Args:
+          first_step: the step whose batch comes first; costs the same for any step.
+          replicas: replicas of this worker.
+          workers, worker: how many workers share the global batch, and which one this is.
+        """
+        size, count = self.global_batch_size, self._records.count
+        share = size // workers
+        per_replica = share // replicas
+        start = first_step * size
+
+        def places(pass_number):
+            position = pass_number * count + tf.range(count, dtype=tf.int64)
+            mine = (position >= start) & (position % size // share == worker)
+            return tf.data.Dataset.from_tensor_slices((tf.boolean_mask(order(self._seed, pass_number, count), mine), tf.boolean_mask(position, mine)))
+
+        dataset = tf.data.Dataset.range(start // count, np.iinfo(np.int64).max).flat_map(places)
+        dataset = dataset.map(self.example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return dataset.batch(per_replica, drop_remainder=True).prefetch(2 * replicas)
+
+    def example(self, index: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Record `index` drawn at place `position` (int64 scalars) as one example of the batch contract."""
+        image, mask = self._records.decode(self._records.read(index))
+        inputs = self._inputs
+        if inputs.fit == "random_crop":
+            key = tf.random.experimental.stateless_fold_in(tf.constant([self._seed, _CROP_KEY], tf.int64), position)
+            image, mask = random_crop(
+                image, mask, size=inputs.image_size, key=key, foreground_probability=inputs.foreground_crop_probability, background=self._background
+            )
+        else:
+            image, mask = fit_example(image, mask, size=inputs.image_size, fit=inputs.fit)
+        image, mask = self._augment(image, mask, seed=self._seed, position=position)
+        return {"image": adjust(image, inputs), "mask": mask, "weight": tf.constant(1.0), "index": index, "position": position}
+
+
+def evaluation_batches(records: Records, *, inputs: InputSettings, size: tuple[int, int], batch_size: int, replicas: int) -> tf.data.Dataset:
+    """Every record once, in order, for one worker: step by step, replica by replica; what fills up the last batch weighs 0.
+
+    A step holds `batch_size` records whatever the number of replicas: where it does not divide, replicas are padded too.
+    """
+    count, per_replica = records.count, -(-batch_size // replicas)
+    slots = np.arange(-(-count // batch_size) * per_replica * replicas)
+    step, place = slots // (per_replica * replicas), slots % (per_replica * replicas)
+    index = step * batch_size + place
+    real = (place < batch_size) & (index < count)
+    index = np.where(real, index, 0).astype(np.int64)
+
+    def example(index, weight):
+        image, mask = records.decode(records.read(index))
+        image, mask = fit_example(image, mask, size=size, fit=inputs.evaluation_fit)
+        return {"image": adjust(image, inputs), "mask": mask, "weight": weight, "index": index, "position": index}
+
+    dataset = tf.data.Dataset.from_tensor_slices((index, real.astype(np.float32)))
+    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.batch(per_replica, drop_remainder=True).prefetch(2 * replicas)

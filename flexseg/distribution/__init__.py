@@ -1,0 +1,1 @@
+"""Replicas of one model: strategy, all-reduce, decision, update. The only room that uses `tf.distribute`."""

@@ -1,0 +1,158 @@
+"""One training step that is right on N replicas: a pure forward and backward, one all-reduce, one decision, one update.
+
+    step = TrainStep(replicas, model, optimizer, loss_scale, forward_backward, clip=clip, seed=7, xla=False)
+    outcome = step(batch, number=0, learning_rate=1e-3)
+
+`forward_backward` is a pure function of (weights, state, batch), so that it compiles under XLA on any number of replicas, and a
+skipped step leaves nothing behind: moving statistics are values until they are assigned, dropout seeds are folded from
+(seed, layer, step, replica) and are no state at all. Gradients, moving statistics and the values to report cross the network in one
+collective; the finite flag is taken from what came back, so that no replica can decide alone (keras#20763); `tf.cond` stands outside
+`strategy.run`, so that no collective stands inside a branch.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from flexseg.distribution.loss_scale import LossScale
+from flexseg.distribution.replicas import Replicas
+
+
+class Outcome(NamedTuple):
+    """What a step tells: sums over the global batch to report, float [n], and whether it was applied, bool scalar."""
+
+    values: tf.Tensor
+    applied: tf.Tensor
+
+
+def sum_over_replicas(values: tf.Tensor) -> tf.Tensor:
+    """The differentiable sum of a tensor over all replicas, for losses of the whole global batch."""
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def seed_places(model: keras.Model) -> set[int]:
+    """Places of the dropout seeds among `model.non_trainable_variables` (nested models included)."""
+    return {i for i, v in enumerate(model.non_trainable_variables) if v.path.endswith("seed_generator_state")}
+
+
+class TrainStep:
+    """The compiled step over all replicas.
+
+    Args:
+      replicas: the devices.
+      model: a built Keras model, made in their scope.
+      optimizer: a Keras optimizer, built on the model's trainable variables; only its `update_step` is used.
+      loss_scale: the loss scale, made in the scope.
+      forward_backward: pure function (weights, state, batch, scale, total_weight) -> (values float [n], gradients, state);
+        gradients of this replica's share of the scaled loss, so that their sum over replicas is the gradient of the global
+        batch; values[0] is the share of the loss.
+      clip: pure function of the list of reduced, unscaled gradients.
+      weight_decay: decoupled decay per step and unit of learning rate (Loshchilov and Hutter 2019), 0 for none.
+      seed: the run's seed, for dropout.
+      xla: compile `forward_backward`.
+    """
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss_scale: LossScale,
+        forward_backward: Callable,
+        *,
+        clip: Callable,
+        weight_decay: float = 0.0,
+        seed: int,
+        xla: bool,
+    ):
+        self._replicas, self._optimizer, self._loss_scale = replicas, optimizer, loss_scale
+        self._weights, self._state = model.trainable_variables, model.non_trainable_variables
+        self._seeds = seed_places(model)
+        self._moving = [i for i in range(len(self._state)) if i not in self._seeds]
+        self._forward_backward = tf.function(forward_backward, jit_compile=True) if xla else forward_backward
+        self._clip, self._weight_decay, self._seed = clip, weight_decay, seed
+        self._compiled = tf.function(self._step)
+
+    def __call__(self, batch, *, number: int, learning_rate: float, total_weight: float) -> Outcome:
+        """Runs step `number` on a batch of per-replica tensors (`Replicas.distribute` or `Replicas.place`).
+
+        `total_weight` is the sum of the example weights over the global batch: known on the host, it needs no collective.
+        """
+        dtype = self._weights[0].dtype
+        return self._compiled(batch, tf.constant(number, tf.int64), tf.constant(learning_rate, dtype), tf.constant(total_weight, dtype))
+
+    def _dropout_seed(self, place: int, number: tf.Tensor, replica: tf.Tensor) -> tf.Tensor:
+        fold = tf.random.experimental.stateless_fold_in
+        return fold(fold(tf.constant([self._seed, place], tf.int64), number), replica)
+
+    def _replica(self, batch, number: tf.Tensor, total_weight: tf.Tensor):
+        context = tf.distribute.get_replica_context()
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
+        scale = tf.identity(self._loss_scale.scale)
+        state = [self._dropout_seed(i, number, replica) if i in self._seeds else tf.convert_to_tensor(v.value) for i, v in enumerate(self._state)]
+        weights = [tf.convert_to_tensor(v.value) for v in self._weights]
+        values, gradients, state = self._forward_backward(weights, state, batch, scale, total_weight)
+        moving = [state[i] / self._replicas.count for i in self._moving]
+        reduced = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, *moving, values])
+        gradients = [g / tf.cast(scale, g.dtype) for g in reduced[: len(weights)]]
+        moving, values = reduced[len(weights) : -1], reduced[-1]
+        # values[0] is the loss: a loss that is not finite is skipped even where its gradient happens to be.
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in [*gradients, *moving, values[:1]]])
+        return self._clip(gradients), moving, values, finite
+
+    def _step(self, batch, number: tf.Tensor, rate: tf.Tensor, total_weight: tf.Tensor) -> Outcome:
+        gradients, moving, values, finite = self._replicas.strategy.run(self._replica, args=(batch, number, total_weight))
+        update = self._replicas.strategy.extended.update
+
+        def update_weight(variable, gradient):
+            if self._weight_decay:
+                variable.assign_sub(variable * tf.cast(self._weight_decay * rate, variable.dtype))
+            self._optimizer.update_step(gradient, variable, rate)
+
+        def apply():
+            for variable, gradient in zip(self._weights, gradients, strict=True):
+                update(variable.value, update_weight, args=(gradient,), group=False)
+            for place, value in zip(self._moving, moving, strict=True):
+                update(self._state[place].value, lambda v, new: v.assign(new), args=(value,), group=False)
+            self._optimizer.iterations.assign_add(1)
+            self._loss_scale.applied()
+            return True
+
+        def skip():
+            self._loss_scale.skipped()
+            return False
+
+        applied = tf.cond(self._replicas.local(finite)[0], apply, skip)
+        return Outcome(self._replicas.local(values)[0], applied)
+
+
+class EvaluationStep:
+    """A forward pass over all replicas, without update.
+
+    Args:
+      replicas: the devices.
+      model: whose weights and state are used.
+      forward: pure function (weights, state, batch) -> (values float [n] summed over the replica's examples, output or None).
+      xla: compile `forward`.
+    """
+
+    def __init__(self, replicas: Replicas, model: keras.Model, forward: Callable, *, xla: bool):
+        self._replicas, self._model = replicas, model
+        self._forward = tf.function(forward, jit_compile=True) if xla else forward
+        self._compiled = tf.function(self._step)
+
+    def __call__(self, batch) -> tuple[tf.Tensor, list]:
+        """(values summed over the global batch, the outputs of each replica in order)."""
+        values, outputs = self._compiled(batch)
+        return self._replicas.local(values)[0], self._replicas.local(outputs)
+
+    def _replica(self, batch):
+        weights = [tf.convert_to_tensor(v.value) for v in self._model.trainable_variables]
+        state = [tf.convert_to_tensor(v.value) for v in self._model.non_trainable_variables]
+        values, output = self._forward(weights, state, batch)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values), output
+
+    def _step(self, batch):
+        return self._replicas.strategy.run(self._replica, args=(batch,))

@@ -1,0 +1,30 @@
+"""What a user's mistake looks like: one line that says what was expected, what was found, and what to type.
+
+    raise UserError("masks/a.png", expected="the values 0 and 255", found="76 (12 pixels)",
+                    cure='add --gin_param="label_map.off_map=\'nearest\'"')
+
+The dispatcher prints the line and exits 1; the traceback goes to the run's `log.txt` only.
+"""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.
+
+    Args:
+      where: the file, flag, binding or directory that is wrong.
+      expected: what flexseg needs there.
+      found: what stands there, with the offending value.
+      cure: what to type or change, as a full sentence or command; may be empty where `expected` says it all.
+    """
+
+    def __init__(self, where: object, *, expected: str, found: str, cure: str = ""):
+        self.where, self.expected, self.found, self.cure = str(where), expected, found, cure
+        super().__init__(f"{where}: expected {expected}, found {found}." + (f" To mend it: {cure}" if cure else ""))
+
+
+def suggest(name: str, known) -> str:
+    """` Did you mean 'x'?` for the nearest of `known`, or an empty string."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

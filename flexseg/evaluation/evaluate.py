@@ -1,0 +1,93 @@
+"""Evaluation of one split: every case once, at its own size.
+
+    report = evaluate_split(predictor, dataset, "valid", settings=EvaluationSettings(), measures=measures)
+    report.result()["mean_foreground_dice"]
+
+The validation of every epoch and `flexseg evaluate` are this one function.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import gin
+import numpy as np
+
+from flexseg.data.dataset import BuiltDataset
+from flexseg.data.stream import evaluation_batches
+from flexseg.errors import UserError
+from flexseg.evaluation.report import Report
+from flexseg.inference.predictor import Predictor
+from flexseg.objectives.measures import Measures, Meter
+
+
+@gin.configurable("eval")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How splits are evaluated: the bindings `eval.*`.
+
+    Attributes:
+      batch_size: examples a step over all replicas; the values of batch-dependent metrics of the reference change with it.
+    """
+
+    batch_size: int = 4
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise UserError("eval.batch_size", expected="at least 1", found=str(self.batch_size))
+
+
+def check_sizes(dataset: BuiltDataset, split: str, predictor: Predictor) -> None:
+    """Refuses a padded evaluation input that is smaller than an image of `split`, with a UserError naming the case."""
+    if predictor.inputs.evaluation_fit != "pad":
+        return
+    table, sizes = dataset.table(split), dataset.sizes(split)
+    for index in np.flatnonzero((sizes > np.array(predictor.size)).any(axis=1))[:1]:
+        raise UserError(
+            "input.eval_image_size",
+            expected=f"at least the {sizes[index, 0]} × {sizes[index, 1]} pixels of case {table.case_id[index]} in {split}",
+            found=f"{predictor.size[0]} × {predictor.size[1]}",
+            cure='--gin_param="input.eval_fit=\'resize\'", or a larger input.eval_image_size',
+        )
+
+
+def evaluate_split(
+    predictor: Predictor,
+    dataset: BuiltDataset,
+    split: str,
+    *,
+    settings: EvaluationSettings,
+    measures: Measures,
+    loss_name: str = "loss",
+    on_case: Callable[[int, np.ndarray], None] | None = None,
+) -> Report:
+    """Scores `split`.
+
+    Args:
+      predictor: made with `measures`.
+      dataset: built; its split is not empty.
+      settings: the batch.
+      measures: loss and metrics.
+      loss_name: under which the loss enters `evaluation.csv`.
+      on_case: called with (index, prediction uint8 [h, w]) of every case.
+
+    Returns:
+      The report, with loss and metrics filled in.
+    """
+    check_sizes(dataset, split, predictor)
+    table, records = dataset.table(split), dataset.records(split)
+    batches = evaluation_batches(
+        records, inputs=predictor.inputs, size=predictor.size, batch_size=settings.batch_size, replicas=predictor.replicas.count
+    )
+    report, meter = Report(dataset.label_map, leaked=dataset.manifest.leaked), Meter(measures)
+    for batch in predictor.replicas.distribute(batches):
+        values, cases = predictor.step(batch)
+        meter.add(values)
+        for index, scores in cases:
+            truth = records.truth(index)
+            prediction = predictor.ids(scores, truth.shape)
+            report.add(table.case_id[index], table.group_id[index], truth, prediction)
+            if on_case is not None:
+                on_case(index, prediction)
+    results = meter.results()
+    report.fill(loss=results.pop("loss"), metrics=results, loss_name=loss_name)
+    return report

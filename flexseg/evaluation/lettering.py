@@ -1,0 +1,65 @@
+"""Letters in pictures: the font, a text cut to a width, a legend of colours that wraps.
+
+    rows = legend_rows([((0, 0, 0), "background"), ((213, 94, 0), "false positive")], width=512, size=13)
+    draw_legend(draw, rows, left=6, top=300, size=13)
+
+The font is the DejaVu Sans that matplotlib carries, so that pictures look alike on every machine; it has no Chinese or Japanese letters.
+"""
+
+import functools
+from pathlib import Path
+
+import matplotlib
+from PIL import ImageDraw, ImageFont
+
+INK, PAPER = (30, 30, 30), (255, 255, 255)
+_SPACE = 14  # between two legend entries, in pixels
+
+Entry = tuple[tuple[int, int, int], str]
+
+
+@functools.cache
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans in `size` pixels."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
+
+
+def shorten(text: str, width: float, letters: ImageFont.FreeTypeFont) -> str:
+    """`text` on one line; where it is wider than `width` pixels its middle becomes an ellipsis (ids differ at their ends)."""
+    text = " ".join(text.splitlines())
+    kept = len(text)
+    short = text
+    while kept and letters.getlength(short) > width:
+        kept -= 1
+        short = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
+    return short
+
+
+def legend_rows(entries: list[Entry], width: int, size: int) -> list[list[Entry]]:
+    """The entries (colour, name) broken into rows of at most `width` pixels, names shortened where one alone is too wide."""
+    rows: list[list[Entry]] = []
+    used = 0.0
+    for color, name in entries:
+        name = shorten(name, width - size - 6, font(size))
+        needed = _entry_width(name, size)
+        if not rows or used + needed - _SPACE > width:
+            rows.append([])
+            used = 0.0
+        rows[-1].append((color, name))
+        used += needed
+    return rows
+
+
+def draw_legend(draw: ImageDraw.ImageDraw, rows: list[list[Entry]], *, left: int, top: int, size: int) -> None:
+    """Draws the rows, each `size + 8` pixels high, from (left, top) on."""
+    for r, row in enumerate(rows):
+        x, y = left, top + r * (size + 8)
+        for color, name in row:
+            draw.rectangle((x, y + 1, x + size, y + 1 + size), fill=color, outline=(90, 90, 90))
+            draw.text((x + size + 6, y + 1 + size / 2), name, fill=INK, font=font(size), anchor="lm")
+            x += _entry_width(name, size)
+
+
+def _entry_width(name: str, size: int) -> float:
+    return size + 6 + font(size).getlength(name) + _SPACE

@@ -1,0 +1,284 @@
+"""The Report: scores of a split per case, group and class, with the definitions they follow.
+
+    report = Report(label_map, leaked=manifest.leaked)
+    for case in cases:
+        report.add(case.case_id, case.group_id, truth, prediction)     # uint8 [H, W], at the case's own size
+    report.fill(loss_name="bce_dice_loss", loss=0.21, metrics={"dice_coef": 0.88})
+    print(report.table())
+    report.write("runs/a/evaluation/test")                             # report.json, per_case.csv, evaluation.csv
+
+With D(i, c) the Dice of case i and class c, where it is defined (see scores.py; what is undefined is left out of every mean):
+
+    per_class.{c}.dice            mean of D(i, c) over the cases i
+    per_class.{c}.pooled_dice     Dice of all pixels of all cases counted together
+    per_group.{g}.dice.{c}        D(g, c) = mean of D(i, c) over the cases i of group g
+    per_group.{g}.mean_foreground_dice = mean of D(g, c) over the foreground classes c
+    mean_foreground_dice          = mean of per_group.{g}.mean_foreground_dice over the groups g
+
+IoU the same. The order in which cases are added changes nothing. It does not compute losses: the caller fills them in.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from flexseg.evaluation.intervals import LEVEL, MIN_GROUPS, RESAMPLES, SEED, bootstrap_groups
+from flexseg.evaluation.scores import CaseCounts, count_case, mean_of_known, ratio
+from flexseg.files.atomic import replace_file
+
+SCORES = ("dice", "iou", "precision", "recall")
+LEAKED = (
+    "LEAKED: the dataset was built with split.allow_leak, so images of one group stand in the training split and in the scored one. "
+    "These scores do not say how the model does on new groups."
+)
+DEFINITIONS = (
+    "Scores are counted on hard masks at each case's own size; pixels of value 255 in the truth count nowhere.",
+    "Dice = 2tp/(2tp+fp+fn), IoU = tp/(tp+fp+fn), precision = tp/(tp+fp), recall = tp/(tp+fn), per case and class.",
+    "A class that is in neither truth nor prediction of a case: the case does not enter that class's means and is counted as true_empty. "
+    "Predicted without being in the truth it scores 0; in the truth without being predicted it scores 0.",
+    "Precision is undefined where nothing is predicted, recall where the truth is empty: such cases do not enter that mean.",
+    "per_class.dice, iou, precision and recall are means over cases; cases is the number that enters Dice and IoU; pixels are the truth's. "
+    "pooled_dice counts the pixels of all cases together.",
+    "per_group.dice is the mean over the group's cases; per_group.mean_foreground_dice its mean over the foreground classes; "
+    "mean_foreground_dice is the mean of that over the groups. IoU likewise. What is undefined is left out.",
+    f"Intervals: {LEVEL:.0%} bootstrap percentiles over groups ({RESAMPLES} resamples, seed {SEED}). "
+    f"None is given where fewer than {MIN_GROUPS} groups have a value; another training run is not covered.",
+)
+# What the reference system's users may take for a Dice per case (REFERENCE_SYSTEM 1.3).
+NO_CASE_DICE = {
+    "dice_coef_multiclass": "is no Dice: with softmax it is the mean probability of the true class, background pooled in (a soft pixel accuracy)",
+    "dice_coef": "is the soft Dice of a whole batch flattened (smoothing 1): it depends on eval.batch_size and is no mean over cases",
+    "iou_coef": "is the soft IoU of a whole batch flattened: it depends on eval.batch_size and is no mean over cases",
+    "jacard_similarity": "is the soft IoU of a whole batch flattened: it depends on eval.batch_size and is no mean over cases",
+    "binary_accuracy": "is no Dice: background pixels count as much as foreground",
+}
+
+
+class Report:
+    """Scores of a set of cases, each counted once.
+
+    Args:
+      label_map: the dataset's LabelMap; its `class_names` and `background` (class id or None) are used.
+      leaked: whether the dataset was built with `split.allow_leak`: then everything written carries a LEAKED stamp.
+    """
+
+    def __init__(self, label_map, *, leaked: bool = False):
+        self.class_names = tuple(label_map.class_names)
+        self.background = label_map.background
+        self.leaked = leaked
+        self.loss_name, self.loss, self.metrics = "loss", None, {}
+        self._cases: dict[str, tuple[str, CaseCounts]] = {}
+
+    def add(self, case_id: str, group_id: str | None, truth: np.ndarray, prediction: np.ndarray) -> CaseCounts:
+        """Counts one case; truth and prediction are uint8 [H, W] class ids at the case's own size.
+
+        Raises ValueError as `count_case` and `add_counts` do, naming the case.
+        """
+        try:
+            counts = count_case(truth, prediction, len(self.class_names))
+        except ValueError as error:
+            raise ValueError(f"case {case_id}: {error}") from None
+        self.add_counts(case_id, group_id, counts)
+        return counts
+
+    def add_counts(self, case_id: str, group_id: str | None, counts: CaseCounts) -> None:
+        """Adds a case counted elsewhere. Without a group (None or empty) the case is its own. Raises ValueError for a case that is already in."""
+        if case_id in self._cases:
+            raise ValueError(f"case {case_id} is counted twice")
+        if counts.num_classes != len(self.class_names):
+            raise ValueError(f"case {case_id} has counts of {counts.num_classes} classes, the report has {len(self.class_names)}")
+        self._cases[case_id] = (group_id or case_id, counts)
+
+    def __add__(self, other: "Report") -> "Report":
+        """The report of both sets of cases, which must not overlap. Loss and metrics are to be filled in anew."""
+        if (self.class_names, self.background) != (other.class_names, other.background):
+            raise ValueError(f"the reports' classes differ: {self.class_names} and {other.class_names}")
+        joined = Report(self, leaked=self.leaked or other.leaked)
+        for report in (self, other):
+            for case_id, (group_id, counts) in report._cases.items():
+                joined.add_counts(case_id, group_id, counts)
+        return joined
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def fill(self, *, loss: float | None, metrics: Mapping[str, float], loss_name: str = "loss") -> None:
+        """Sets what is computed from logits elsewhere: the loss and the configured metrics, under the names they are configured by.
+
+        A metric called `mean_foreground_dice` or `mean_foreground_iou` gets the report's own value: one name, one number.
+        """
+        self.loss_name, self.loss = loss_name, None if loss is None else float(loss)
+        self.metrics = {name: float(value) for name, value in metrics.items()}
+
+    @property
+    def foreground(self) -> list[int]:
+        return [k for k in range(len(self.class_names)) if k != self.background]
+
+    def result(self) -> dict:
+        """The report as a JSON-able dict: an undefined score is None. Keys as in the module's docstring and DESIGN.md, "Scores"."""
+        case_ids = sorted(self._cases)
+        groups, member = np.unique([self._cases[i][0] for i in case_ids], return_inverse=True) if case_ids else (np.array([]), np.array([], int))
+        counts = [self._cases[i][1] for i in case_ids]
+        shape = (len(counts), len(self.class_names))
+        scores = {name: np.array([getattr(c, name) for c in counts]).reshape(shape) for name in SCORES}
+        sums = {name: np.array([getattr(c, name) for c in counts], np.int64).reshape(shape).sum(0) for name in ("tp", "fp", "fn", "true_empty")}
+        size = np.bincount(member, minlength=len(groups))
+
+        per_group = {}
+        quotients = {}
+        for name in ("dice", "iou"):
+            total, known = np.zeros((len(groups), shape[1])), np.zeros((len(groups), shape[1]))
+            np.add.at(total, member, np.nan_to_num(scores[name]))
+            np.add.at(known, member, ~np.isnan(scores[name]))
+            per_group[name] = ratio(total, known)
+            foreground = mean_of_known(per_group[name][:, self.foreground], axis=1)
+            per_group[f"mean_foreground_{name}"] = foreground
+            quotients[name] = total, known
+            quotients[f"mean_foreground_{name}"] = np.nan_to_num(foreground)[:, None], ~np.isnan(foreground)[:, None]
+        intervals = _intervals(quotients)
+        means = {name: mean_of_known(per_group[name]) for name in ("mean_foreground_dice", "mean_foreground_iou")}
+        pooled = ratio(2 * sums["tp"], 2 * sums["tp"] + sums["fp"] + sums["fn"])
+
+        return _without_nan(
+            {
+                "leaked": self.leaked,
+                "cases": len(counts),
+                "groups": len(groups),
+                "ignored_pixels": sum(c.ignored for c in counts),
+                "classes": list(self.class_names),
+                "background": None if self.background is None else self.class_names[self.background],
+                "loss_name": self.loss_name,
+                "loss": self.loss,
+                "metrics": {name: means.get(name, value) for name, value in self.metrics.items()},
+                "mean_foreground_dice": means["mean_foreground_dice"],
+                "mean_foreground_dice_interval": intervals["mean_foreground_dice"][0],
+                "mean_foreground_iou": means["mean_foreground_iou"],
+                "mean_foreground_iou_interval": intervals["mean_foreground_iou"][0],
+                "interval_missing_because": None if len(groups) >= MIN_GROUPS else f"{len(groups)} groups: an interval needs {MIN_GROUPS} at least",
+                "per_class": {
+                    name: {
+                        **{score: mean_of_known(scores[score][:, k]) for score in SCORES},
+                        "dice_interval": intervals["dice"][k],
+                        "iou_interval": intervals["iou"][k],
+                        "pooled_dice": pooled[k],
+                        "true_empty": sums["true_empty"][k],
+                        "cases": len(counts) - sums["true_empty"][k],
+                        "pixels": sums["tp"][k] + sums["fn"][k],
+                    }
+                    for k, name in enumerate(self.class_names)
+                },
+                "per_group": {
+                    str(group): {
+                        "mean_foreground_dice": per_group["mean_foreground_dice"][g],
+                        "mean_foreground_iou": per_group["mean_foreground_iou"][g],
+                        "cases": size[g],
+                        "dice": dict(zip(self.class_names, per_group["dice"][g], strict=True)),
+                        "iou": dict(zip(self.class_names, per_group["iou"][g], strict=True)),
+                    }
+                    for g, group in enumerate(groups)
+                },
+                "definitions": self.definitions(),
+            }
+        )
+
+    def definitions(self) -> list[str]:
+        """The sentences that say what the numbers mean; LEAKED first where it applies."""
+        if self.background is None:
+            classes = "The label map names no background class: every class is foreground."
+        else:
+            classes = f"The background class {self.class_names[self.background]!r} is listed per class and enters no foreground mean."
+        own = all(case_id == group for case_id, (group, _) in self._cases.items())
+        return [
+            *([LEAKED] if self.leaked else []),
+            *DEFINITIONS,
+            classes,
+            *(["No groups are known: every case is its own group, and the interval takes cases for independent."] if own and self._cases else []),
+            *(f"{name} {NO_CASE_DICE[name]}." for name in self.metrics if name in NO_CASE_DICE),
+        ]
+
+    def table(self) -> str:
+        """The report for a terminal: one row a class, then the means. No line break at the end."""
+        result = self.result()
+        header = ("class", "Dice", "IoU", "precision", "recall", "pooled Dice", "cases", "true empty")
+        rows = [header]
+        for k, (name, row) in enumerate(result["per_class"].items()):
+            numbers = (_number(row[key]) for key in (*SCORES, "pooled_dice"))
+            rows.append((name + " *" * (k == self.background), *numbers, str(row["cases"]), str(row["true_empty"])))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip() for row in rows]
+        lines.insert(1, "-" * max(map(len, lines)))
+        groups = f"{result['groups']} group{'s' * (result['groups'] != 1)}"
+        for score in ("Dice", "IoU"):
+            key = f"mean_foreground_{score.lower()}"
+            interval = result[f"{key}_interval"]
+            tail = f"   95 % over {groups}: {_number(interval[0])} to {_number(interval[1])}" if interval else f"   (no interval: {groups})"
+            lines.append(f"mean foreground {score:4}  {_number(result[key])}{tail}")
+        lines += ["* background: in no foreground mean"] * (self.background is not None)
+        lines.append(f"{result['cases']} case{'s' * (result['cases'] != 1)}; means over cases per class, over groups for the foreground")
+        named = self._named(result)
+        width = max((len(name) for name, _ in named), default=0)
+        lines += [f"{name.ljust(width)}  {value:.4f}" for name, value in named]
+        lines += [f"note: {name} {NO_CASE_DICE[name]}" for name in self.metrics if name in NO_CASE_DICE]
+        return "\n".join([*([LEAKED, ""] if self.leaked else []), *lines])
+
+    def write(self, directory: str | os.PathLike) -> dict:
+        """Writes report.json, per_case.csv and evaluation.csv, each whole or not at all, and returns `result()`."""
+        directory = Path(directory)
+        result = self.result()
+        replace_file(directory / "report.json", (json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        replace_file(directory / "per_case.csv", _csv(self._case_rows()))
+        rows = [(name, f"{value:.4f}") for name, value in self._named(result)]  # the reference's format
+        replace_file(directory / "evaluation.csv", _csv(rows + [("LEAKED", 1)] * self.leaked))
+        return result
+
+    def _named(self, result: dict) -> list[tuple[str, float]]:
+        """The loss, where one was filled in, and the metrics."""
+        metrics = [(name, math.nan if value is None else value) for name, value in result["metrics"].items()]
+        return [(self.loss_name, self.loss)] * (self.loss is not None) + metrics
+
+    def _case_rows(self):
+        header = ["case_id", "group_id", "height", "width", *(f"{name}.{score}" for name in self.class_names for score in SCORES)]
+        yield [*header, "mean_foreground_dice", *(["LEAKED"] if self.leaked else [])]
+        for case_id in sorted(self._cases):
+            group_id, counts = self._cases[case_id]
+            values = [getattr(counts, score)[k] for k in range(len(self.class_names)) for score in SCORES]
+            values.append(mean_of_known(counts.dice[self.foreground]))
+            cells = ["" if np.isnan(value) else f"{value:.6f}" for value in values]
+            yield [case_id, group_id, counts.height, counts.width, *cells, *([1] if self.leaked else [])]
+
+
+def _intervals(quotients: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, list]:
+    """Per name and column [low, high], or None where fewer than MIN_GROUPS groups have a value."""
+    numerators, denominators = (np.hstack(parts).astype(np.float64) for parts in zip(*quotients.values(), strict=True))
+    pairs = [None] * numerators.shape[1]
+    if len(numerators) >= MIN_GROUPS:
+        enough = (denominators > 0).sum(0) >= MIN_GROUPS
+        pairs = [pair.tolist() if ok else None for pair, ok in zip(bootstrap_groups(numerators, denominators), enough, strict=True)]
+    pairs = iter(pairs)
+    return {name: [next(pairs) for _ in range(values.shape[1])] for name, (values, _) in quotients.items()}
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _csv(rows) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _without_nan(value):
+    """`value` with NumPy scalars as Python's and every non-finite number as None: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

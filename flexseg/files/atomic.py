@@ -1,0 +1,30 @@
+"""Write a small file so that a reader, or a run started again, sees the old content or the new, never half of it.
+
+    replace_file("evaluation/report.json", text.encode())
+
+The content must fit in memory. An `OSError` (a full disk) passes on to the caller and leaves the old file as it was.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def replace_file(path: str | os.PathLike, content: bytes) -> Path:
+    """Writes `content` beside `path`, flushes it to the disk, and moves it into place; missing folders are made. Returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes 0600; a report is as readable as any other file of the user's
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

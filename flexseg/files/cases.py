@@ -1,0 +1,216 @@
+"""Cases: which image belongs to which mask, found by name in a folder.
+
+    found = discover("my_set", mask_pattern="{case}_mask")
+    for case in found.cases:        # sorted by case_id
+        print(case.case_id, case.image, case.mask, case.group, case.split)
+
+Two layouts: `images/` + `masks/`, or `train/`, `valid/` (also `val/`, `validation/`), `test/`, each with `images/` and `masks/`.
+An image and a mask belong together when their stems (file names without ending) are equal after the patterns are taken off; never by position.
+A case's id is its stem, or `split_stem` where two splits hold a file of that stem. Without groups such a pair is taken for one picture (its group
+is the stem), so `Split` refuses it as a leak; where they are different pictures, a `groups.csv` with rows `train/images/a.png` tells them apart.
+
+Nothing is opened here: whether the files are sound is for `inventory.py`. Links to files are followed, sub-folders are not searched.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from pathlib import Path
+
+from flexseg.errors import UserError
+from flexseg.files.groups import find_groups, some
+from flexseg.files.images import IMAGE_SUFFIXES
+
+SPLITS = ("train", "valid", "test")
+_SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+_LAYOUTS = "images/ and masks/, or train/, valid/ and test/ each with images/ and masks/"
+# Image formats that people have and flexseg does not read: skipped, but never silently.
+_OTHER_IMAGES = frozenset([".gif", ".webp", ".jp2", ".heic", ".avif", ".ppm", ".pgm", ".exr", ".npy", ".npz", ".h5", ".dcm", ".nii", ".gz",
+                           ".nrrd", ".mha", ".svs", ".ndpi", ".czi", ".lif", ".nd2"])
+_AFFIXES = ("{case}", "{case}_img", "{case}_image", "{case}-img", "img_{case}", "image_{case}", "img{case}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One image with its mask.
+
+    Attributes:
+      case_id: unique in the data set; names the case in reports and predictions.
+      image: the image's file.
+      mask: the mask's file, None where no masks were asked for.
+      group: patient, slide or tile; the file's own stem where no groups are known.
+      split: `train`, `valid` or `test` where the folder says so, else None.
+    """
+
+    case_id: str
+    image: Path
+    mask: Path | None
+    group: str | None = None
+    split: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Discovery:
+    """What a folder holds: `cases` sorted by case_id, and `warnings`, one sentence each, for the user to see."""
+
+    cases: list[Case]
+    warnings: list[str]
+
+
+def discover(source: str | Path, *, image_pattern: str | None = None, mask_pattern: str | None = None, group_pattern: str | None = None,
+             group_column: str = "group", with_masks: bool = True) -> Discovery:
+    """Finds the cases of a source folder.
+
+    Args:
+      source: a folder in one of the two layouts.
+      image_pattern, mask_pattern: the stems of images and masks, literal but for `{case}`, e.g. `{case}_mask`.
+      group_pattern: see `groups.find_groups`; `group_column` likewise.
+      with_masks: False leaves masks and groups aside; the images may then lie in `source` itself.
+
+    Raises:
+      UserError: no such folder or layout, no images, two files of one stem, an image without a mask or the reverse,
+        names or groups that cannot be used.
+    """
+    source = Path(source)
+    found, warnings = [], []
+    for split, images, masks in _folders(source, with_masks):
+        pairs, notes = _pair(images, masks, image_pattern, mask_pattern)
+        found += [(split, stem, image, mask) for stem, (image, mask) in pairs.items()]
+        warnings += notes
+    often = Counter(stem for _, stem, _, _ in found)
+    cases = [Case(stem if often[stem] == 1 else f"{split}_{stem}", image, mask, stem, split) for split, stem, image, mask in found]
+    _refuse_equal_ids(source, cases)
+    if with_masks:
+        groups, notes = find_groups(source, [(case.group, case.image) for case in cases], pattern=group_pattern, column=group_column)
+        cases = [dataclasses.replace(case, group=group) for case, group in zip(cases, groups, strict=True)] if groups else cases
+        warnings += notes
+    return Discovery(sorted(cases, key=lambda case: case.case_id), warnings)
+
+
+def discover_pairs(images: str | Path, masks: str | Path | None = None, *, image_pattern: str | None = None,
+                   mask_pattern: str | None = None) -> Discovery:
+    """Like `discover`, for a folder of images and, if there is one, a folder of masks that stand anywhere (previews, prediction)."""
+    images, masks = Path(images), None if masks is None else Path(masks)
+    for folder in (images,) if masks is None else (images, masks):
+        _require_folder(folder)
+    pairs, warnings = _pair(images, masks, image_pattern, mask_pattern)
+    return Discovery([Case(stem, image, mask, stem) for stem, (image, mask) in sorted(pairs.items())], warnings)
+
+
+def _require_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing of that name"
+        raise UserError(folder, expected="a folder with images", found=found, cure="check the path.")
+
+
+def _folders(source: Path, with_masks: bool) -> list[tuple[str | None, Path, Path | None]]:
+    """(split, images, masks) of every folder that holds cases, by the layout found."""
+    _require_folder(source)
+    inside = sorted(entry.name + "/" * entry.is_dir() for entry in source.iterdir() if not entry.name.startswith("."))
+    splits = [(split, source / name) for name, split in _SPLIT_FOLDERS.items() if f"{name}/" in inside]
+    flat = "images/" in inside
+    if flat and splits:
+        raise UserError(source, expected=f"one layout ({_LAYOUTS})", found=f"images/ beside {splits[0][1].name}/", cure="move one of them away.")
+    if len({split for split, _ in splits}) < len(splits):
+        twice = " and ".join(f"{folder.name}/" for split, folder in splits if split == "valid")
+        raise UserError(source, expected="one folder for each split", found=twice, cure="move one of them away.")
+    if not flat and not splits:
+        if not with_masks and any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in inside):
+            return [(None, source, None)]
+        raise UserError(source, expected=_LAYOUTS, found=some(inside) or "an empty folder", cure="lay the files out so, with these names.")
+    found = [(split, folder / "images", folder / "masks") for split, folder in ([(None, source)] if flat else splits)]
+    for _, *folders in found:
+        for folder in folders[:1 + with_masks]:
+            if not folder.is_dir():
+                raise UserError(folder.parent, expected=_LAYOUTS, found=f"no folder {folder.name}/", cure=f"put the {folder.name} into {folder}.")
+    return [(split, images, masks if with_masks else None) for split, images, masks in found]
+
+
+def _pair(images: Path, masks: Path | None, image_pattern: str | None, mask_pattern: str | None):
+    """({stem: (image, mask)}, warnings) of two folders."""
+    pictures, warnings = _stems(images, image_pattern, "--image_pattern")
+    if masks is None:
+        return {stem: (path, None) for stem, path in pictures.items()}, warnings
+    truths, notes = _stems(masks, mask_pattern, "--mask_pattern")
+    without_mask, without_image = sorted(pictures.keys() - truths.keys()), sorted(truths.keys() - pictures.keys())
+    cure = _related(without_mask, without_image) if image_pattern is mask_pattern is None else ""
+    if without_mask:
+        raise UserError(images, expected=f"a mask of the same stem in {masks} for every image",
+                        found=f"{len(without_mask)} of {len(pictures)} images without one: {some(pictures[stem].name for stem in without_mask)}",
+                        cure=cure or "add the masks or take the images away; where masks are named otherwise, name the pattern, "
+                                     "e.g. --mask_pattern='{case}_mask'.")
+    if without_image:
+        raise UserError(masks, expected=f"an image of the same stem in {images} for every mask",
+                        found=f"{len(without_image)} of {len(truths)} masks without one: {some(truths[stem].name for stem in without_image)}",
+                        cure="add the images or take the masks away.")
+    return {stem: (path, truths[stem]) for stem, path in pictures.items()}, warnings + notes
+
+
+def _stems(folder: Path, pattern: str | None, flag: str) -> tuple[dict[str, Path], list[str]]:
+    """{stem with the pattern taken off: file} of a folder's images, and warnings about what was left out."""
+    regex = _compile("{case}" if pattern is None else pattern, flag)
+    files, others, unmatched = {}, Counter(), []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or not entry.is_file():
+            continue
+        if entry.suffix.lower() not in IMAGE_SUFFIXES:
+            if entry.suffix.lower() in _OTHER_IMAGES:
+                others[entry.suffix.lower()] += 1
+        elif match := regex.fullmatch(entry.stem):
+            stem = _checked(match[1], entry)
+            if stem in files:
+                both = f"{files[stem].name} and {entry.name}"
+                raise UserError(folder, expected="one file of each stem", found=both, cure="rename or remove one of them.")
+            files[stem] = entry
+        else:
+            unmatched.append(entry.name)
+    left_out = [f"{folder}: {count} {suffix} files left out, a format that flexseg does not read" for suffix, count in sorted(others.items())]
+    if unmatched:
+        left_out.append(f"{folder}: {len(unmatched)} files left out whose stem is not like {flag}={pattern!r}: {some(unmatched)}")
+    if not files:
+        raise UserError(folder, expected=f"images ({', '.join(sorted(IMAGE_SUFFIXES))})",
+                        found="; ".join(left_out) or "none", cure=f"check the path{' and ' + flag if unmatched else ''}.")
+    return files, left_out
+
+
+def _compile(pattern: str, flag: str) -> re.Pattern:
+    ending = Path(pattern).suffix.lower()
+    if pattern.count("{case}") != 1 or "/" in pattern or ending in IMAGE_SUFFIXES:
+        raise UserError(flag, expected="a stem with {case} in it once, without folder and ending", found=repr(pattern),
+                        cure=f"for example {flag}='{{case}}_mask'.")
+    before, after = pattern.split("{case}")
+    return re.compile(re.escape(before) + "(.+)" + re.escape(after), re.DOTALL)
+
+
+def _checked(stem: str, path: Path) -> str:
+    """The stem, if it can be a case id: it names files on every system and a text feature of TFRecords."""
+    if "\\" in stem or not stem.isprintable():  # surrogates of names that are not UTF-8 are not printable either
+        raise UserError(repr(str(path)), expected="a name in UTF-8 without backslash and control characters", found=repr(stem),
+                        cure="rename the file.")
+    return stem
+
+
+def _refuse_equal_ids(source: Path, cases: list[Case]) -> None:
+    by_id = {}
+    for case in cases:
+        other = by_id.setdefault(case.case_id, case)
+        if other is not case:
+            both = f"{other.image.relative_to(source)} and {case.image.relative_to(source)}, both {case.case_id!r}"
+            raise UserError(source, expected="one case of each name", found=both, cure="rename one of them.")
+
+
+def _related(images: list[str], masks: list[str]) -> str:
+    """The flags that would pair most of the unpaired stems, if there are such."""
+    known = set(masks)
+    for affix in _AFFIXES:
+        regex = _compile(affix, "")
+        cases = [match[1] for match in map(regex.fullmatch, images) if match]
+        for mask in masks[:50] if cases else []:  # one mask that fits any case shows the pattern; it is then tried on all
+            case = max((case for case in cases if case in mask), key=len, default=None)
+            if case is None:
+                continue
+            pattern = mask.replace(case, "{case}", 1)
+            if 2 * sum(pattern.replace("{case}", case) in known for case in cases) > len(images):
+                image_flag = "" if affix == "{case}" else f"--image_pattern='{affix}' "
+                return f"add {image_flag}--mask_pattern='{pattern}'."
+    return ""

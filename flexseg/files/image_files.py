@@ -1,0 +1,28 @@
+"""The images that a command was pointed at: folders and files.
+
+    image_files(["new_images", "one_more.tif"])      # [Path, ...], by folder and name
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flexseg.errors import UserError
+from flexseg.files.cases import discover_pairs
+
+
+def image_files(places: Sequence[str | Path]) -> list[Path]:
+    """The image files in `places`, folders in the order of their stems; each stem once, because results are named after it.
+
+    Raises:
+      UserError: for a place that is not there, a folder without images, or two images of one stem.
+    """
+    found: list[Path] = []
+    for place in map(Path, places):
+        if not place.exists():
+            raise UserError(f"--images={place}", expected="a folder of images or an image", found="nothing there")
+        found += [case.image for case in discover_pairs(place).cases] if place.is_dir() else [place]
+    first: dict[str, Path] = {}
+    for path in found:
+        if first.setdefault(path.stem, path) != path:
+            raise UserError(path, expected="one image of each stem, since masks are named after it", found=f"{first[path.stem]} too", cure="predict them separately")
+    return found

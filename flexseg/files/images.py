@@ -1,0 +1,221 @@
+"""Pixels of image and mask files: PNG, JPEG, TIFF, BMP; 1, 3 or 4 channels; 8 and 16 bit, integer and float; palettes; EXIF turns.
+
+    stored = stored_bytes("a.tif", channels=3, window=(0, 4095))     # 8-bit PNG or JPEG bytes for a TFRecord
+    pixels = read_image("a.tif", channels=3, window=(0, 4095))       # the same pixels, uint8 [H, W, 3]
+    mask = read_mask("a_mask.png")                                   # uint8 [H, W] values or [H, W, 3] colours
+
+Plain 8-bit PNG and JPEG images are stored as the bytes they are, after a full decode has shown that they are whole. Everything else is
+converted once, to 8-bit PNG: alpha is dropped (not composited), palettes become colours, EXIF turns are carried out, values beyond 8 bits are
+mapped from a window.
+
+Up to 8 bits Pillow decodes (as `tf.io` does, to the bit), beyond them OpenCV does, since Pillow cuts 16-bit colour to its high byte.
+Not promised: that a damaged JPEG is noticed when its markers are sound (no decoder can tell), and the last unit of grey where a colour PNG is
+read with `channels=1` (`tf.io` rounds differently from Pillow there).
+"""
+
+import dataclasses
+import io
+import os
+import struct
+import zlib
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from flexseg.errors import UserError
+from flexseg.files.headers import MAX_PIXELS, PATH_ERRORS, Header, header_of, read_header, unreadable
+
+__all__ = ["IMAGE_SUFFIXES", "StoredImage", "read_header", "read_image", "read_mask", "stored_bytes", "value_range"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredImage:
+    """What a dataset stores of an image.
+
+    Attributes:
+      data: a PNG or JPEG file, 8 bits, grey or RGB, upright.
+      converted: whether `data` differs from the file's own bytes.
+      height, width: pixels.
+    """
+
+    data: bytes
+    converted: bool
+    height: int
+    width: int
+
+
+class _Tiff(TiffImageFile):
+    def load_prepare(self) -> None:
+        # Pillow compares with its global pixel limit here (its other formats do so in `Image.open` only); the header was compared with ours.
+        if self._im is None:
+            self.im = Image.core.new(self.mode, self._tile_size)
+        super().load_prepare()
+
+
+_PLUGINS = {"PNG": PngImageFile, "JPEG": JpegImageFile, "TIFF": _Tiff, "BMP": BmpImageFile}
+
+
+def stored_bytes(path: str | os.PathLike, *, channels: Literal[1, 3], window: tuple[float, float] | None,
+                 max_pixels: int = MAX_PIXELS) -> StoredImage:
+    """The bytes that a dataset stores for an image.
+
+    Args:
+      channels: of the dataset. A plain file is stored as it is even when it has the other number (its decoder maps one to the other); a file that is
+        converted anyway loses its colours when `channels` is 1, and stays grey when it is grey.
+      window: (low, high), the values that become 0 and 255, linearly, rounded, clipped. Needed for images of more than 8 bits, ignored for others.
+
+    Raises:
+      UserError: what `read_header` refuses, and a file that does not decode to its end or holds NaN or infinite values.
+      ValueError: an image of more than 8 bits without a window.
+    """
+    data, header = _read(path, max_pixels)
+    pixels = _decode(data, header, path)
+    if not header.needs_conversion:
+        return StoredImage(data=data, converted=False, height=header.height, width=header.width)
+    if header.needs_window:
+        if window is None:
+            raise ValueError(f"{path} has {header.bits} bits: a window (low, high) is needed to map its values to 0..255")
+        pixels = _through_window(pixels, *window)
+    image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    (image.convert("L") if channels == 1 else image).save(buffer, "PNG")
+    return StoredImage(data=buffer.getvalue(), converted=True, height=header.height, width=header.width)
+
+
+def read_image(path: str | os.PathLike, *, channels: Literal[1, 3], window: tuple[float, float] | None = None,
+               max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The pixels of `stored_bytes(...)`, uint8 [H, W, channels]; the same arguments and errors."""
+    data = stored_bytes(path, channels=channels, window=window, max_pixels=max_pixels).data
+    with _PLUGINS["PNG" if data.startswith(b"\x89PNG") else "JPEG"](io.BytesIO(data)) as image:
+        mode = "L" if channels == 1 else "RGB"
+        image.draft(mode, None)  # grey of a JPEG is its own luminance channel, as in tf.io
+        pixels = np.array(image.convert(mode))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A mask's values, uint8 [H, W], or colours, uint8 [H, W, 3] (RGB and palette files), turned as EXIF says.
+
+    Grey of 1, 2 or 4 bits is spread over 0..255 (1 bit: 0 and 255), as every viewer shows it. More than 8 bits are read when all values are whole and
+    within 0..255. Alpha is dropped.
+
+    Raises:
+      UserError: as `stored_bytes`, and for values that do not fit.
+    """
+    data, header = _read(path, max_pixels)
+    pixels = _decode(data, header, path)
+    if header.needs_window:
+        wrong = pixels[(pixels < 0) | (pixels > 255) | (pixels != np.rint(pixels))]
+        if wrong.size:
+            raise UserError(path, expected="mask values that are whole numbers from 0 to 255",
+                            found=f"{wrong.flat[0]} and {wrong.size - 1} other such pixels in a mask of {header.bits} bits",
+                            cure="save the mask as 8-bit PNG with one value or colour for each class")
+        pixels = pixels.astype(np.uint8)
+    return pixels
+
+
+def value_range(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> tuple[float, float]:
+    """Smallest and largest value of an image, alpha left out, before any window: what a caller computes a window from."""
+    data, header = _read(path, max_pixels)
+    pixels = _decode(data, header, path)
+    return float(pixels.min()), float(pixels.max())
+
+
+def _read(path: str | os.PathLike, max_pixels: int) -> tuple[bytes, Header]:
+    try:
+        with open(path, "rb") as stream:
+            header = header_of(stream, path, max_pixels=max_pixels)
+            stream.seek(0)
+            return stream.read(), header
+    except PATH_ERRORS as error:
+        raise unreadable(path, error) from error
+
+
+def _decode(data: bytes, header: Header, path: str | os.PathLike) -> np.ndarray:
+    """[H, W] or [H, W, 3] (RGB), upright, without alpha; uint8, or the file's own type where `header.needs_window`."""
+    try:
+        if header.format == "PNG":
+            _check_png(data)
+        pixels = _decode_deep(data, header) if header.needs_window else _decode_bytes(data, header)
+        if header.format != "TIFF":  # both decoders turn a TIFF themselves, whatever their flags say, and nothing else when asked not to
+            pixels = _turned(pixels, header.exif_turn)
+        shape = (header.height, header.width) if header.channels == 1 else (header.height, header.width, 3)
+        if pixels.shape != shape:
+            raise ValueError(f"the header promises {shape}, the decoder gives {pixels.shape}")
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes may raise anything inside a decoder
+        raise UserError(path, expected=f"a complete {header.format} image", found=f"one that cannot be decoded ({str(error).rstrip('.')})",
+                        cure="save or copy the file again") from error
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise UserError(path, expected="finite values", found=f"{int((~np.isfinite(pixels)).sum())} values that are NaN or infinite",
+                        cure="replace them before building")
+    return np.ascontiguousarray(pixels)
+
+
+def _decode_bytes(data: bytes, header: Header) -> np.ndarray:
+    with _PLUGINS[header.format](io.BytesIO(data)) as image:
+        image.load()
+        image.info.pop("transparency", None)  # else Pillow warns, or makes of it the alpha that is dropped here
+        return np.array(image.convert("L" if header.mode == "grey" else "RGB"))
+
+
+def _decode_deep(data: bytes, header: Header) -> np.ndarray:
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # one refusal is enough; sound RGBA TIFFs make it warn too
+    try:
+        # Only IMREAD_UNCHANGED keeps the depth and leaves a PNG's EXIF turn alone.
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    finally:
+        log.setLogLevel(level)
+    if pixels is None:
+        raise ValueError("OpenCV gives no image")
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0] if header.mode == "grey" else pixels[..., 2::-1]  # BGR, BGRA
+    return pixels
+
+
+def _check_png(data: bytes) -> None:
+    """Every critical chunk's checksum, up to and with the last: Pillow accepts files that libpng, and so TensorFlow, refuses later."""
+    position, view = 8, memoryview(data)
+    while True:
+        if position + 12 > len(data):
+            raise ValueError("it ends before its last chunk")
+        length, kind = struct.unpack_from(">I4s", view, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            raise ValueError(f"it ends within a chunk {kind!r}")
+        critical = not kind[0] & 0x20  # written with a capital letter
+        if critical and zlib.crc32(view[position + 4:end]) != struct.unpack_from(">I", view, end)[0]:
+            raise ValueError(f"wrong checksum in a chunk {kind!r}")
+        if kind == b"IEND":
+            return
+        position = end + 4
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Carries out an EXIF orientation (CIPA DC-008, tag 274)."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _through_window(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    if high < low:
+        raise ValueError(f"window: low <= high expected, got ({low}, {high})")
+    if pixels.dtype == np.uint16:  # through a table: no float copy of a large image
+        return _through_window(np.arange(65536, dtype=np.int32), low, high)[pixels]
+    span = high - low or np.inf  # a window without width: everything is black
+    return np.clip(np.rint((pixels.astype(np.float64) - low) * 255 / span), 0, 255).astype(np.uint8)

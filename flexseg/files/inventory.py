@@ -1,0 +1,271 @@
+"""Inventory: the checked contents of a source, taken before anything is written.
+
+    inventory = take_inventory(Split().assign(discover("my_set").cases), label_map=None)
+    inventory.label_map, inventory.channels, inventory.window, inventory.class_pixels["train"]
+    inventory.fingerprint()                 # equal for equal files, groups, splits and label map
+    inventory.difference(manifest)          # what changed since the data set was built, in sentences
+
+Every image and mask is decoded once: what passes here can be built. Memory holds a few cases at a time and one small entry a case.
+It does not judge the labels: that a mask fits its image in more than size is for eyes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from flexseg.errors import UserError
+from flexseg.files.cases import Case
+from flexseg.files.groups import some
+from flexseg.files.headers import MAX_PIXELS, Header, read_header
+from flexseg.files.images import read_mask, value_range
+from flexseg.files.label_map import IGNORE, LabelMap, count_colors, infer_label_map
+from flexseg.files.manifest import Manifest
+from flexseg.files.split import leaked
+
+_MOST_FAILURES = 20  # files after which checking ends: by then it is one mistake, not twenty
+_MOST_COLORS = 1 << 16  # JPEG masks hold thousands each; no label map is inferred from so many anyway, so further ones are not counted
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedCase:
+    """A case whose files are sound.
+
+    Attributes:
+      case: the case, its `split` set; `group` never None.
+      height, width: pixels of image and mask, upright.
+      converted: whether the image is stored in another form than it came.
+      image_sha256, mask_sha256: of the files' bytes, hex.
+    """
+
+    case: Case
+    height: int
+    width: int
+    converted: bool
+    image_sha256: str
+    mask_sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+    """What a source holds.
+
+    Attributes:
+      cases: {split: its CheckedCases, in the order given}.
+      label_map: the one given, or the one inferred from all masks.
+      channels: 3 if any image has colours, else 1.
+      window: smallest and largest value of the training images of more than 8 bits (of all such images where training has none); None without such.
+      class_pixels: {split: {class name: pixels}}, with `ignore` where there are pixels of no class.
+      empty_masks: {split: number of masks without a pixel of foreground}.
+      leaked: whether a group stands in two splits.
+      warnings: one sentence each, for the user to see.
+    """
+
+    cases: dict[str, list[CheckedCase]]
+    label_map: LabelMap
+    channels: int
+    window: tuple[float, float] | None
+    class_pixels: dict[str, dict[str, int]]
+    empty_masks: dict[str, int]
+    leaked: bool
+    warnings: list[str]
+
+    @property
+    def converted(self) -> int:
+        """Number of images that are stored in another form than they came."""
+        return sum(entry.converted for entries in self.cases.values() for entry in entries)
+
+    def fingerprint(self) -> str:
+        """SHA-256, hex, of case ids, groups, splits, file contents and label map; not of paths, dates and order."""
+        content = [sorted(self._rows().items()), _canonical(self.label_map.to_json())]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def difference(self, built: Manifest) -> list[str]:
+        """Sentences on what this source has otherwise than the one of a built data set; empty when their fingerprints are equal."""
+        if self.fingerprint() == built.fingerprint:
+            return []
+        new = self._rows()
+        old = {row[0]: (name, *row[1:]) for name, table in built.splits.items()
+               for row in zip(table.case_id, table.group_id, table.image_sha256, table.mask_sha256, strict=True)}
+        both = sorted(new.keys() & old.keys())
+        changes = [("added", sorted(new.keys() - old.keys())), ("removed", sorted(old.keys() - new.keys()))]
+        changes += [(what, [case_id for case_id in both if new[case_id][place] != old[case_id][place]])
+                    for place, what in enumerate(("in another split", "in another group", "with another image", "with another mask"))]
+        sentences = [f"{len(case_ids)} case{'s' * (len(case_ids) > 1)} {what}: {some(case_ids)}" for what, case_ids in changes if case_ids]
+        now, then = _canonical(self.label_map.to_json()), _canonical(built.label_map)
+        sentences += [f"label_map.{name} was {then.get(name)}, is {now.get(name)}" for name in now if now[name] != then.get(name)]
+        return sentences
+
+    def _rows(self) -> dict[str, tuple[str, str, str, str]]:
+        return {entry.case.case_id: (name, entry.case.group, entry.image_sha256, entry.mask_sha256)
+                for name, entries in self.cases.items() for entry in entries}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finding:
+    """One case, checked: `counts` are pixels by class id, or by colour or value where the label map is not known yet."""
+
+    entry: CheckedCase
+    header: Header
+    range: tuple[float, float]
+    counts: dict
+
+
+def take_inventory(assigned: Mapping[str, list[Case]], *, label_map: LabelMap | None, max_pixels: int = MAX_PIXELS,
+                   progress: Callable[[int, int], None] | None = None) -> Inventory:
+    """Checks every file of every case.
+
+    Args:
+      assigned: {split: cases with masks}, as `Split.assign` gives it.
+      label_map: validates each mask; None: inferred from the values of all masks.
+      max_pixels: an image of more is refused before it is decoded.
+      progress: called as progress(done, all) after each case, in this thread.
+
+    Raises:
+      UserError: the first file, in order, that is unreadable, off the label map, or of another size than its partner, and how many others there
+        are (checking ends at 20); or no label map can be inferred.
+    """
+    cases = [dataclasses.replace(case, split=name, group=case.case_id if case.group is None else str(case.group))
+             for name, part in assigned.items() for case in part]
+    entries: dict[str, list[CheckedCase]] = {name: [] for name in assigned}
+    channels, failures = 1, []
+    ranges: dict[bool, list[tuple[float, float]]] = defaultdict(list)  # by whether it is a training image
+    masks = _MaskCounts(assigned)
+    for done, finding in enumerate(_checked(cases, label_map, max_pixels), start=1):
+        if progress is not None:
+            progress(done, len(cases))
+        if isinstance(finding, UserError):
+            failures.append(finding)
+            if len(failures) == _MOST_FAILURES:
+                break
+            continue
+        case = finding.entry.case
+        entries[case.split].append(finding.entry)
+        channels = max(channels, finding.header.channels)
+        if finding.header.needs_window:
+            ranges[case.split == "train"].append(finding.range)
+        masks.add(case, finding.counts)
+    if failures:
+        raise _first_of(failures, ended=done < len(cases))
+    label_map, class_pixels, empty_masks = masks.classes(label_map)
+    deep = ranges[True] or ranges[False]
+    window = (min(low for low, _ in deep), max(high for _, high in deep)) if deep else None
+    return Inventory(cases=entries, label_map=label_map, channels=channels, window=window, class_pixels=class_pixels, empty_masks=empty_masks,
+                     leaked=leaked(assigned), warnings=_copies(entries))
+
+
+def _checked(cases: list[Case], label_map: LabelMap | None, max_pixels: int) -> Iterator[_Finding | UserError]:
+    """The finding or the refusal of each case, in order; decoders release the GIL, so threads help."""
+    def check(case: Case) -> _Finding | UserError:
+        try:
+            return _check(case, label_map, max_pixels)
+        except UserError as error:
+            return error
+
+    workers = min(os.cpu_count() or 1, 16)
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(cases), 4 * workers):  # `map` alone would decode far ahead of a slow consumer
+            yield from pool.map(check, cases[start:start + 4 * workers])
+
+
+def _check(case: Case, label_map: LabelMap | None, max_pixels: int) -> _Finding:
+    header = read_header(case.image, max_pixels=max_pixels)
+    mask_header = read_header(case.mask, max_pixels=max_pixels)
+    if (header.height, header.width) != (mask_header.height, mask_header.width):
+        raise UserError(case.mask, expected=f"the size of {case.image.name}, {header.height} x {header.width} (height x width)",
+                        found=f"{mask_header.height} x {mask_header.width}", cure="give the two one size, or take them out of the folder.")
+    values = value_range(case.image, max_pixels=max_pixels)  # decodes to the end: the image is sound
+    mask = read_mask(case.mask, max_pixels=max_pixels)
+    if label_map is None:
+        counts = count_colors(mask)
+    else:
+        counts = {int(i): int(n) for i, n in enumerate(np.bincount(label_map.encode(mask, case.mask).ravel())) if n}
+    entry = CheckedCase(case, header.height, header.width, header.needs_conversion, _sha256(case.image), _sha256(case.mask))
+    return _Finding(entry, header, values, counts)
+
+
+def _canonical(label_map: dict) -> dict:
+    """`LabelMap.to_json()`, one text for equal maps: grey values as colours."""
+    content = json.loads(json.dumps(label_map))
+    if "values" in content:
+        content["rgb_map"] = [[[value] * 3, i] for value, i in content.pop("values")]
+    return {**content, "ignore": sorted(content["ignore"])}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _MaskCounts:
+    """Pixels by split and by class id, or by colour until the label map is known; and which of them occur together in a mask."""
+
+    def __init__(self, splits: Mapping[str, object]):
+        self._pixels = {name: Counter() for name in splits}
+        self._together = {name: Counter() for name in splits}  # {the keys of a mask: number of such masks}
+        self._richest: tuple[int, Path | None] = (0, None)
+
+    def add(self, case: Case, counts: Mapping) -> None:
+        pixels = self._pixels[case.split]
+        full = len(pixels) >= _MOST_COLORS
+        pixels.update({key: n for key, n in counts.items() if key in pixels} if full else counts)
+        if len(counts) < IGNORE:  # with more there is no inferring, and these sets would grow
+            self._together[case.split][frozenset(counts)] += 1
+        self._richest = max(self._richest, (len(counts), case.mask), key=lambda item: item[0])
+
+    def classes(self, label_map: LabelMap | None) -> tuple[LabelMap, dict[str, dict[str, int]], dict[str, int]]:
+        """The label map, inferred if None; then pixels by class name, and empty masks, of each split."""
+        class_of = dict.fromkeys(set().union(*self._pixels.values()))
+        if label_map is None:
+            label_map = self._inferred()
+            class_of = {key: int(label_map.encode(np.array([[key]], np.uint8), "masks")[0, 0]) for key in class_of}
+        else:
+            class_of = {key: key for key in class_of}
+        names = {**dict(enumerate(label_map.class_names)), IGNORE: "ignore"}
+        class_pixels, empty_masks = {}, {}
+        for split, pixels in self._pixels.items():
+            by_name = dict.fromkeys(label_map.class_names, 0)
+            for key, n in pixels.items():
+                by_name[names[class_of[key]]] = by_name.get(names[class_of[key]], 0) + n
+            class_pixels[split] = by_name
+            foreground = set(label_map.foreground_classes)
+            empty_masks[split] = sum(n for keys, n in self._together[split].items() if foreground.isdisjoint(class_of[key] for key in keys))
+        return label_map, class_pixels, empty_masks
+
+    def _inferred(self) -> LabelMap:
+        try:
+            return infer_label_map(sum(self._pixels.values(), Counter()))
+        except UserError as error:
+            number, path = self._richest
+            raise UserError(path.parent, expected=error.expected, found=f"{error.found}; most of them, {number}, in {path.name}",
+                            cure=error.cure) from None
+
+
+def _first_of(failures: list[UserError], *, ended: bool) -> UserError:
+    """The first refusal, with the number of the others."""
+    first, *others = failures
+    if not others:
+        return first
+    names = some((Path(*Path(error.where).parts[-2:]) for error in others), 3)
+    more = f"{'at least ' if ended else ''}{len(others)} other{'s' * (len(others) > 1)} refused: {names}"
+    return UserError(first.where, expected=first.expected, found=f"{first.found} (and {more})", cure=first.cure)
+
+
+def _copies(entries: Mapping[str, list[CheckedCase]]) -> list[str]:
+    """A warning where one image stands in two splits under two groups: the only leak that can be seen without groups."""
+    first: dict[str, CheckedCase] = {}
+    pairs = []
+    for entry in (entry for part in entries.values() for entry in part):
+        other = first.setdefault(entry.image_sha256, entry)
+        if other.case.split != entry.case.split and other.case.group != entry.case.group:
+            pairs.append(f"{other.case.split}/{other.case.image.name} = {entry.case.split}/{entry.case.image.name}")
+    if not pairs:
+        return []
+    return [f"{len(pairs)} image{'s' * (len(pairs) > 1)} of one split stand{'s' * (len(pairs) == 1)} in another, byte for byte: {some(pairs)}; "
+            "scores there are no scores on unseen images. Remove the copies, or give them one group"]

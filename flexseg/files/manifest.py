@@ -1,0 +1,184 @@
+"""Manifest: what a built data set consists of, with the place of every record, in one JSON file.
+
+    manifest = Manifest(dataset="my_set", ..., splits={"train": SplitTable(files=("a.tfrecord",), case_id=["x"], ...)})
+    manifest.save(directory / "manifest.json")
+    table = Manifest.load(directory / "manifest.json").splits["train"]
+    table.case_id[index], table.files[table.shard[index]], table.offset[index]     # index = a batch's "index"
+
+A record's number, its place in the columns, is what batches carry; names are looked up here, on the host. Reading needs no TensorFlow.
+The manifest trusts the shards: whether their payload is sound is found when it is read.
+"""
+
+import dataclasses
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from flexseg.errors import UserError
+from flexseg.files.atomic import replace_file
+
+SCHEMA = 1
+_REBUILD = "build the data set again with `flexseg build … --overwrite`."
+_COLUMNS = {"case_id": str, "group_id": str, "shard": int, "offset": int, "length": int, "height": int, "width": int,
+            "image_sha256": str, "mask_sha256": str}
+_FRAME = struct.Struct("<QI")  # TFRecord: payload length, its masked CRC; then payload and the payload's masked CRC (4 bytes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitTable:
+    """The records of one split, one column a list, all N long; a record's number is its place.
+
+    Attributes:
+      files: names of the shards, relative to the data set's directory.
+      case_id, group_id: as in the record.
+      shard: index into `files`.
+      offset: byte at which the record's frame starts in the shard (what TFRecordDatasetV2 takes as byte offset).
+      length: bytes of the payload, without the 16 bytes of framing.
+      height, width: pixels of the stored image.
+      image_sha256, mask_sha256: of the source files; hex, empty where there is no source file.
+    """
+
+    files: tuple[str, ...]
+    case_id: list[str]
+    group_id: list[str]
+    shard: list[int]
+    offset: list[int]
+    length: list[int]
+    height: list[int]
+    width: list[int]
+    image_sha256: list[str]
+    mask_sha256: list[str]
+
+    def __post_init__(self):
+        lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"columns of equal length expected, found {lengths}")
+        if any(not 0 <= shard < len(self.files) for shard in self.shard):
+            raise ValueError(f"shards 0 to {len(self.files) - 1} expected, found {min(self.shard)} to {max(self.shard)}")
+
+    def __len__(self) -> int:
+        return len(self.case_id)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A built data set.
+
+    Attributes:
+      dataset: its name (the builder's config, e.g. `my_set`); `version`: of the builder, e.g. `1.0.0`.
+      channels: 1 or 3, of the stored images.
+      window: the low and high value that became 0 and 255 in images of more than 8 bits; None where there was none.
+      converted: number of images that were not stored as they came.
+      leaked: whether a group stands in two splits; every report says so.
+      split: the settings of the division, by name (`seed`, `proportions`, …).
+      label_map: `LabelMap.to_json()`.
+      fingerprint: `Inventory.fingerprint()` of the source; empty for a generated data set.
+      class_pixels: {split: {class name: pixels}}, with `ignore` for pixels of no class.
+      empty_masks: {split: number of masks without foreground}.
+      splits: {split: SplitTable}.
+    """
+
+    dataset: str
+    version: str
+    channels: int
+    window: tuple[float, float] | None
+    converted: int
+    leaked: bool
+    split: dict[str, Any]
+    label_map: Any
+    fingerprint: str
+    class_pixels: dict[str, dict[str, int]]
+    empty_masks: dict[str, int]
+    splits: dict[str, SplitTable]
+
+    def __post_init__(self):
+        if self.channels not in (1, 3) or not isinstance(self.leaked, bool):
+            raise ValueError(f"1 or 3 channels and leaked true or false expected, found {self.channels!r} and {self.leaked!r}")
+
+    def save(self, path: str | Path) -> None:
+        """Writes the JSON file; a reader sees the old one or the whole new one."""
+        content = {"schema": SCHEMA, **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)}}
+        content["splits"] = {name: {"files": table.files, **{column: getattr(table, column) for column in _COLUMNS}}
+                             for name, table in self.splits.items()}
+        replace_file(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Manifest":
+        """Reads and checks the file.
+
+        Raises:
+          UserError: no such file, not JSON, of another schema, or with missing or mistyped parts.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(path, expected="the manifest of a data set built by flexseg", found="no such file",
+                            cure="check --data_dir, or build the data set with `flexseg build`.")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(path, expected="JSON", found=str(error), cure=_REBUILD) from None
+        schema = content.pop("schema", None) if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise UserError(path, expected=f"a manifest of schema {SCHEMA}", found=f"schema {schema}", cure=_REBUILD)
+        try:
+            tables = {name: _table(name, columns) for name, columns in content.pop("splits").items()}
+            window = content.pop("window")
+            return cls(splits=tables, window=None if window is None else (float(window[0]), float(window[1])), **content)
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error).replace("Manifest.__init__() ", "")
+            raise UserError(path, expected="a whole manifest", found=reason, cure=_REBUILD) from None
+
+
+def _table(name: str, columns: dict[str, list]) -> SplitTable:
+    for column, kind in _COLUMNS.items():
+        if not isinstance(columns[column], list) or any(type(value) is not kind for value in columns[column]):
+            raise ValueError(f"the column {name}.{column} is not a list of {kind.__name__}")
+    return SplitTable(files=tuple(columns["files"]), **{column: columns[column] for column in _COLUMNS})
+
+
+def tfrecord_offsets(path: str | Path) -> list[tuple[int, int]]:
+    """(byte at which the frame starts, bytes of payload) of every record of a TFRecord file.
+
+    Only the frames' heads are read; the checksum of each length is verified, those of the payloads are not.
+
+    Raises:
+      UserError: a file that ends inside a record, or a length whose checksum is wrong.
+    """
+    records, size, at = [], os.path.getsize(path), 0
+    with open(path, "rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(_FRAME.size)
+            length, checksum = _FRAME.unpack(head) if len(head) == _FRAME.size else (size, 0)
+            if len(head) == _FRAME.size and _masked_crc(head[:8]) != checksum:
+                raise UserError(path, expected="a TFRecord file", found=f"a damaged record at byte {at}", cure=_REBUILD)
+            end = at + _FRAME.size + length + 4
+            if end > size:
+                raise UserError(path, expected="whole records", found=f"an end after {size} bytes, inside the record at byte {at}", cure=_REBUILD)
+            records.append((at, length))
+            at = end
+    return records
+
+
+def _crc_table() -> list[int]:
+    """CRC-32C (Castagnoli) of each byte: reflected polynomial 0x82F63B78, RFC 3720 appendix B.4."""
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_CRC_TABLE = _crc_table()
+
+
+def _masked_crc(data: bytes) -> int:
+    """The CRC as TFRecord stores it: rotated right by 15 bits, plus 0xa282ead8 (tensorflow/core/lib/hash/crc32c.h)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF

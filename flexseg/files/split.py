@@ -1,0 +1,161 @@
+"""Split: which cases train, which choose the epoch, which are scored at the end; no group in two of them.
+
+    assigned = Split(proportions=(0.8, 0.2, 0)).assign(cases)     # {"train": [...], "valid": [...]}
+    Split(train_groups=("1", "2"), valid_groups=("3",)).assign(cases)
+    Split(resplit=True).assign(cases)                              # pool the folder's own splits, cut again by group
+
+A folder with its own `train/`, `valid/`, `test/` is taken as it stands, unless `resplit`. The cut depends on the seed, the group names and
+their sizes: not on the order of the cases, nor on the machine. It does not balance classes.
+"""
+
+import dataclasses
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import gin
+
+from flexseg.errors import UserError, suggest
+from flexseg.files.cases import SPLITS, Case
+from flexseg.files.groups import some
+
+
+@gin.configurable("split")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """How cases are shared out.
+
+    Attributes:
+      proportions: share of the cases wanted in train, valid, test; they sum to 1, a 0 means no such split.
+      train_groups, valid_groups, test_groups: explicit groups of each split, every group in one of them; numbers count as their digits.
+        Any of them given: proportions and seed play no part.
+      seed: picks the cut among those that fit the proportions; any int.
+      resplit: pool the folder's own splits and cut them again.
+      allow_leak: accept a group in two of the folder's own splits; every report on the data set then says LEAKED.
+    """
+
+    proportions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    train_groups: tuple[str | int, ...] | None = None
+    valid_groups: tuple[str | int, ...] | None = None
+    test_groups: tuple[str | int, ...] | None = None
+    seed: int = 0
+    resplit: bool = False
+    allow_leak: bool = False
+
+    def __post_init__(self):
+        shares = self.proportions
+        numbers = isinstance(shares, (tuple, list)) and all(isinstance(share, (int, float)) for share in shares)
+        if not (numbers and len(shares) == 3 and min(shares) >= 0 < shares[0] and abs(sum(shares) - 1) < 1e-3):
+            raise UserError("split.proportions", expected="three shares (train, valid, test) that sum to 1, the first above 0", found=repr(shares),
+                            cure='for example --gin_param="split.proportions=(0.8,0.2,0)"')
+        for name in SPLITS:
+            groups = getattr(self, f"{name}_groups")
+            if groups is not None and (isinstance(groups, str) or not isinstance(groups, (tuple, list))):
+                raise UserError(f"split.{name}_groups", expected="a tuple of groups", found=repr(groups),
+                                cure=f'--gin_param="split.{name}_groups=({str(groups)!r},)"')
+
+    def assign(self, cases: Iterable[Case]) -> dict[str, list[Case]]:
+        """{split: its cases, sorted by case_id, their `split` set}, in the order train, valid, test, without empty splits.
+
+        Raises:
+          UserError: a group in two of the folder's splits, unknown or forgotten groups in the lists, fewer groups than splits.
+        """
+        cases = sorted(cases, key=lambda case: case.case_id)
+        own = any(case.split is not None for case in cases) and not self.resplit
+        lists = {name: groups for name in SPLITS if (groups := getattr(self, f"{name}_groups")) is not None}
+        if own and lists:
+            raise UserError(f"split.{next(iter(lists))}_groups", expected="one division", found="lists of groups, and a folder with its own splits",
+                            cure='--gin_param="split.resplit=True" pools the folder\'s splits; or leave the lists out.')
+        if own:
+            chosen = {case.case_id: case.split for case in cases}
+        else:
+            sizes = Counter(map(_group, cases))
+            of_group = self._listed(lists, sizes) if lists else self._cut(sizes)
+            chosen = {case.case_id: of_group[_group(case)] for case in cases}
+        parts = {name: [dataclasses.replace(case, split=name) for case in cases if chosen[case.case_id] == name] for name in SPLITS}
+        assigned = {name: part for name, part in parts.items() if part}
+        if not self.allow_leak:
+            _refuse_leak(assigned)
+        return assigned
+
+    def _listed(self, lists: Mapping[str, Iterable[str | int]], sizes: Counter) -> dict[str, str]:
+        """{group: split} by the explicit lists."""
+        of_group: dict[str, str] = {}
+        for name, groups in lists.items():
+            for group in map(str, groups):
+                if group not in sizes:
+                    raise UserError(f"split.{name}_groups", expected=f"groups of this data set ({some(sorted(sizes), 12)})", found=repr(group),
+                                    cure=f"correct the name.{suggest(group, sizes)}")
+                if of_group.setdefault(group, name) != name:
+                    raise UserError(f"split.{name}_groups", expected="every group in one list", cure="take it out of one of them.",
+                                    found=f"{group!r} in split.{of_group[group]}_groups too")
+        forgotten = sorted(sizes.keys() - of_group.keys())
+        if forgotten:
+            raise UserError(f"split.{'_groups, split.'.join(lists)}_groups", expected="every group in a list", found=f"{some(forgotten, 12)} in none",
+                            cure="add them to a list, or take their files out of the folder.")
+        if "train" not in of_group.values():
+            raise UserError("split.train_groups", expected="at least one group to train on", found="none", cure="name one.")
+        return of_group
+
+    def _cut(self, sizes: Counter) -> dict[str, str]:
+        """{group: split}: one group after the other goes where most cases are still missing, so rounding is by the largest remainder.
+
+        The order is the seed's, but a group of more than half the largest split comes first: later it would fit nowhere.
+        """
+        total = sum(sizes.values())
+        missing = {name: share * total for name, share in zip(SPLITS, self.proportions, strict=True) if share > 0}
+        if len(sizes) < len(missing):
+            raise UserError("split.proportions", expected=f"at least {len(missing)} groups for {len(missing)} splits", cure=_example(sizes),
+                            found=f"{len(sizes)} ({some(sorted(sizes))}), and a group is never divided")
+        huge = max(missing.values()) / 2
+        order = sorted(sizes, key=lambda group: (-sizes[group] if sizes[group] > huge else 0, self._rank(group), group))
+        of_group, empty = {}, dict.fromkeys(missing)
+        for place, group in enumerate(order):
+            last_chance = len(order) - place <= len(empty)
+            name = max(empty if last_chance else missing, key=missing.__getitem__)  # the first of equals: train before valid before test
+            missing[name] -= sizes[group]
+            empty.pop(name, None)
+            of_group[group] = name
+        return of_group
+
+    def _rank(self, group: str) -> bytes:
+        return hashlib.sha256(f"{self.seed}/{group}".encode()).digest()
+
+
+def leaked(assigned: Mapping[str, Iterable[Case]]) -> bool:
+    """Whether a group stands in two splits: what is measured on such a data set is not how well unseen cases are segmented."""
+    return bool(_straddling(assigned))
+
+
+def _group(case: Case) -> str:
+    return case.case_id if case.group is None else str(case.group)
+
+
+def _straddling(assigned: Mapping[str, Iterable[Case]]) -> dict[str, list[Case]]:
+    """{group in two splits or more: one case of it from each}."""
+    first: dict[str, dict[str, Case]] = defaultdict(dict)
+    for name, cases in assigned.items():
+        for case in cases:
+            first[_group(case)].setdefault(name, case)
+    return {group: list(by_split.values()) for group, by_split in first.items() if len(by_split) > 1}
+
+
+def _refuse_leak(assigned: Mapping[str, Iterable[Case]]) -> None:
+    leaks = _straddling(assigned)
+    if not leaks:
+        return
+    examples = [f"group {group} ({', '.join(str(Path(*case.image.parts[-3:])) for case in cases)})" for group, cases in sorted(leaks.items())]
+    count = "1 group" if len(leaks) == 1 else f"{len(leaks)} groups"
+    raise UserError("the folder's splits", expected="every group in one split", found=f"{count} in two or more (a leak): {some(examples, 3)}",
+                    cure='--gin_param="split.resplit=True" pools the splits and cuts them again by group; '
+                         '--gin_param="split.allow_leak=True" builds them as they stand and stamps every report LEAKED.')
+
+
+def _example(sizes: Counter) -> str:
+    """Bindings that work for one or two groups."""
+    if len(sizes) == 1:
+        return '--gin_param="split.proportions=(1,0,0)" trains on all and scores nothing.'
+    first, second = sorted(sizes)
+    return (f'--gin_param="split.train_groups=({first!r},)" --gin_param="split.valid_groups=({second!r},)", '
+            'or --gin_param="split.proportions=(0.5,0.5,0)".')

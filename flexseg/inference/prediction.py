@@ -1,0 +1,59 @@
+"""From image files to mask files.
+
+    predict_files(predictor, paths, folder, manifest=manifest, label_map=label_map, max_pixels=150_000_000)
+
+A file goes through the same conversion, decode, resize and forward pass as a case of the dataset.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from flexseg.data.images import decode_image
+from flexseg.errors import UserError
+from flexseg.files.atomic import replace_file
+from flexseg.files.headers import read_header
+from flexseg.files.images import stored_bytes
+from flexseg.files.label_map import LabelMap
+from flexseg.files.manifest import Manifest
+from flexseg.inference.predictor import Predictor
+
+
+def load_image(path: Path, *, manifest: Manifest, max_pixels: int) -> np.ndarray:
+    """uint8 [h, w, C] of an image file, as a case of the dataset would be stored and decoded.
+
+    Raises:
+      UserError: when it cannot be read, is too large, or has more than 8 bits and the dataset recorded no window for these.
+    """
+    if manifest.window is None and read_header(path, max_pixels=max_pixels).needs_window:
+        raise UserError(path, expected="8 bits a channel, as in the dataset", found="more, and the dataset recorded no window for them")
+    stored = stored_bytes(path, channels=manifest.channels, window=manifest.window, max_pixels=max_pixels)
+    return decode_image(tf.constant(stored.data), channels=manifest.channels).numpy()
+
+
+def encode_mask(ids: np.ndarray, label_map: LabelMap) -> bytes:
+    """PNG of class ids uint8 [h, w] in the LabelMap's colours; one channel where all of them are grey."""
+    colors = label_map.decode(ids)
+    grey = all(r == g == b for r, g, b in label_map.colors)
+    return cv2.imencode(".png", colors[..., 0] if grey else colors[..., ::-1])[1].tobytes()
+
+
+def predict_files(
+    predictor: Predictor, paths: Sequence[Path], folder: Path, *, manifest: Manifest, label_map: LabelMap, max_pixels: int
+) -> list[Path]:
+    """Predicts each image and writes `<stem>.png` to `folder`; returns the files written, in order."""
+    written = []
+    group = predictor.replicas.count
+    with tqdm(desc="predicting", total=len(paths), unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
+        for start in range(0, len(paths), group):
+            part = paths[start : start + group]
+            images = [load_image(path, manifest=manifest, max_pixels=max_pixels) for path in part]
+            for path, ids in zip(part, predictor.predict(images), strict=True):
+                written.append(replace_file(folder / f"{path.stem}.png", encode_mask(ids, label_map)))
+                bar.update()
+    return written

@@ -1,0 +1,111 @@
+"""Predictor: class ids at an image's own size, for evaluation, epoch pictures and `flexseg predict` alike.
+
+    predictor = Predictor(replicas, model, network, inputs=inputs, size=(512, 512), xla=False)
+    ids = predictor.predict([image])[0]                       # uint8 [h, w, C] -> uint8 [h, w]
+    for index, ids in predictor.masks_of(batch_outputs, sizes): ...
+
+One forward pass, one way back to the own size: the same case gives the same mask from every command.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from flexseg.data.fit import fit_example, map_back
+from flexseg.data.settings import InputSettings
+from flexseg.data.stream import adjust
+from flexseg.distribution.replicas import Replicas
+from flexseg.distribution.step import EvaluationStep, sum_over_replicas
+from flexseg.errors import UserError
+from flexseg.objectives.measures import Measures
+
+
+def probabilities(logits: tf.Tensor) -> tf.Tensor:
+    """float32 [..., K] of logits [..., K]: softmax, or the sigmoid of a single channel."""
+    logits = tf.cast(logits, tf.float32)
+    return tf.sigmoid(logits) if logits.shape[-1] == 1 else tf.nn.softmax(logits)
+
+
+def class_ids(scores: tf.Tensor) -> np.ndarray:
+    """uint8 [h, w] of probabilities [h, w, K]: the most probable class, or class 1 above one half for K = 1."""
+    if scores.shape[-1] == 1:
+        return (scores[..., 0] > 0.5).numpy().astype(np.uint8)
+    return tf.argmax(scores, axis=-1).numpy().astype(np.uint8)
+
+
+class Predictor:
+    """Forward passes of one model over all replicas.
+
+    Args:
+      replicas: the devices.
+      model: whose weights are used.
+      network: the same architecture at the evaluation input's size (often `model` itself); only its graph is used.
+      inputs: how an image becomes an input.
+      size: (height, width) of the evaluation input.
+      xla: compile the forward pass.
+      measures: what `evaluate` sums up beside the masks; None for a predictor that has no truth.
+    """
+
+    def __init__(
+        self, replicas: Replicas, model: keras.Model, network: keras.Model, *, inputs: InputSettings, size: tuple[int, int], xla: bool, measures: Measures | None = None
+    ):
+        self.replicas, self.inputs, self.size = replicas, inputs, size
+        self.channels = network.inputs[0].shape[-1]
+        self._network, self._measures = network, measures
+        self._step = EvaluationStep(replicas, model, self._forward, xla=xla)
+
+    def _forward(self, weights, state, batch):
+        logits, _ = self._network.stateless_call(weights, state, tf.cast(batch["image"], self._network.inputs[0].dtype), training=False)
+        output = {name: batch[name] for name in ("index", "weight")} | {"probabilities": probabilities(logits)}
+        if self._measures is None:
+            return tf.zeros([1]), output
+        summed = sum_over_replicas if self.replicas.count > 1 else tf.identity
+        _, values = self._measures(logits, batch["mask"], batch["weight"], total_weight=None, replicas=self.replicas.count, sum_over_replicas=summed)
+        return values, output
+
+    def step(self, batch):
+        """(values of the global batch float [n], [(index, probabilities float32 [H, W, K]) of every example that counts])."""
+        values, outputs = self._step(batch)
+        cases = []
+        for output in outputs:
+            index, weight = output["index"].numpy(), output["weight"].numpy()
+            cases += [(int(index[i]), output["probabilities"][i]) for i in np.flatnonzero(weight)]
+        return values, cases
+
+    def ids(self, scores: tf.Tensor, own_size: tuple[int, int]) -> np.ndarray:
+        """uint8 [h, w] at the case's own size from probabilities [H, W, K] of the network's input."""
+        with tf.device("CPU:0"):
+            return class_ids(map_back(scores, own_size=own_size, fit=self.inputs.evaluation_fit))
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Class ids uint8 [h, w] of images uint8 [h, w, C] of any sizes, as many at a time as there are replicas.
+
+        Raises:
+          UserError: when an image is larger than a padded input.
+        """
+        found = []
+        for start in range(0, len(images), self.replicas.count):
+            group = [self._input(image) for image in images[start : start + self.replicas.count]]
+            group += group[:1] * (self.replicas.count - len(group))
+            count = len(group)
+            batch = {"image": np.stack(group), "weight": np.ones(count, np.float32), "index": np.arange(count)}
+            if self._measures is not None:
+                batch["mask"] = np.zeros([count, *self.size, 1], np.uint8)
+            for index, scores in self.step(self.replicas.place(batch))[1]:
+                if start + index < len(images):
+                    found.append(self.ids(scores, images[start + index].shape[:2]))
+        return found
+
+    def _input(self, image: np.ndarray) -> np.ndarray:
+        if self.inputs.evaluation_fit == "pad" and (image.shape[0] > self.size[0] or image.shape[1] > self.size[1]):
+            raise UserError(
+                "input.eval_image_size",
+                expected=f"at least the image's {image.shape[0]} × {image.shape[1]} pixels",
+                found=f"{self.size[0]} × {self.size[1]}",
+                cure='--gin_param="input.eval_fit=\'resize\'", or a larger input.eval_image_size',
+            )
+        with tf.device("CPU:0"):
+            fitted, _ = fit_example(tf.constant(image), tf.zeros([*image.shape[:2], 1], tf.uint8), size=self.size, fit=self.inputs.evaluation_fit)
+            return adjust(fitted, self.inputs).numpy()

@@ -1,0 +1,141 @@
+"""Variables on disk: one folder that is there whole or not at all, arrays only, nothing that executes when it is read.
+
+    write_folder(run.best, {"model": named_arrays(replicas, model_variables(model))}, {"epoch": 12})
+    arrays, facts = read_folder(run.best)
+    assign(replicas, model_variables(model), arrays["model"], where=run.best)
+
+A folder holds one NumPy archive a part (`model.npz`), `facts.json` and SHA256SUMS. Variables are matched by their place and checked
+by name and shape, because Keras numbers unnamed layers anew whenever a model is built a second time in one process.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from flexseg.distribution.replicas import Replicas
+from flexseg.errors import UserError
+
+_SUMS, _FACTS = "SHA256SUMS", "facts.json"
+
+
+def model_variables(model: keras.Model) -> list:
+    """The variables that make up a model: weights and moving statistics; dropout seeds are functions of the step, no state."""
+    return [v for v in model.variables if not v.path.endswith("seed_generator_state")]
+
+
+def named_arrays(replicas: Replicas, variables: Sequence) -> dict[str, np.ndarray]:
+    """{"0000 encoder_0_conv_a/kernel": array, …} in the variables' order."""
+    return {f"{place:04d} {getattr(v, 'path', v.name)}": replicas.read(v) for place, v in enumerate(variables)}
+
+
+def write_folder(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], facts: dict) -> None:
+    """Writes arrays and facts to `folder`; an older folder of that name is replaced once the new one is safe on the disk."""
+    writing = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    for name, arrays in parts.items():
+        with open(writing / f"{name}.npz", "wb") as stream:
+            np.savez(stream, **arrays)
+    (writing / _FACTS).write_text(json.dumps(facts, indent=1))
+    sums = "".join(f"{_digest(path)}  {path.name}\n" for path in sorted(writing.iterdir()))
+    (writing / _SUMS).write_text(sums)
+    for path in [*writing.iterdir(), writing]:
+        _flush(path)
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    writing.rename(folder)
+    _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Puts back the older `folder` where a replacement was cut off between its two renames."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a folder, in words; empty when every checksum holds."""
+    try:
+        rows = [line.split("  ", 1) for line in (folder / _SUMS).read_text().splitlines()]
+        for expected, name in rows:
+            if _digest(folder / name) != expected:
+                return f"{name} does not have its checksum"
+        if _FACTS not in {name for _, name in rows}:
+            return f"{_FACTS} is not listed"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def read_folder(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict]:
+    """Arrays by part and name, and the facts.
+
+    Raises:
+      UserError: when the folder is missing or damaged.
+    """
+    wrong = "no such folder" if not folder.is_dir() else damage(folder)
+    parts = {}
+    try:
+        for path in sorted(folder.glob("*.npz")) if not wrong else ():
+            with np.load(path, allow_pickle=False) as archive:
+                parts[path.stem] = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        wrong = str(error)
+    if wrong:
+        raise UserError(folder, expected="whole weights written by flexseg", found=wrong)
+    return parts, json.loads((folder / _FACTS).read_text())
+
+
+def assign(replicas: Replicas, variables: Sequence, arrays: Mapping[str, np.ndarray], *, where: object, other_shapes: bool = False) -> list[str]:
+    """Assigns arrays to variables in their order.
+
+    Args:
+      variables: as many as there are arrays.
+      arrays: from `named_arrays`.
+      where: for the error's text.
+      other_shapes: leave a variable of another shape as it is, instead of refusing.
+
+    Returns:
+      The names of the variables left as they are.
+
+    Raises:
+      UserError: when number, name or shape differ: another model wrote the arrays.
+    """
+    names = [getattr(v, "path", v.name) for v in variables]
+    if len(names) != len(arrays):
+        raise UserError(where, expected=f"{len(names)} variables, as this model has", found=str(len(arrays)), cure="use the model it was written with")
+    left = []
+    for variable, name, (found, array) in zip(variables, names, arrays.items(), strict=True):
+        shape = tuple(variable.shape)
+        same_kind = found.split(" ", 1)[1].rsplit("/", 1)[-1] == name.rsplit("/", 1)[-1]
+        if shape == array.shape and same_kind:
+            replicas.write(variable, array)
+        elif other_shapes and same_kind:
+            left.append(name)
+        else:
+            raise UserError(where, expected=f"{name} of shape {list(shape)}", found=f"{found} of shape {list(array.shape)}", cure="use the model it was written with")
+    return left
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

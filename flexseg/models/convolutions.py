@@ -1,0 +1,45 @@
+"""Keras's convolutions with a bias whose gradient is right in 16 bits.
+
+    x = Conv2D(16, 3, padding="same")(x)                     # as keras.layers.Conv2D, which it is in float32 and float64
+
+A bias's gradient is a sum over every pixel of the batch. TensorFlow's CPU kernel (`BiasAddGrad`, TF 2.21, without XLA) keeps that
+sum in the dtype of its input: in bfloat16 it stops growing at a few hundred, so that 262,059 becomes 512, without any warning.
+Here the sum runs in float32 and is rounded once. Architectures take their convolutions with a bias from this file.
+"""
+
+import keras
+import tensorflow as tf
+
+
+class Conv2D(keras.layers.Conv2D):
+    """keras.layers.Conv2D; only the bias's gradient differs, and only in 16 bits."""
+
+    def call(self, inputs):
+        x = self.convolution_op(inputs, self.kernel)
+        return self.activation(add_bias(x, self.bias) if self.use_bias else x)
+
+
+class Conv2DTranspose(keras.layers.Conv2DTranspose):
+    """keras.layers.Conv2DTranspose; only the bias's gradient differs, and only in 16 bits."""
+
+    def call(self, inputs):
+        x = keras.ops.conv_transpose(
+            inputs, self.kernel, strides=self.strides, padding=self.padding, output_padding=self.output_padding,
+            data_format=self.data_format, dilation_rate=self.dilation_rate,
+        )
+        return self.activation(add_bias(x, self.bias) if self.use_bias else x)
+
+
+def add_bias(x, bias):
+    """x [B, H, W, C] + bias [C], in x's dtype; the bias's gradient is summed in at least float32."""
+    if x.dtype not in (tf.bfloat16, tf.float16):
+        return keras.ops.add(x, keras.ops.reshape(bias, (1, 1, 1, -1)))
+    return _add_bias_16(x, bias)
+
+
+@tf.custom_gradient
+def _add_bias_16(x, bias):
+    def gradient(upstream):
+        return upstream, tf.cast(tf.reduce_sum(tf.cast(upstream, tf.float32), [0, 1, 2]), bias.dtype)
+
+    return tf.nn.bias_add(x, bias), gradient

@@ -1,0 +1,89 @@
+"""Losses by name.
+
+    loss_named("bce_dice_loss", num_classes=1, background=0)
+    loss_named("focal", num_classes=6, background=5, focal_gamma=1.5)
+
+A loss of one's own comes from a module named with `--user_module`:
+
+    @register_loss
+    def log_dice(head, *, dice_smooth=1.0):   # its keywords are the settings of `objective` that it takes
+        return Loss(name="log_dice", ...)
+"""
+
+import inspect
+from collections.abc import Callable
+
+from flexseg.errors import UserError, suggest
+from flexseg.objectives.head import Head
+from flexseg.objectives.legacy_losses import (
+    basnet_hybrid_loss,
+    bce_dice_loss,
+    bce_iou_loss,
+    dice_loss,
+    dice_loss_multiclass,
+    iou_loss,
+    jacard_loss,
+    ssim_loss,
+)
+from flexseg.objectives.loss import Loss
+from flexseg.objectives.pixel_losses import binary_crossentropy, categorical_crossentropy, focal
+from flexseg.objectives.region_losses import ce_dice, tversky
+
+_BUILDERS: dict[str, Callable[..., Loss]] = {
+    builder.__name__: builder
+    for builder in (
+        ce_dice, focal, tversky, categorical_crossentropy, binary_crossentropy, dice_loss, dice_loss_multiclass, iou_loss, jacard_loss, ssim_loss,
+        bce_dice_loss, bce_iou_loss, basnet_hybrid_loss,
+    )
+}  # fmt: skip
+_BUILDERS["sparse_categorical_crossentropy"] = categorical_crossentropy
+
+
+def loss_names() -> tuple[str, ...]:
+    """All names, sorted."""
+    return tuple(sorted(_BUILDERS))
+
+
+def register_loss(builder: Callable[..., Loss]) -> Callable[..., Loss]:
+    """Adds a function `(head: Head, *, settings...) -> Loss` under its own name; a name that is taken is refused with a UserError."""
+    name = builder.__name__
+    if name in _BUILDERS:
+        raise UserError(f"loss {name!r}", expected="a name that no other loss has", found="one of flexseg's names", cure="rename the function")
+    _BUILDERS[name] = builder
+    return builder
+
+
+def check_options(name: str, options: dict) -> None:
+    """Refuses what the loss would ignore.
+
+    Args:
+      name: of the loss.
+      options: setting -> value, such as {"focal_gamma": 1.5}.
+
+    Raises:
+      UserError: for an unknown name, or a setting that the loss does not take.
+    """
+    if name not in _BUILDERS:
+        raise UserError("objective.loss", expected="one of " + ", ".join(loss_names()), found=repr(name), cure=suggest(name, _BUILDERS).strip())
+    parameters = inspect.signature(_BUILDERS[name]).parameters.values()
+    takes = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    for option, value in options.items():
+        if option not in takes:
+            raise UserError(f"objective.{option}", expected=f"no value, since {name} takes {', '.join(takes) or 'no settings'}", found=repr(value),
+                            cure="take the binding out or choose another objective.loss")  # fmt: skip
+
+
+def loss_named(name: str, *, num_classes: int, background: int | None, **options) -> Loss:
+    """The loss of a name.
+
+    Args:
+      name: one of `loss_names()`.
+      num_classes: channels of the logits, 1 for the sigmoid form.
+      background: id of the background class, None where there is none.
+      **options: keywords of the loss's builder; what is left out has its default.
+
+    Raises:
+      UserError: for an unknown name, an option that the loss does not take, or a head that it cannot train.
+    """
+    check_options(name, options)
+    return _BUILDERS[name](Head(num_classes=num_classes, background=background), **options)

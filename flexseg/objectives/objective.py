@@ -1,0 +1,78 @@
+"""Objective: the settings of what training minimises.
+
+    # a .gin file
+    objective.loss = "focal"
+    objective.focal_gamma = 1.5
+
+    objective = Objective()                                       # what gin binds
+    loss = objective.bind(num_classes=6, background=5)            # the dataset's LabelMap decides
+    loss.example_loss(logits, mask)                               # reduction = "example"
+    loss.batch_loss(logits, mask, weight, sum_over_replicas)      # reduction = "batch"
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import gin
+
+from flexseg.errors import UserError
+from flexseg.objectives.loss import Loss
+from flexseg.objectives.losses import check_options, loss_named
+
+
+@gin.configurable("objective")
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What training minimises.
+
+    Settings that the chosen loss does not use are refused, not ignored; None means the loss's own default.
+
+    Args:
+      loss: a name of `flexseg.objectives.loss_names()`.
+      reduction: "example": every example has its own loss and the batch's is their weighted mean. "batch": the formula is applied once to the
+        sums of the global batch, the reference's way; it makes the loss depend on which examples meet in a batch.
+      class_weights: a factor >= 0 for each class id, background included (two for the sigmoid form).
+      focal_gamma: focal's exponent >= 0, without unit; default 2.
+      tversky_alpha: price of false positives >= 0; default 0.3.
+      tversky_beta: price of false negatives >= 0; default 0.7.
+      dice_smooth: s > 0 in (2 I + s) / (T + P + s) of ce_dice and tversky, in pixels; default 1.
+
+    Raises:
+      UserError: for an unknown loss or reduction, a setting that the loss ignores, or one out of range.
+    """
+
+    loss: str = "ce_dice"
+    reduction: Literal["example", "batch"] = "example"
+    class_weights: tuple[float, ...] | None = None
+    focal_gamma: float | None = None
+    tversky_alpha: float | None = None
+    tversky_beta: float | None = None
+    dice_smooth: float | None = None
+
+    def __post_init__(self):
+        if self.reduction not in ("example", "batch"):
+            raise UserError("objective.reduction", expected="'example' or 'batch'", found=repr(self.reduction))
+        check_options(self.loss, self._given())
+        for option, value in self._given().items():
+            numbers = value if option == "class_weights" else (value,)
+            may_be_zero = option not in ("class_weights", "dice_smooth")
+            if not all(math.isfinite(x) and x >= 0 for x in numbers) or (sum(numbers) == 0 and not may_be_zero):
+                wanted = {"class_weights": "numbers of at least 0, not all 0", "dice_smooth": "a number above 0"}
+                raise UserError(f"objective.{option}", expected=wanted.get(option, "a number of at least 0"), found=repr(value))
+
+    def bind(self, *, num_classes: int, background: int | None) -> Loss:
+        """The loss for a head.
+
+        Args:
+          num_classes: channels of the logits, 1 for the sigmoid form.
+          background: id of the background class, None where there is none.
+
+        Raises:
+          UserError: for a loss that this head cannot train with, or another number of class weights than classes.
+        """
+        return loss_named(self.loss, num_classes=num_classes, background=background, **self._given())
+
+    def _given(self) -> dict:
+        options = ("class_weights", "focal_gamma", "tversky_alpha", "tversky_beta", "dice_smooth")
+        return {option: getattr(self, option) for option in options if getattr(self, option) is not None}

@@ -1,0 +1,43 @@
+"""Overlap of truth and prediction: the soft sums and the formulas of Dice, IoU and Tversky.
+
+The pooled forms add all channels up, background included, as the reference does; the class forms keep one number per class.
+
+    dice(pooled_overlap(pixels))    # [B]: the formula of the reference's `dice_coef` on each example
+"""
+
+import tensorflow as tf
+
+from flexseg.objectives.pixels import Pixels, sum_pixels
+
+
+def pooled_overlap(pixels: Pixels) -> tf.Tensor:
+    """[B, 3]: sum of truth * p, sum of truth, sum of p, over an example's pixels and all channels."""
+    return tf.stack([sum_pixels(pixels.truth * pixels.p), sum_pixels(pixels.truth), sum_pixels(pixels.p)], axis=-1)
+
+
+def dice(overlap: tf.Tensor) -> tf.Tensor:
+    """[..., 3] -> [...]: (2 I + 1) / (T + P + 1), the reference's `dice_coef` with its smoothing of one pixel."""
+    both, truth, predicted = tf.unstack(overlap, axis=-1)
+    return (2.0 * both + 1.0) / (truth + predicted + 1.0)
+
+
+def iou(overlap: tf.Tensor) -> tf.Tensor:
+    """[..., 3] -> [...]: I / (T + P - I), unsmoothed as in the reference; 1 on 0/0, where the reference gives NaN."""
+    both, truth, predicted = tf.unstack(overlap, axis=-1)
+    union = truth + predicted - both
+    return tf.where(union > 0, tf.math.divide_no_nan(both, union), tf.ones_like(union))
+
+
+def class_overlap(pixels: Pixels, classes: tuple[int, ...]) -> tf.Tensor:
+    """[B, 3 F]: the sums of truth * p for each of the F `classes`, then those of truth, then those of p."""
+    over_pixels = [tf.reduce_sum(x, axis=[1, 2]) for x in (pixels.class_truth * pixels.class_p, pixels.class_truth, pixels.class_p)]
+    return tf.concat([tf.gather(sums, classes, axis=-1) for sums in over_pixels], axis=-1)
+
+
+def tversky_index(overlap: tf.Tensor, *, alpha: float, beta: float, smooth: float) -> tf.Tensor:
+    """[..., 3 F] -> [..., F]: (I + s) / (I + alpha FP + beta FN + s) per class (Salehi et al. 2017, arXiv:1706.05721).
+
+    alpha = beta = 1/2 is Dice, (2 I + 2 s) / (T + P + 2 s).
+    """
+    both, truth, predicted = tf.split(overlap, 3, axis=-1)
+    return (both + smooth) / (both + alpha * (predicted - both) + beta * (truth - both) + smooth)

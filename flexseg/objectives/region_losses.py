@@ -1,0 +1,61 @@
+"""Losses on the overlap of regions that leave the background out, and the default: cross-entropy plus foreground Dice.
+
+Each foreground class has its own overlap and counts alike (or by its class weight), however few pixels it has. A class that an example lacks
+has the target 0: predicting it costs up to 1 there, not predicting it costs nothing, thanks to the smoothing.
+"""
+
+import tensorflow as tf
+
+from flexseg.errors import UserError
+from flexseg.objectives.head import Head
+from flexseg.objectives.loss import Loss, combined
+from flexseg.objectives.overlap import class_overlap, tversky_index
+from flexseg.objectives.pixel_losses import true_class_crossentropy
+
+
+def ce_dice(head: Head, *, class_weights: tuple[float, ...] | None = None, dice_smooth: float = 1.0) -> Loss:
+    """Cross-entropy + (1 - soft Dice, mean over the foreground classes), as in nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
+
+    Each class's Dice is (2 I + s) / (T + P + s). With one sigmoid logit it is binary cross-entropy + Dice of class 1. Class weights act on both
+    terms: on each pixel of the first, and on the mean over foreground classes of the second.
+    """
+    index = _foreground_index("dice", head, class_weights, alpha=0.5, beta=0.5, smooth=dice_smooth / 2)
+    return combined("ce_dice", (1.0, true_class_crossentropy(head, class_weights=class_weights)), (1.0, index))
+
+
+def tversky(
+    head: Head,
+    *,
+    tversky_alpha: float = 0.3,
+    tversky_beta: float = 0.7,
+    class_weights: tuple[float, ...] | None = None,
+    dice_smooth: float = 1.0,
+) -> Loss:
+    """1 - (I + s/2) / (I + alpha FP + beta FN + s/2), mean over the foreground classes (Salehi et al. 2017, arXiv:1706.05721).
+
+    alpha is the price of false positives, beta that of false negatives; alpha = beta = 1/2 is the Dice term of `ce_dice`. Class weights weigh the
+    mean over classes.
+
+    Raises:
+      UserError: for class weights where there is but one foreground class, which they could not change.
+    """
+    if class_weights is not None and len(head.foreground) == 1:
+        raise UserError("objective.class_weights", expected="no class weights: with one foreground class they change nothing in tversky",
+                        found=str(class_weights), cure="set tversky_alpha and tversky_beta instead, or objective.loss = 'ce_dice'")  # fmt: skip
+    return _foreground_index("tversky", head, class_weights, alpha=tversky_alpha, beta=tversky_beta, smooth=dice_smooth / 2)
+
+
+def _foreground_index(name, head, class_weights, *, alpha, beta, smooth) -> Loss:
+    """1 - the (weighted) mean of the foreground classes' Tversky indices."""
+    head.check_weights(class_weights)
+    classes = head.foreground
+    weights = [1.0 if class_weights is None else class_weights[c] for c in classes]
+    if sum(weights) == 0:
+        raise UserError("objective.class_weights", expected="a weight above 0 for at least one foreground class", found=str(class_weights))
+    shares = [weight / sum(weights) for weight in weights]
+
+    def value(overlap):
+        per_class = tversky_index(overlap, alpha=alpha, beta=beta, smooth=smooth)
+        return 1.0 - tf.reduce_sum(per_class * tf.constant(shares, per_class.dtype), axis=-1)
+
+    return Loss(name=name, size=3 * len(classes), sums=lambda pixels: class_overlap(pixels, classes), value=value)

@@ -1,0 +1,128 @@
+"""Assembly: the parts of an experiment, made for the dataset and the machine at hand. Training, evaluation and prediction start here.
+
+    experiment = Experiment.from_gin()
+    assembly = Assembly(experiment, dataset, replicas, precision="mixed_bfloat16", xla="auto")
+    assembly.model, assembly.measures, assembly.predictor
+"""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from flexseg.data.augmentation import Augment
+from flexseg.data.dataset import BuiltDataset
+from flexseg.data.settings import InputSettings
+from flexseg.distribution.replicas import Replicas
+from flexseg.errors import UserError
+from flexseg.evaluation.evaluate import EvaluationSettings
+from flexseg.inference.predictor import Predictor
+from flexseg.models.build import build_model
+from flexseg.objectives.measures import Measures
+from flexseg.objectives.metrics import metric_named
+from flexseg.objectives.objective import Objective
+from flexseg.training.epoch_pictures import PictureSettings
+from flexseg.training.optimizers import OptimizerSettings
+from flexseg.training.precision import resolve_xla
+from flexseg.training.schedules import Schedule
+from flexseg.training.settings import TrainSettings
+from flexseg.training.watch import PlateauSettings
+
+HONEST_METRIC = "mean_foreground_dice"  # followed in every run, whatever else is
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All settings that define an experiment, as gin binds them."""
+
+    train: TrainSettings
+    optimizer: OptimizerSettings
+    schedule: Schedule
+    plateau: PlateauSettings
+    objective: Objective
+    inputs: InputSettings
+    augment: Augment
+    evaluation: EvaluationSettings
+    pictures: PictureSettings
+
+    @classmethod
+    def from_gin(cls) -> "Experiment":
+        """Makes every settings object; gin fills in what is bound."""
+        return cls(
+            train=TrainSettings(),
+            optimizer=OptimizerSettings(),
+            schedule=Schedule(),
+            plateau=PlateauSettings(),
+            objective=Objective(),
+            inputs=InputSettings(),
+            augment=Augment(),
+            evaluation=EvaluationSettings(),
+            pictures=PictureSettings(),
+        )
+
+
+def global_batch_size(settings: TrainSettings, replicas: int) -> int:
+    """Examples a step over all replicas."""
+    if settings.batch_size_per_replica is not None:
+        return settings.batch_size_per_replica * replicas
+    return settings.global_batch_size or 4
+
+
+class Assembly:
+    """Model, measures and predictor of an experiment.
+
+    Args:
+      experiment: the settings.
+      dataset: gives classes, channels and sizes; only its manifest is used.
+      replicas: the devices.
+      precision: the resolved Keras dtype policy; the caller keeps `precision_scope` open.
+      xla: `auto`, `on` or `off`.
+
+    Raises:
+      UserError: from the model builder, the metrics or the combination of settings.
+    """
+
+    def __init__(self, experiment: Experiment, dataset: BuiltDataset, replicas: Replicas, *, precision: str, xla: str):
+        inputs, objective = experiment.inputs, experiment.objective
+        self.precision, self.replicas = precision, replicas
+        channels, classes = dataset.manifest.channels, dataset.label_map.num_classes
+        if channels == 1 and inputs.color_order == "BGR":
+            raise UserError("input.color_order", expected="'RGB' for images of one channel", found="'BGR'")
+        self.evaluation_size = inputs.evaluation_size(dataset.largest())
+        keras.utils.set_random_seed(experiment.train.seed)
+        with replicas.scope():
+            self.model = build_model(image_size=tuple(inputs.image_size), channels=channels, classes=classes)
+            if self.evaluation_size == tuple(inputs.image_size):
+                network = self.model
+            else:
+                network = build_model(image_size=self.evaluation_size, channels=channels, classes=classes)
+        if isinstance(self.model.output, (list, tuple)):
+            raise UserError("build_model.architecture", expected="a model with one output", found=f"{len(self.model.output)} outputs")
+        head = {"num_classes": self.model.output.shape[-1], "background": dataset.label_map.background}
+        names = list(dict.fromkeys([*experiment.train.metrics, HONEST_METRIC]))
+        self.measures = Measures(loss=objective.bind(**head), reduction=objective.reduction, metrics=[metric_named(name, **head) for name in names])
+        self.xla = resolve_xla(xla, on_gpu=replicas.on_gpu, excluded_by=self._excluded(experiment))
+        self.predictor = Predictor(
+            replicas, self.model, network, inputs=inputs, size=self.evaluation_size, xla=self.xla, measures=self.measures
+        )
+
+    def _excluded(self, experiment: Experiment) -> list[str]:
+        """What XLA cannot serve: op determinism (max-pooling's gradient raises), a collective inside the forward pass."""
+        synchronized = any(getattr(layer, "synchronized", False) for layer in self.model.layers)
+        found = {
+            "train.deterministic": experiment.train.deterministic,
+            "sync_batch normalization": synchronized,
+            "objective.reduction = 'batch' on several replicas": experiment.objective.reduction == "batch" and self.replicas.count > 1,
+        }
+        return [name for name, holds in found.items() if holds]
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable and other weights, without dropout seeds."""
+        return sum(int(tf.size(v.value)) for v in self.model.variables if not v.path.endswith("seed_generator_state"))
+
+    def summary(self) -> str:
+        """Keras's summary table of the model."""
+        lines: list[str] = []
+        self.model.summary(print_fn=lines.append, line_length=120)
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,133 @@
+"""Epoch pictures: the predicted masks of a few cases after every epoch, in TensorBoard and as PNG files: `epoch_change_infer.*`.
+
+    epoch_change_infer.num_infer_images = 6
+    epoch_change_infer.images = "mini_test/images"
+    epoch_change_infer.masks = "mini_test/masks"
+"""
+
+import dataclasses
+from pathlib import Path
+
+import gin
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from flexseg.data.dataset import BuiltDataset
+from flexseg.data.images import decode_image
+from flexseg.errors import UserError
+from flexseg.evaluation.pictures import panel, save_png, sheet, tile_boxes
+from flexseg.evaluation.scores import count_case, mean_of_known
+from flexseg.files.cases import discover_pairs
+from flexseg.files.images import read_mask, stored_bytes
+from flexseg.inference.predictor import Predictor
+from flexseg.training.run_directory import RunDirectory
+
+
+@gin.configurable("epoch_change_infer")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureSettings:
+    """Which cases are pictured, and how often.
+
+    Attributes:
+      num_infer_images: how many cases, the first in order; 0 for none.
+      split: of the dataset, unless a folder is given.
+      images: a folder of images to take instead.
+      masks: the folder of their masks, paired by stem; optional.
+      every: epochs between pictures.
+    """
+
+    num_infer_images: int = 6
+    split: str = "valid"
+    images: str | None = None
+    masks: str | None = None
+    every: int = 1
+
+    def __post_init__(self):
+        if self.num_infer_images < 0 or self.every < 1:
+            raise UserError("epoch_change_infer", expected="num_infer_images of at least 0, every of at least 1", found=f"{self.num_infer_images}, {self.every}")
+        if self.masks and not self.images:
+            raise UserError("epoch_change_infer.masks", expected="epoch_change_infer.images beside it", found="none")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    name: str
+    image: np.ndarray  # uint8 [h, w, C]
+    truth: np.ndarray | None  # uint8 [h, w]
+
+
+class EpochPictures:
+    """The pictured cases of a run.
+
+    Args:
+      settings: the bindings.
+      dataset: whose split or whose conversion is used.
+      run: where the PNG files go.
+    """
+
+    def __init__(self, settings: PictureSettings, dataset: BuiltDataset, run: RunDirectory):
+        self._settings, self._label_map, self._run = settings, dataset.label_map, run
+        self._stamp = "LEAKED  " if dataset.manifest.leaked else ""
+        self._cases = _from_folder(settings, dataset) if settings.images else _from_split(settings, dataset)
+
+    def due(self, epoch: int) -> bool:
+        """Whether `epoch` is pictured."""
+        return bool(self._cases) and (epoch - 1) % self._settings.every == 0
+
+    def draw(self, predictor: Predictor, epoch: int) -> dict[str, np.ndarray]:
+        """Predicts and draws every case, writes the PNG files of `epoch` and returns {case: uint8 [h, w, 3]}."""
+        panels = {}
+        for case, prediction in zip(self._cases, predictor.predict([case.image for case in self._cases]), strict=True):
+            caption = f"{self._stamp}{case.name}  epoch {epoch}"
+            if case.truth is not None:
+                caption += f"  Dice {_dice(case.truth, prediction, self._label_map):.3f}"
+            panels[case.name] = panel(case.image, case.truth, prediction, self._label_map, caption=caption)
+            save_png(self._run.pictures / f"epoch_{epoch:04d}" / f"{case.name}.png", panels[case.name])
+        return panels
+
+    def sheet(self) -> Path | None:
+        """Writes `epoch_change_infer.png`: the first, middle and last three pictured epochs as rows, cases as columns."""
+        folders = sorted(self._run.pictures.glob("epoch_*"))
+        if not folders or not self._cases:
+            return None
+        middle = max(0, len(folders) // 2 - 1)
+        shown = sorted({*folders[:3], *folders[middle : middle + 3], *folders[-3:]})
+        first = [("input", [self._tile(folders[-1], case, 0) for case in self._cases])]
+        if any(case.truth is not None for case in self._cases):
+            first.append(("truth", [self._tile(folders[-1], case, 1) if case.truth is not None else None for case in self._cases]))
+        rows = [(f"epoch {int(folder.name.removeprefix('epoch_'))}", [self._tile(folder, case, -1) for case in self._cases]) for folder in shown]
+        return save_png(self._run.picture_sheet, sheet([*first, *rows], columns=[case.name for case in self._cases], label_map=self._label_map))
+
+    def _tile(self, folder: Path, case: _Case, place: int) -> np.ndarray | None:
+        path = folder / f"{case.name}.png"
+        if not path.is_file():
+            return None
+        left, top, right, bottom = tile_boxes(*case.image.shape[:2], truth=case.truth is not None)[place]
+        return np.asarray(Image.open(path).convert("RGB"))[top:bottom, left:right]
+
+
+def _dice(truth: np.ndarray, prediction: np.ndarray, label_map) -> float:
+    foreground = [k for k in range(label_map.num_classes) if k != label_map.background]
+    return float(mean_of_known(count_case(truth, prediction, label_map.num_classes).dice[foreground]))
+
+
+def _from_split(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]:
+    if not settings.num_infer_images or not dataset.has(settings.split):
+        return []
+    table, records = dataset.table(settings.split), dataset.records(settings.split)
+    first = np.argsort(table.case_id, kind="stable")[: settings.num_infer_images]
+    return [_Case(table.case_id[index], *records.example(int(index))) for index in first]
+
+
+def _from_folder(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]:
+    manifest = dataset.manifest
+    found = []
+    for case in discover_pairs(settings.images, settings.masks).cases[: settings.num_infer_images]:
+        stored = stored_bytes(case.image, channels=manifest.channels, window=manifest.window)
+        image = decode_image(tf.constant(stored.data), channels=manifest.channels).numpy()
+        truth = dataset.label_map.encode(read_mask(case.mask), case.mask) if case.mask else None
+        if truth is not None and truth.shape != image.shape[:2]:
+            raise UserError(case.mask, expected=f"the image's {image.shape[0]} × {image.shape[1]} pixels", found=f"{truth.shape[0]} × {truth.shape[1]}")
+        found.append(_Case(case.case_id, image, truth))
+    return found

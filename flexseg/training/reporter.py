@@ -1,0 +1,95 @@
+"""Reporter: what an epoch leaves behind: TensorBoard scalars, two CSV files, their curves, one line on the console.
+
+    reporter = Reporter(run, metrics=["dice_coef", "mean_foreground_dice"], classes=["background", "nucleus"], leaked=False)
+    reporter.restart(epoch=3, step=1200)                   # after a resume: later rows and events are cut
+    reporter.epoch(4, step=1600, train={...}, valid={...}, facts={"learning_rate": 1e-3, ...})
+"""
+
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+from tensorboard.compat.proto import event_pb2
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from flexseg.evaluation.csv_log import CsvLog
+from flexseg.evaluation.curves import plot_curves
+from flexseg.training.console import say
+from flexseg.training.run_directory import RunDirectory
+
+
+class Reporter:
+    """Writes the history of a run.
+
+    Args:
+      run: the run directory.
+      metrics: names followed on both splits: one pair of columns and one TensorBoard chart each.
+      leaked: stamps the curves, because the dataset was built with `split.allow_leak`.
+    """
+
+    def __init__(self, run: RunDirectory, *, metrics: Sequence[str], leaked: bool):
+        self._run, self._metrics, self._stamp = run, tuple(metrics), "LEAKED" if leaked else None
+        self._losses = CsvLog(run.losses_csv, ("epoch", "loss", "val_loss"))
+        self._scores = CsvLog(run.metrics_csv, ("epoch", *(column for name in metrics for column in (name, f"val_{name}"))))
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+
+    def _writer(self, split: str) -> tf.summary.SummaryWriter:
+        if split not in self._writers:
+            self._writers[split] = tf.summary.create_file_writer(str(self._run.tensorboard / split))
+        return self._writers[split]
+
+    def restart(self, *, epoch: int, step: int) -> None:
+        """After a resume: rows beyond `epoch` are cut, and TensorBoard is told that events from then on count anew."""
+        self._losses.truncate_after(epoch)
+        self._scores.truncate_after(epoch)
+        for split, first in (("train", epoch + 1), ("valid", epoch + 1)):
+            start = EventFileWriter(str(self._run.tensorboard / split))
+            start.add_event(event_pb2.Event(step=first, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
+            start.close()
+        say("resumed after epoch %d, step %d", epoch, step)
+
+    def texts(self, **texts: str) -> None:
+        """Shows texts (config, model summary) in TensorBoard, as they are."""
+        with self._writer("train").as_default(step=0):
+            for name, text in texts.items():
+                tf.summary.text(name, "\n".join("    " + line for line in text.splitlines()))
+
+    def epoch(self, epoch: int, *, step: int, train: Mapping[str, float], valid: Mapping[str, float] | None, facts: Mapping[str, float]) -> None:
+        """Reports an epoch.
+
+        Args:
+          epoch: from 1; the x axis everywhere.
+          step: steps done.
+          train, valid: `loss` and every metric by name; more names of `valid` go to TensorBoard only. `valid` is None in an
+            epoch without validation.
+          facts: learning rate, throughput and so on, for TensorBoard.
+        """
+        valid = valid or {}
+        self._losses.append({"epoch": epoch, "loss": train["loss"], "val_loss": valid.get("loss")})
+        self._scores.append({"epoch": epoch} | {name: train[name] for name in self._metrics} | {f"val_{name}": valid.get(name) for name in self._metrics})
+        for split, values in (("train", {**train, **facts}), ("valid", valid)):
+            with self._writer(split).as_default(step=epoch):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+            self._writer(split).flush()
+        shown = [f"{name} {value:.4f}" for name, value in train.items()] + [f"val_{name} {valid[name]:.4f}" for name in train if name in valid]
+        say(
+            "epoch %d  step %d  %s  lr %.3g  %.1f images/s  input wait %.1f %%", epoch, step, "  ".join(shown), facts["learning_rate"],
+            facts["images_per_second"], 100 * facts["input_wait_fraction"],
+        )  # fmt: skip
+
+    def images(self, epoch: int, panels: Mapping[str, object]) -> None:
+        """Shows pictures uint8 [h, w, 3] by case in TensorBoard."""
+        with self._writer("valid").as_default(step=epoch):
+            for case, panel in panels.items():
+                tf.summary.image(f"epoch_change_infer/{case}", panel[None])
+        self._writer("valid").flush()
+
+    def curves(self) -> None:
+        """Draws the curves of both CSV files."""
+        for path in (self._run.losses_csv, self._run.metrics_csv):
+            plot_curves(path, path.with_suffix(".png"), stamp=self._stamp)
+
+    def close(self) -> None:
+        """Flushes and closes the TensorBoard files."""
+        for writer in self._writers.values():
+            writer.close()

@@ -1,0 +1,101 @@
+"""RunDirectory: the files of one run, and what a second start may find there.
+
+    run = RunDirectory("runs/my_run")
+    run.open(config_text, environment)       # makes the folders, writes config.gin and environment.json
+    run.checkpoints, run.best, run.tensorboard, run.losses_csv, ...
+
+Nothing of the user's is ever deleted here.
+"""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from flexseg.errors import UserError
+from flexseg.files.atomic import replace_file
+
+
+class RunDirectory:
+    """Paths of a run directory (`--workdir`).
+
+    Args:
+      path: of the directory, which need not exist.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).absolute()
+        self.config = self.path / "config.gin"
+        self.operative_config = self.path / "operative_config.gin"
+        self.environment = self.path / "environment.json"
+        self.label_map = self.path / "label_map.json"
+        self.manifest = self.path / "manifest.json"
+        self.summary = self.path / "summary.txt"
+        self.log = self.path / "log.txt"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self.tensorboard = self.path / "tensorboard"
+        self.losses_csv = self.path / "train_losses.csv"
+        self.metrics_csv = self.path / "train_metrics.csv"
+        self.pictures = self.path / "epoch_change_infer"
+        self.picture_sheet = self.path / "epoch_change_infer.png"
+        self.finished = self.path / "finished.json"
+
+    @property
+    def started(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config.is_file()
+
+    def refuse_foreign_files(self) -> None:
+        """Refuses a directory that holds files but no run, with a UserError."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--workdir={self.path}", expected="a directory", found="a file")
+        if not self.started and self.path.is_dir() and any(entry != self.log for entry in self.path.iterdir()):  # a log of refusals is no run
+            raise UserError(
+                f"--workdir={self.path}", expected="an empty directory or a run to resume", found="other files and no config.gin", cure="name another --workdir"
+            )
+
+    def make(self) -> None:
+        """Makes the directory and sends the log to `log.txt` too."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workdir={self.path}", expected="a directory that can be made", found=error.strerror or str(error)) from error
+        handler = logging.FileHandler(self.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        log = logging.getLogger("flexseg")
+        log.handlers = [other for other in log.handlers if not isinstance(other, logging.FileHandler)]
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False  # absl would print every line a second time
+
+    def write_environment(self, environment: dict) -> None:
+        """Writes `environment.json`: versions, devices, the dataset's place, what `auto` became."""
+        replace_file(self.environment, json.dumps(environment, indent=1, sort_keys=True).encode())
+
+    def read_environment(self) -> dict:
+        """`environment.json` of the run.
+
+        Raises:
+          UserError: when there is no run here.
+        """
+        if not self.environment.is_file():
+            raise UserError(f"--workdir={self.path}", expected="a run directory written by `flexseg train`", found="no environment.json")
+        return json.loads(self.environment.read_text())
+
+    def copy_dataset_facts(self, dataset_directory: Path, label_map: dict) -> None:
+        """Copies the manifest and the LabelMap, so that prediction needs the run alone.
+
+        Raises:
+          UserError: when the run was begun on another build of the dataset.
+        """
+        source = Path(dataset_directory) / "manifest.json"
+        if self.manifest.is_file() and self.manifest.read_bytes() != source.read_bytes():
+            raise UserError(
+                self.manifest, expected=f"the manifest of {dataset_directory}", found="another one: the dataset was built again", cure="train into another --workdir"
+            )
+        if not self.manifest.is_file():
+            replace_file(self.label_map, json.dumps(label_map, indent=1).encode())
+            part = self.manifest.with_name(".manifest.json.part")
+            shutil.copyfile(source, part)
+            part.rename(self.manifest)

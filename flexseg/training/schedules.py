@@ -1,0 +1,60 @@
+"""The learning rate as a pure function of the step, computed on the host and handed to the step: `schedule.*`.
+
+    schedule.name = "cosine"
+    schedule.warmup_steps = 200
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import gin
+
+from flexseg.errors import UserError
+
+
+@gin.configurable("schedule")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A factor on `optimizer.learning_rate`.
+
+    Attributes:
+      name: `constant`; `cosine` falls to `final_factor` along half a cosine (Loshchilov and Hutter 2017, without restarts);
+        `polynomial` falls as (1 - t) ** power (DeepLab's "poly" policy, power 0.9).
+      warmup_steps: steps over which the factor rises linearly from 1 / warmup_steps to 1 before that.
+      schedule_epochs: epochs that the fall takes; default `train.epochs`. Given, a finished run can be extended.
+      power: of `polynomial`.
+      final_factor: the factor at the end of the fall and after it.
+    """
+
+    name: Literal["constant", "cosine", "polynomial"] = "constant"
+    warmup_steps: int = 0
+    schedule_epochs: int | None = None
+    power: float = 0.9
+    final_factor: float = 0.0
+
+    def __post_init__(self):
+        if self.warmup_steps < 0:
+            raise UserError("schedule.warmup_steps", expected="0 or more", found=str(self.warmup_steps))
+        if self.schedule_epochs is not None and self.schedule_epochs < 1:
+            raise UserError("schedule.schedule_epochs", expected="at least 1", found=str(self.schedule_epochs))
+        if not 0 <= self.final_factor <= 1 or self.power <= 0:
+            raise UserError("schedule.final_factor, schedule.power", expected="a factor from 0 to 1, a power above 0", found=f"{self.final_factor}, {self.power}")
+        if self.name == "constant" and (self.schedule_epochs is not None or self.final_factor != 0.0):
+            raise UserError("schedule.name", expected="'cosine' or 'polynomial' beside schedule_epochs or final_factor", found="'constant'")
+
+    @property
+    def depends_on_epochs(self) -> bool:
+        """Whether another `train.epochs` would change the rate of a step."""
+        return self.name != "constant" and self.schedule_epochs is None
+
+    def factor(self, step: int, *, epochs: int, steps_per_epoch: int) -> float:
+        """The factor at `step` (from 0) of a run of `epochs`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.name == "constant":
+            return 1.0
+        total = (self.schedule_epochs or epochs) * steps_per_epoch - self.warmup_steps
+        done = min(1.0, (step - self.warmup_steps) / max(1, total))
+        fall = 0.5 * (1 + math.cos(math.pi * done)) if self.name == "cosine" else (1 - done) ** self.power
+        return self.final_factor + (1 - self.final_factor) * fall

@@ -1,0 +1,177 @@
+"""Session: one start of one run: what `auto` became, what is printed before work begins, and the work.
+
+    session = Session(experiment, dataset, run, config=text, user_modules=[], replicas=0, logical_cpus=0)
+    session.train(init_from=None, operative_config=configuration.operative)
+    session.dry_run()
+"""
+
+import json
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+
+import keras
+import psutil
+import tensorflow as tf
+
+from flexseg.data.dataset import BuiltDataset
+from flexseg.distribution.replicas import open_replicas
+from flexseg.errors import UserError
+from flexseg.files.atomic import replace_file
+from flexseg.inference.weights import assign, model_variables, read_folder
+from flexseg.training.assembly import Assembly, Experiment, global_batch_size
+from flexseg.training.console import say
+from flexseg.training.precision import precision_scope, resolve_precision
+from flexseg.training.run_directory import RunDirectory
+from flexseg.training.trainer import TRAIN, Trainer
+
+# Bindings that a resumed run may change: they report, or describe the machine, and leave the experiment as it is.
+MAY_DIFFER = (
+    "epoch_change_infer", "eval", "train.curves_every", "train.checkpoint_steps", "train.checkpoint_minutes", "train.keep", "train.max_skipped_steps",
+    "train.xla", "input.cache",
+)  # fmt: skip
+
+
+class Session:
+    """Resolves the machine and makes the trainer's parts.
+
+    Args:
+      experiment: the settings.
+      dataset: built.
+      run: its directory, made; None for a dry run.
+      config: `config.gin`.
+      user_modules: recorded, so that the run can be opened again.
+      replicas, logical_cpus: see `open_replicas`.
+
+    Raises:
+      UserError: for settings that do not fit the dataset or the machine.
+    """
+
+    def __init__(
+        self, experiment: Experiment, dataset: BuiltDataset, run: RunDirectory | None, *, config: str, user_modules: list[str], replicas: int, logical_cpus: int
+    ):
+        self._experiment, self._dataset, self._run, self._config, self._user_modules = experiment, dataset, run, config, user_modules
+        settings = experiment.train
+        if settings.deterministic:
+            keras.utils.set_random_seed(settings.seed)
+            tf.config.experimental.enable_op_determinism()
+        batch = None if settings.batch_size_per_replica else global_batch_size(settings, 1)
+        self._replicas = open_replicas(global_batch_size=batch, replicas=replicas, logical_cpus=logical_cpus)
+        stored = run.read_environment() if run is not None and run.started else None
+        self._resumed = stored is not None
+        auto = settings.precision == "auto" and stored is not None
+        self._precision = stored["precision"] if auto else resolve_precision(settings.precision, on_gpu=self._replicas.on_gpu)
+        size = global_batch_size(settings, self._replicas.count)
+        if stored is not None and stored["global_batch_size"] != size:
+            raise UserError(
+                "train.batch_size_per_replica",
+                expected=f"the run's global batch of {stored['global_batch_size']}",
+                found=f"{size} with {self._replicas.count} replicas",
+                cure=f'--gin_param="train.batch_size_per_replica=None" --gin_param="train.global_batch_size={stored["global_batch_size"]}"',
+            )
+
+    def train(self, *, init_from: str | None, operative_config: Callable[[], str]) -> None:
+        """Trains to the end.
+
+        Args:
+          init_from: a run directory whose best weights a fresh run starts from.
+          operative_config: tells the parameters that gin supplied, called when all were.
+        """
+        run = self._run
+        if run.finished.is_file() and not self._extended():
+            finished = json.loads(run.finished.read_text())
+            say("this run is finished (%s, %d epochs): nothing to do", finished["reason"], finished["epochs"])
+            return
+        with precision_scope(self._precision):
+            assembly, trainer = self._make()
+            run.copy_dataset_facts(self._dataset.directory, self._dataset.manifest.label_map)
+            if init_from and not self._resumed:
+                self._init(assembly, init_from)
+            run.write_environment(self._environment(assembly, trainer))
+            replace_file(run.summary, assembly.summary().encode())
+            replace_file(run.operative_config, operative_config().encode())
+            replace_file(run.config, self._config.encode())  # last: a directory with a config.gin holds all the rest
+            self._print_facts(assembly, trainer)
+            reason = trainer.train()
+        say("finished: %s", reason)
+
+    def dry_run(self) -> None:
+        """Makes everything, runs the first steps, and prints their time and the memory."""
+        with precision_scope(self._precision):
+            assembly, trainer = self._make()
+            self._print_facts(assembly, trainer)
+            batches = self._replicas.distribute(trainer.stream.batches(0, replicas=self._replicas.count))
+            times = []
+            for _ in range(2):
+                began = time.perf_counter()
+                trainer.one_step(batches)
+                trainer.settle()
+                times.append(time.perf_counter() - began)
+        memory = f"{psutil.Process().memory_info().rss / 2**30:.2f} GiB of host memory"
+        if self._replicas.on_gpu:
+            memory += f", {tf.config.experimental.get_memory_info('GPU:0')['peak'] / 2**30:.2f} GiB at most on GPU 0"
+        epoch = times[1] * trainer.steps_per_epoch
+        say("first step %.2f s (with tracing and compilation), second step %.2f s; %s; about %.0f s an epoch without validation", *times, memory, epoch)
+
+    def _make(self) -> tuple[Assembly, Trainer]:
+        assembly = Assembly(self._experiment, self._dataset, self._replicas, precision=self._precision, xla=self._experiment.train.xla)
+        run = self._run or RunDirectory(os.devnull)  # a dry run writes nothing
+        return assembly, Trainer(assembly, self._experiment, self._dataset, run)
+
+    def _init(self, assembly: Assembly, init_from: str) -> None:
+        other = RunDirectory(init_from)
+        arrays, facts = read_folder(other.best)
+        left = assign(self._replicas, model_variables(assembly.model), arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
+        say("weights from %s (epoch %s)%s", other.path, facts.get("epoch"), f"; of another shape and therefore new: {', '.join(left)}" if left else "")
+
+    def _extended(self) -> bool:
+        finished = json.loads(self._run.finished.read_text())
+        return finished["reason"] == "epochs" and finished["epochs"] < self._experiment.train.epochs
+
+    def _environment(self, assembly: Assembly, trainer: Trainer) -> dict:
+        packages = ("flexseg", "tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config")
+        return {
+            "command": sys.argv,
+            "host": socket.gethostname(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "packages": {name: metadata.version(name) for name in packages},
+            "devices": self._replicas.description,
+            "threads": os.cpu_count(),
+            "dataset": self._dataset.name,
+            "dataset_directory": str(self._dataset.directory.absolute()),
+            "user_modules": self._user_modules,
+            "precision": self._precision,
+            "xla": assembly.xla,
+            "global_batch_size": trainer.batch_size,
+            "steps_per_epoch": trainer.steps_per_epoch,
+            "parameters": assembly.parameters,
+        }
+
+    def _print_facts(self, assembly: Assembly, trainer: Trainer) -> None:
+        dataset, manifest = self._dataset, self._dataset.manifest
+        pixels = manifest.class_pixels[TRAIN]
+        every = max(1, sum(pixels.values()))
+        head = assembly.model.output.shape[-1]
+        facts = {
+            "dataset": f"{dataset.name}, {dataset.directory}",
+            "cases": ", ".join(f"{name} {len(table)}" for name, table in manifest.splits.items()),
+            "classes": ", ".join(f"{name} {count / every:.2%}" for name, count in pixels.items()),
+            "devices": self._replicas.description,
+            "precision": f"{self._precision}, XLA {'on' if assembly.xla else 'off'}",
+            "batch": f"{trainer.batch_size} = {self._replicas.count} × {trainer.batch_size // self._replicas.count}, {trainer.steps_per_epoch} steps an epoch",
+            "model": f"{assembly.model.name}, {assembly.parameters:,} parameters, {head} {'sigmoid logit' if head == 1 else 'softmax logits'}",
+            "input": f"{assembly.model.input.shape[1]} × {assembly.model.input.shape[2]} × {assembly.model.input.shape[3]}, "
+            f"evaluated at {assembly.evaluation_size[0]} × {assembly.evaluation_size[1]}",
+        }
+        for name, value in facts.items():
+            say("%-10s %s", name, value)
+        for metric in assembly.measures.metrics:
+            if metric.note:
+                say("%-10s %s: %s", "note", metric.name, metric.note)
+        if manifest.leaked:
+            say("%-10s LEAKED: groups of this dataset stand in two splits; its scores are no scores on unseen cases", "warning")

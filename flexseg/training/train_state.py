@@ -1,0 +1,72 @@
+"""TrainState: everything a run must remember.
+
+    state = TrainState(run.checkpoints, replicas, model=model, optimizer=optimizer, loss_scale=loss_scale, keep=2)
+    host = state.restore()                     # None in a fresh run
+    state.save(step=1200, host={...})
+
+A checkpoint is a folder `step_000001200` of arrays, with checksums (see `inference/weights.py`). A damaged newest one gives way to the
+one before, and that is said.
+"""
+
+import shutil
+from pathlib import Path
+
+import keras
+
+from flexseg.distribution.loss_scale import LossScale
+from flexseg.distribution.replicas import Replicas
+from flexseg.errors import UserError
+from flexseg.inference.weights import assign, damage, model_variables, named_arrays, read_folder, recover, write_folder
+from flexseg.training.console import say
+
+
+class TrainState:
+    """The checkpoints of one run.
+
+    Args:
+      directory: where they lie.
+      replicas: the devices.
+      model, optimizer, loss_scale: what holds variables; the optimizer is built.
+      keep: how many of the latest stay.
+    """
+
+    def __init__(
+        self, directory: Path, replicas: Replicas, *, model: keras.Model, optimizer: keras.optimizers.Optimizer, loss_scale: LossScale, keep: int
+    ):
+        self._directory, self._replicas, self._keep = Path(directory), replicas, keep
+        self._parts = {"model": model_variables(model), "optimizer": optimizer.variables, "loss_scale": [loss_scale.scale, loss_scale.good_steps]}
+
+    def folders(self) -> list[Path]:
+        """Checkpoints, oldest first."""
+        return sorted(self._directory.glob("step_*"))
+
+    def save(self, *, step: int, host: dict) -> Path:
+        """Writes the checkpoint of `step` (steps done so far), removes those beyond `keep`, and returns its folder."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        folder = self._directory / f"step_{step:09d}"
+        write_folder(folder, {name: named_arrays(self._replicas, variables) for name, variables in self._parts.items()}, {"step": step, **host})
+        for old in self.folders()[: -self._keep]:
+            shutil.rmtree(old)
+        return folder
+
+    def restore(self) -> dict | None:
+        """Restores the newest whole checkpoint and returns its host state; None where there is none.
+
+        Raises:
+          UserError: when every checkpoint is damaged, or another model wrote it.
+        """
+        for cut_off in self._directory.glob(".step_*.old"):
+            recover(cut_off.with_name(cut_off.name.removeprefix(".").removesuffix(".old")))
+        folders = self.folders()
+        for folder in reversed(folders):
+            wrong = damage(folder)
+            if wrong:
+                say("%s is damaged (%s): the checkpoint before it is taken", folder, wrong)
+                continue
+            arrays, host = read_folder(folder)
+            for name, variables in self._parts.items():
+                assign(self._replicas, variables, arrays[name], where=folder)
+            return host
+        if folders:
+            raise UserError(self._directory, expected="a whole checkpoint", found=f"{len(folders)} damaged ones", cure="start again in another --workdir")
+        return None

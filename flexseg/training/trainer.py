@@ -1,0 +1,279 @@
+"""Trainer: the loop. Steps, validation, what is watched, checkpoints.
+
+    trainer = Trainer(assembly, experiment, dataset, run)
+    trainer.train()
+
+The story of a run: restore, then epoch by epoch steps → validation → report → pictures → plateau and early stopping → best weights →
+checkpoint, and at the end the sheet of pictures. The host waits for step k only after step k + 1 was dispatched.
+"""
+
+import json
+import time
+
+import numpy as np
+import psutil
+import tensorflow as tf
+
+from flexseg.data.dataset import BuiltDataset
+from flexseg.data.ram_cache import RamCache
+from flexseg.data.stream import Stream
+from flexseg.distribution.loss_scale import LossScale
+from flexseg.distribution.step import TrainStep
+from flexseg.errors import UserError
+from flexseg.evaluation.evaluate import check_sizes, evaluate_split
+from flexseg.files.atomic import replace_file
+from flexseg.inference.weights import model_variables, named_arrays, recover, write_folder
+from flexseg.objectives.measures import Meter
+from flexseg.training.assembly import Assembly, Experiment, global_batch_size
+from flexseg.training.console import progress, say
+from flexseg.training.epoch_pictures import EpochPictures
+from flexseg.training.forward_backward import make_forward_backward
+from flexseg.training.reporter import Reporter
+from flexseg.training.run_directory import RunDirectory
+from flexseg.training.throughput import Throughput
+from flexseg.training.train_state import TrainState
+from flexseg.training.watch import Best, Plateau
+
+TRAIN, VALID = "train", "valid"
+
+
+class Trainer:
+    """One run.
+
+    Args:
+      assembly: model and measures.
+      experiment: the settings.
+      dataset: built.
+      run: its directory, made.
+
+    Raises:
+      UserError: for settings that do not fit the dataset.
+    """
+
+    def __init__(self, assembly: Assembly, experiment: Experiment, dataset: BuiltDataset, run: RunDirectory):
+        self._assembly, self._experiment, self._dataset, self._run = assembly, experiment, dataset, run
+        self._settings = settings = experiment.train
+        replicas, inputs = assembly.replicas, experiment.inputs
+        self.batch_size = global_batch_size(settings, replicas.count)
+        records = dataset.records(TRAIN)
+        self.steps_per_epoch = settings.steps_per_epoch or -(-records.count // self.batch_size)
+        self._check_padding()
+        if inputs.cache == "ram":
+            records = RamCache(records, sizes=dataset.sizes(TRAIN))
+        self.stream = Stream(
+            records, inputs=inputs, augment=experiment.augment, background=dataset.label_map.background, seed=settings.seed, global_batch_size=self.batch_size
+        )
+        with replicas.scope():
+            self.optimizer = experiment.optimizer.build()
+            self.optimizer.build(assembly.model.trainable_variables)
+            self.loss_scale = LossScale(
+                dynamic=assembly.precision == "mixed_float16",
+                growth_steps=settings.loss_scale_growth_steps,
+                dtype="float64" if assembly.precision == "float64" else "float32",
+            )
+        self.step_function = TrainStep(
+            replicas, assembly.model, self.optimizer, self.loss_scale, make_forward_backward(assembly.model, assembly.measures, replicas=replicas.count),
+            clip=experiment.optimizer.clip(), weight_decay=experiment.optimizer.decay, seed=settings.seed, xla=assembly.xla,
+        )  # fmt: skip
+        self._validates = dataset.has(VALID)
+        mode = self._mode()
+        self._best = Best(mode=mode, patience=settings.patience)
+        self._plateau = Plateau(experiment.plateau, mode=mode)
+        self._meter = Meter(assembly.measures)
+        self._state = TrainState(run.checkpoints, replicas, model=assembly.model, optimizer=self.optimizer, loss_scale=self.loss_scale, keep=settings.keep)
+        self.step, self._epochs_done, self._skipped = 0, 0, 0
+        self._pending = None
+        self._throughput = Throughput()
+        self._saved_at = time.monotonic()
+
+    # -- the story ----------------------------------------------------------------------------------------------------
+
+    def train(self) -> str:
+        """Trains to the end and returns why it ended, in words."""
+        settings = self._settings
+        recover(self._run.best)
+        host = self._state.restore()
+        metrics = [metric.name for metric in self._assembly.measures.metrics]
+        reporter = Reporter(self._run, metrics=metrics, leaked=self._dataset.manifest.leaked)
+        if host is not None:
+            self._restore_host(host)
+        reporter.restart(epoch=self._epochs_done, step=self.step) if host is not None else reporter.texts(
+            config=self._run.config.read_text(), model=self._assembly.summary()
+        )
+        pictures = EpochPictures(self._experiment.pictures, self._dataset, self._run)
+        batches = self._assembly.replicas.distribute(self.stream.batches(self.step, replicas=self._assembly.replicas.count))
+        while self._epochs_done < settings.epochs and not self._best.exhausted:
+            epoch = self._epochs_done + 1
+            self._run_steps(batches, epoch)
+            self._end_epoch(reporter, pictures, epoch)
+        reason = "early stopping" if self._best.exhausted else "epochs"
+        self._save()
+        reporter.curves()
+        reporter.close()
+        sheet = pictures.sheet()
+        if sheet:
+            say("pictures of the epochs: %s", sheet)
+        replace_file(self._run.finished, json.dumps({"reason": reason, "epochs": self._epochs_done, "step": self.step}).encode())
+        return reason
+
+    def _run_steps(self, batches, epoch: int) -> None:
+        last = epoch * self.steps_per_epoch
+        with progress(f"epoch {epoch}/{self._settings.epochs}", total=self.steps_per_epoch, done=self.step - (last - self.steps_per_epoch)) as bar:
+            while self.step < last:
+                self.one_step(batches)
+                bar.update(self._meter.results)
+                if self._checkpoint_due():
+                    self._save()
+            self.settle()
+        self._throughput.pause()
+
+    def one_step(self, batches) -> None:
+        """Draws the next batch, dispatches its step, and takes in the outcome of the step before."""
+        began = time.perf_counter()
+        try:
+            batch = next(batches)
+        except tf.errors.DataLossError as error:
+            raise UserError(self._dataset.directory, expected="sound TFRecord shards", found=str(error.message), cure="build the dataset again") from error
+        waited = time.perf_counter() - began
+        outcome = self._dispatch(batch)
+        self.settle()
+        self._pending = (self.step, batch["index"], outcome)
+        self.step += 1
+        self._throughput.add(examples=self.batch_size, waited=waited)
+
+    def _dispatch(self, batch):
+        try:
+            return self.step_function(batch, number=self.step, learning_rate=self.learning_rate(self.step), total_weight=float(self.batch_size))
+        except tf.errors.ResourceExhaustedError as error:
+            raise UserError(
+                "train.global_batch_size",
+                expected="a batch that fits into the device's memory",
+                found=f"out of memory at {self.batch_size}",
+                cure=f'--gin_param="train.global_batch_size={max(self._assembly.replicas.count, self.batch_size // 2)}", or a smaller input.image_size',
+            ) from error
+
+    def settle(self) -> None:
+        """Takes in the outcome of the last dispatched step: waits for it, counts it, stops after too many skipped ones."""
+        if self._pending is None:
+            return
+        number, index, outcome = self._pending
+        self._pending = None
+        if bool(outcome.applied):
+            self._meter.add(outcome.values.numpy())
+            self._skipped = 0
+            return
+        self._skipped += 1
+        table = self._dataset.table(TRAIN)
+        cases = [table.case_id[i] for part in self._assembly.replicas.local(index) for i in part.numpy()]
+        say("step %d skipped: loss or gradient not finite (%d in a row)", number, self._skipped)
+        if self._skipped >= self._settings.max_skipped_steps:
+            raise UserError(
+                f"step {number}",
+                expected=f"a finite loss within {self._settings.max_skipped_steps} steps",
+                found=f"none; the cases of the last batch are {', '.join(cases)}",
+                cure="look at these images and masks, or lower optimizer.learning_rate",
+            )
+
+    def _end_epoch(self, reporter: Reporter, pictures: EpochPictures, epoch: int) -> None:
+        settings, rate = self._settings, self.learning_rate(self.step - 1)
+        train = self._meter.results()
+        due = self._validates and (epoch % settings.validate_every == 0 or epoch == settings.epochs)
+        valid = self.validate() if due else None
+        panels = pictures.draw(self._assembly.predictor, epoch) if pictures.due(epoch) else {}
+        facts = {"learning_rate": rate, "loss_scale": float(self.loss_scale.scale.numpy()), **self._throughput.facts(), **self._memory()}
+        reporter.epoch(epoch, step=self.step, train=train, valid=valid, facts=facts)
+        if panels:
+            reporter.images(epoch, panels)
+        if epoch % settings.curves_every == 0:
+            reporter.curves()
+        watched = {**train, **{f"val_{name}": value for name, value in (valid or {}).items()}}
+        if settings.monitor in watched:
+            self._watch(watched[settings.monitor], epoch)
+        self._epochs_done = epoch
+        self._meter.reset()
+        self._throughput.reset()
+        if self._checkpoint_due():
+            self._save()
+
+    def _watch(self, value: float, epoch: int) -> None:
+        if self._best.update(value, epoch=epoch):
+            facts = {"epoch": epoch, "step": self.step, "monitor": self._settings.monitor, "value": value}
+            write_folder(self._run.best, {"model": named_arrays(self._assembly.replicas, model_variables(self._assembly.model))}, facts)
+        if self._plateau.update(value, learning_rate=self._experiment.optimizer.learning_rate):
+            say("learning rate reduced to %.3g: %s did not improve", self.learning_rate(self.step), self._settings.monitor)
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def validate(self) -> dict[str, float]:
+        """`loss`, every metric, and the report's scores of the validation split with the present weights."""
+        report = evaluate_split(
+            self._assembly.predictor, self._dataset, VALID, settings=self._experiment.evaluation, measures=self._assembly.measures
+        )
+        result = report.result()
+        scores = {**result["metrics"], "loss": result["loss"], "mean_foreground_dice": result["mean_foreground_dice"]}
+        for name, values in result["per_class"].items():
+            scores[f"dice/{name}"] = values["dice"]
+        return {name: float("nan") if value is None else value for name, value in scores.items()}
+
+    def learning_rate(self, step: int) -> float:
+        """The rate at `step`: schedule times plateau reduction."""
+        factor = self._experiment.schedule.factor(step, epochs=self._settings.epochs, steps_per_epoch=self.steps_per_epoch)
+        return self._experiment.optimizer.learning_rate * factor * self._plateau.factor
+
+    def _mode(self) -> str:
+        settings = self._settings
+        metrics = {metric.name: metric for metric in self._assembly.measures.metrics}
+        train = ["loss", *metrics]
+        valid = [f"val_{name}" for name in [*train, *(f"dice/{name}" for name in self._dataset.label_map.class_names)]]
+        if settings.monitor not in train + valid:
+            raise UserError("train.monitor", expected="one of " + ", ".join(train + valid), found=repr(settings.monitor))
+        if settings.monitor in valid and not self._validates:
+            raise UserError("train.monitor", expected="a validation split for " + settings.monitor, found="none", cure='--gin_param="train.monitor=\'loss\'"')
+        if settings.mode != "auto":
+            return settings.mode
+        name = settings.monitor.removeprefix("val_")
+        return "min" if name == "loss" or (name in metrics and not metrics[name].higher_is_better) else "max"
+
+    def _check_padding(self) -> None:
+        inputs = self._experiment.inputs
+        if self._dataset.has(VALID):
+            check_sizes(self._dataset, VALID, self._assembly.predictor)
+        if inputs.fit != "pad":
+            return
+        table, sizes = self._dataset.table(TRAIN), self._dataset.sizes(TRAIN)
+        for index in np.flatnonzero((sizes > np.array(inputs.image_size)).any(axis=1))[:1]:
+            raise UserError(
+                "input.image_size",
+                expected=f"at least the {sizes[index, 0]} × {sizes[index, 1]} pixels of case {table.case_id[index]} under input.fit = 'pad'",
+                found=f"{inputs.image_size[0]} × {inputs.image_size[1]}",
+                cure="--gin_param=\"input.fit='resize'\" or 'random_crop', or a larger input.image_size",
+            )
+
+    def _memory(self) -> dict[str, float]:
+        facts = {"host_memory_gib": psutil.Process().memory_info().rss / 2**30}
+        if self._assembly.replicas.on_gpu:
+            facts["device_peak_memory_gib"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
+        return facts
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def _checkpoint_due(self) -> bool:
+        settings = self._settings
+        by_steps = settings.checkpoint_steps and self.step % settings.checkpoint_steps == 0
+        by_time = settings.checkpoint_minutes and time.monotonic() - self._saved_at > 60 * settings.checkpoint_minutes
+        return bool(by_steps or by_time)
+
+    def _save(self) -> None:
+        self.settle()
+        host = {
+            "epochs_done": self._epochs_done, "meter": self._meter.state(), "best": self._best.state(),
+            "plateau": self._plateau.state(), "skipped": self._skipped,
+        }  # fmt: skip
+        self._state.save(step=self.step, host=host)
+        self._saved_at = time.monotonic()
+
+    def _restore_host(self, host: dict) -> None:
+        self.step, self._epochs_done, self._skipped = host["step"], host["epochs_done"], host["skipped"]
+        self._meter.restore(host["meter"])
+        self._best.restore(host["best"])
+        self._plateau.restore(host["plateau"])

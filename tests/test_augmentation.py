@@ -1,0 +1,317 @@
+"""Augmentation: image and mask move together, draws depend on (seed, position, operation) alone, colours follow their formulas."""
+
+import dataclasses
+import functools
+
+import cv2
+import numpy as np
+import pytest
+import scipy.ndimage
+import tensorflow as tf
+
+from flexseg.data import color, geometry
+from flexseg.data.augmentation import _KEYS, Augment
+from flexseg.errors import UserError
+
+EXACT = ("horizontal_flip", "vertical_flip", "quarter_turns")
+WARPS = ("rotation", "scale", "shear", "elastic")
+COLORS = ("brightness", "contrast", "gamma", "hue", "saturation", "blur", "noise")
+
+
+def only(*operations, **settings):
+    """An Augment with these operations always on and all others off."""
+    return Augment(**{f"{name}_probability": float(name in operations) for name in _KEYS}, **settings)
+
+
+def picture(height=64, width=64, channels=3, seed=0):
+    """Smooth colours with some grain, uint8."""
+    noise = np.random.default_rng(seed).uniform(0, 255, (height, width, channels))
+    smooth = scipy.ndimage.gaussian_filter(noise, (6, 6, 0))
+    smooth = (smooth - smooth.min()) / np.ptp(smooth) * 170 + 40
+    return np.clip(smooth + (noise - 128) / 8, 0, 255).astype(np.uint8)
+
+
+def disc(size=256, radius=60):
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    return ((y + 12) ** 2 + (x - 17) ** 2 <= radius**2).astype(np.uint8)[..., None]
+
+
+def new_graph(augment):
+    return tf.function(lambda image, mask, seed, position: augment(image, mask, seed=seed, position=position))
+
+
+kept_graph = functools.lru_cache(new_graph)  # tracing is most of this file's time
+
+
+def traced(augment, image, mask, seed=3, graph=None):
+    """position -> (image, mask) as arrays, through one graph."""
+    graph = graph or kept_graph(augment)
+    fixed = tf.constant(image), tf.constant(mask), tf.constant(seed, tf.int64)
+    return lambda position: tuple(array.numpy() for array in graph(*fixed, tf.constant(position, tf.int64)))
+
+
+def dice_of_image_and_mask(image, mask, truth_id=1):
+    seen = mask != 255
+    found, truth = (image[..., :1] >= 127.5)[seen], (mask == truth_id)[seen]
+    return 2 * np.sum(found & truth) / (found.sum() + truth.sum())
+
+
+@pytest.mark.parametrize("operations", [(name,) for name in EXACT + WARPS] + [EXACT + WARPS], ids="+".join)
+def test_image_and_mask_move_together(operations):
+    mask = disc()
+    run = traced(only(*operations, elastic_spacing=64), np.repeat(mask * 255, 3, axis=-1), mask)
+    moved = 0
+    for position in range(4):
+        image, warped = run(position)
+        assert dice_of_image_and_mask(image, warped) >= 0.99
+        moved += not np.array_equal(warped, mask)
+    assert moved == 4
+
+
+def test_the_agreement_of_image_and_mask_is_a_test_that_can_fail():
+    mask = disc()
+    image, _ = traced(only("elastic"), np.repeat(mask * 255, 3, axis=-1), mask)(0)
+    _, other = traced(only("elastic"), np.repeat(mask * 255, 3, axis=-1), mask)(1)
+    assert dice_of_image_and_mask(image, other) < 0.99
+
+
+@pytest.mark.parametrize("augment", [only(), Augment(enabled=False)], ids=["probability 0", "disabled"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nothing_drawn_changes_nothing(augment, channels):
+    image, mask = picture(40, 56, channels), picture(40, 56, 1, seed=1)
+    new_image, new_mask = traced(augment, image, mask)(5)
+    np.testing.assert_array_equal(new_image, image)
+    np.testing.assert_array_equal(new_mask, mask)
+
+
+def test_the_same_seed_and_position_give_the_same_bits_in_two_calls_and_two_graphs():
+    image, mask = picture(), picture(channels=1) % 3
+    everything = only(*_KEYS)
+    first, second = traced(everything, image, mask), traced(everything, image, mask, graph=new_graph(everything))
+    for one, other in zip(first(9) + first(9), second(9) + second(9), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_another_position_or_seed_gives_another_image():
+    image, mask = picture(), picture(channels=1) % 3
+    pairs = [(3, 0), (3, 1), (3, 2**32), (3, 2**40), (4, 0), (-1, 0), (2**40, 0)]
+    results = {traced(only("rotation"), image, mask, seed=seed)(position)[0].tobytes() for seed, position in pairs}
+    assert len(results) == len(pairs)
+
+
+def test_neighbouring_seeds_do_not_share_a_shifted_stream():
+    image, mask = picture(), picture(channels=1) % 3
+    one, next_one = traced(only("rotation"), image, mask, seed=3), traced(only("rotation"), image, mask, seed=4)
+    assert {one(p)[0].tobytes() for p in range(8)}.isdisjoint({next_one(p)[0].tobytes() for p in range(8)})
+
+
+@pytest.mark.parametrize("operation, expected", [("horizontal_flip", np.fliplr), ("vertical_flip", np.flipud)])
+def test_a_flip_is_exact(operation, expected):
+    image, mask = picture(40, 56), picture(40, 56, 1)
+    for before, after in zip((image, mask), traced(only(operation), image, mask)(0), strict=True):
+        np.testing.assert_array_equal(after, expected(before))
+
+
+def test_quarter_turns_are_exact_and_every_turn_comes():
+    image, mask = picture(), picture(channels=1)
+    run, turns = traced(only("quarter_turns"), image, mask), set()
+    for position in range(24):
+        new_image, new_mask = run(position)
+        turn = [k for k in (0, 1, 2, 3) if np.array_equal(new_image, np.rot90(image, k))]
+        assert len(turn) == 1
+        np.testing.assert_array_equal(new_mask, np.rot90(mask, turn[0]))
+        turns.add(turn[0])
+    assert turns == {1, 2, 3}
+
+
+def test_quarter_turns_with_both_flips_stay_exact():
+    image, mask = picture(), picture(channels=1)
+    run = traced(only(*EXACT), image, mask)
+    for position in range(6):
+        new_image, new_mask = run(position)
+        turn = [k for k in (1, 2, 3) if np.array_equal(new_image, np.rot90(image, k)[::-1, ::-1])]
+        assert len(turn) == 1
+        np.testing.assert_array_equal(new_mask, np.rot90(mask, turn[0])[::-1, ::-1])
+
+
+def test_an_image_that_is_not_square_is_turned_by_180_degrees_only():
+    image, mask = picture(40, 56), picture(40, 56, 1)
+    run = traced(only("quarter_turns"), image, mask)
+    for position in range(6):
+        np.testing.assert_array_equal(run(position)[0], np.rot90(image, 2))
+        np.testing.assert_array_equal(run(position)[1], np.rot90(mask, 2))
+
+
+@pytest.mark.parametrize("operations", [WARPS, ("scale",)], ids="+".join)
+def test_a_mask_keeps_its_ids_and_uncovered_pixels_are_ignored(operations):
+    mask = np.where(disc(96, 30) > 0, 7, np.where(disc(96, 20) > 0, 2, 4)).astype(np.uint8)
+    _, warped = traced(only(*operations, scale_factor=(0.5, 0.5), elastic_spacing=64), picture(96, 96), mask)(0)
+    assert set(np.unique(warped)) <= {2, 4, 7, 255}
+    if operations == ("scale",):
+        ignored = warped[..., 0] == 255
+        assert not ignored[24:72, 24:72].any() and ignored[:24].all() and ignored[:, 72:].all()  # 96 pixels shrink to the middle 48
+
+
+@pytest.mark.parametrize("operation", COLORS)
+def test_a_colour_operation_changes_the_image_and_leaves_the_mask_alone(operation):
+    image, mask = picture(), picture(channels=1)
+    new_image, new_mask = traced(only(operation), image, mask)(0)
+    assert np.any(new_image != image)
+    np.testing.assert_array_equal(new_mask, mask)
+
+
+def test_switching_one_operation_on_leaves_the_draws_of_the_others_alone():
+    flat, mask = np.full((64, 64, 3), 90, np.uint8), picture(channels=1)
+    sometimes = dataclasses.replace(only(), brightness_probability=0.5)
+    beside = dataclasses.replace(sometimes, rotation_probability=1.0, horizontal_flip_probability=0.5, hue_probability=1.0)
+    levels = [[int(traced(augment, flat, mask)(position)[0][32, 32, 0]) for position in range(12)] for augment in (sometimes, beside)]
+    assert levels[0] == levels[1] and len(set(levels[0])) > 3
+
+
+def test_a_probability_is_the_share_of_images_that_change():
+    image, mask = picture(8, 8), picture(8, 8, 1)
+    run = traced(dataclasses.replace(only(), horizontal_flip_probability=0.25), image, mask)
+    share = np.mean([np.any(run(position)[0] != image) for position in range(400)])
+    assert abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
+
+
+@pytest.mark.parametrize("shape", [(40, 56, 1), (2, 3, 3)])
+def test_every_operation_together_keeps_shape_and_dtype(shape):
+    image, mask = picture(*shape), picture(*shape[:2], 1) % 4
+    new_image, new_mask = traced(only(*_KEYS), image, mask)(1)
+    assert new_image.shape == shape and new_image.dtype == np.uint8
+    assert new_mask.shape == (*shape[:2], 1) and set(np.unique(new_mask)) <= {0, 1, 2, 3, 255}
+
+
+def test_hue_and_saturation_are_skipped_on_gray_images():
+    image, mask = picture(channels=1), picture(channels=1)
+    np.testing.assert_array_equal(traced(only("hue", "saturation"), image, mask)(0)[0], image)
+
+
+def test_a_parallel_deterministic_map_gives_each_position_what_a_single_call_gives():
+    images = np.stack([picture(seed=n) for n in range(8)])
+    masks = np.stack([picture(channels=1, seed=n) % 3 for n in range(8)])
+    augment = only(*_KEYS)
+    order = np.array([5, 2, 7, 0, 3, 6, 1, 4], np.int64)
+    data = tf.data.Dataset.from_tensor_slices((images[order], masks[order], order))
+    data = data.map(lambda image, mask, position: augment(image, mask, seed=3, position=position), num_parallel_calls=2, deterministic=True)
+    assert data.element_spec == (tf.TensorSpec((64, 64, 3), tf.uint8), tf.TensorSpec((64, 64, 1), tf.uint8))
+    for position, (image, mask) in zip(order, data.batch(3).unbatch().as_numpy_iterator(), strict=True):
+        alone_image, alone_mask = traced(augment, images[position], masks[position])(position)
+        np.testing.assert_array_equal(image, alone_image)
+        np.testing.assert_array_equal(mask, alone_mask)
+
+
+def test_a_picture_without_static_size_is_refused():
+    graph = tf.function(lambda image: only()(image, image, seed=0, position=0))
+    with pytest.raises(ValueError, match="static shape"):
+        graph.get_concrete_function(tf.TensorSpec([None, None, 1], tf.uint8))
+
+
+@pytest.mark.parametrize(
+    "settings, named",
+    [
+        ({"rotation_probability": 1.5}, "augment.rotation_probability"),
+        ({"hue_probability": float("nan")}, "augment.hue_probability"),
+        ({"scale_factor": (1.2, 0.8)}, "augment.scale_factor"),
+        ({"scale_factor": (0.0, 1.0)}, "augment.scale_factor"),
+        ({"noise_std": (-1.0, 2.0)}, "augment.noise_std"),
+        ({"blur_sigma": (0.0, 1.0)}, "augment.blur_sigma"),
+        ({"gamma_exponent": (1.0,)}, "augment.gamma_exponent"),
+        ({"elastic_spacing": 0}, "augment.elastic_spacing"),
+        ({"elastic_spacing": 32}, "augment.elastic_amplitude"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_by_name(settings, named):
+    with pytest.raises(UserError, match=named):
+        Augment(**settings)
+
+
+def test_a_positive_rotation_turns_counter_clockwise_and_a_scale_above_one_enlarges():
+    image, mask = np.zeros((65, 65, 3), np.uint8), np.zeros((65, 65, 1), np.uint8)
+    mask[25:40, 41:56] = 1  # right of the centre
+    _, turned = traced(only("rotation", rotation_degrees=(90.0, 90.0)), image, mask)(0)
+    np.testing.assert_array_equal(turned, np.rot90(mask))
+    _, large = traced(only("scale", scale_factor=(1.25, 1.25)), image, mask)(0)
+    assert np.sum(large == 1) == pytest.approx(15**2 * 1.25**2, rel=0.15)
+    assert np.mean(np.nonzero(large[..., 0] == 1)[1]) - 32 == pytest.approx(16 * 1.25, abs=0.6)
+
+
+def test_bilinear_sampling_agrees_with_scipy_far_beyond_the_border():
+    image = picture(20, 33).astype(np.float32)
+    y, x = (np.random.default_rng(2).uniform(-3 * n, 4 * n, (50, 60)).astype(np.float32) for n in image.shape[:2])
+    expected = np.stack([scipy.ndimage.map_coordinates(image[..., c], [y, x], order=1, mode="mirror") for c in range(3)], axis=-1)
+    np.testing.assert_allclose(geometry.sample_image(tf.constant(image), y, x), expected, atol=5e-3)
+
+
+def test_the_displacement_field_passes_through_its_control_points_and_reproduces_a_slope():
+    size, spacing = (65, 97), 16
+    grid = [geometry.control_points(length, spacing) for length in size]
+    control = np.random.default_rng(0).normal(size=[2, *grid]).astype(np.float32)
+    field = geometry.displacement_field(control, size=size, spacing=spacing).numpy()
+    np.testing.assert_allclose(field[:, ::spacing, ::spacing], control[:, 1:-1, 1:-1], atol=1e-5)
+    slope = np.broadcast_to(np.arange(grid[1], dtype=np.float32), [2, *grid])
+    field = geometry.displacement_field(slope, size=size, spacing=spacing).numpy()
+    np.testing.assert_allclose(field, np.broadcast_to(1 + np.arange(97) / spacing, field.shape), atol=1e-5)
+
+
+def test_the_allowed_elastic_amplitude_does_not_fold_the_image_along_an_axis():
+    spacing = 16
+    grid = [geometry.control_points(257, spacing)] * 2
+    control = 2 * spacing / 8 * np.sign(np.random.default_rng(0).normal(size=[2, *grid])).astype(np.float32)  # every point at the cut
+    field = geometry.displacement_field(control, size=(257, 257), spacing=spacing).numpy()
+    assert np.diff(field[0], axis=0).min() > -1 and np.diff(field[1], axis=1).min() > -1
+
+
+def test_contrast_keeps_the_mean_and_brightness_adds():
+    image = tf.cast(picture(), tf.float32)
+    assert np.mean(color.contrast(image, 0.5)) == pytest.approx(np.mean(image), abs=0.01)
+    assert np.std(color.contrast(image, 0.5)) == pytest.approx(np.std(image) / 2, rel=1e-3)
+    np.testing.assert_allclose(color.brightness(image, -7.0), image - 7)
+
+
+def test_hue_and_saturation_keep_luma_and_grey_and_saturation_zero_is_grey():
+    image, grey = tf.cast(picture(), tf.float32), tf.fill([4, 4, 3], 130.0)
+    luma = tf.image.rgb_to_yiq(image)[..., 0]
+    for change in (lambda pixels: color.hue(pixels, 40.0), lambda pixels: color.saturation(pixels, 1.7)):
+        np.testing.assert_allclose(tf.image.rgb_to_yiq(change(image))[..., 0], luma, atol=1e-2)
+        np.testing.assert_allclose(change(grey), grey, atol=1e-2)
+    np.testing.assert_allclose(color.saturation(image, 0.0), np.repeat(luma[..., None], 3, -1), atol=1e-2)
+    np.testing.assert_allclose(color.hue(image, 360.0), image, atol=1e-2)
+
+
+def test_blur_agrees_with_opencv():
+    image = picture().astype(np.float32)
+    expected = cv2.GaussianBlur(image, (9, 9), 1.5, borderType=cv2.BORDER_REFLECT_101)
+    np.testing.assert_allclose(color.blur(tf.constant(image), 1.5, radius=4), expected, atol=1e-2)
+
+
+def test_noise_has_the_standard_deviation_asked_for():
+    difference = color.noise(tf.zeros([128, 128, 3]), 5.0, seed=tf.constant([1, 2], tf.int64)).numpy()
+    assert np.std(difference) == pytest.approx(5.0, rel=0.03) and abs(difference.mean()) < 0.1
+
+
+@pytest.mark.parametrize("exponent", [0.4, 1.0, 1.5, 2.2])
+def test_the_gamma_table_is_the_one_of_the_reference(exponent):
+    table = np.clip((np.arange(256) / 255) ** exponent * 255, 0, 255).astype(np.uint8)
+    image = picture()
+    np.testing.assert_array_equal(color.apply_gamma(tf.constant(image), exponent), cv2.LUT(image, table))
+
+
+def test_gamma_one_and_sharpening_zero_change_nothing():
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    np.testing.assert_array_equal(color.apply_gamma(tf.constant(values), 1.0), values)
+    np.testing.assert_array_equal(color.sharpen(tf.constant(values), 0.0), values)
+
+
+@pytest.mark.parametrize("k, tolerance", [(1.0, 0), (2, 0), (0.5, 0), (0.3, 1)])  # 0.3 has no exact float: ties may round either way
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sharpening_agrees_with_opencv(k, tolerance, channels):
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, channels), np.uint8)
+    image[10:30] = image[10:30] // 16 + 120  # a part that does not saturate
+    kernel = np.full((3, 3), -float(k))
+    kernel[1, 1] = 1 + 8 * k
+    expected = cv2.filter2D(image, -1, kernel).reshape(image.shape)
+    sharp = color.sharpen(tf.constant(image), k).numpy()
+    assert np.abs(sharp.astype(int) - expected).max() <= tolerance
+    np.testing.assert_array_equal(color.sharpen(tf.constant(image[None]), k)[0], sharp)
