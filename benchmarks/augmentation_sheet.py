@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from flexseg.data.augmentation import _KEYS, Augment
+from flexseg.data.augmentation import OPERATIONS, Augment
 
 COLUMNS = 4
 TIMED = ("rotation", "scale", "shear", "elastic", "brightness", "contrast")
@@ -24,7 +24,7 @@ TIMED = ("rotation", "scale", "shear", "elastic", "brightness", "contrast")
 
 def only(*operations):
     """An Augment with these operations always on, in their default range, and all others off."""
-    return Augment(**{f"{name}_probability": float(name in operations) for name in _KEYS})
+    return Augment(**{f"{name}_probability": float(name in operations) for name in OPERATIONS})
 
 
 def generated_case(size=512, nuclei=90, seed=0):
@@ -62,7 +62,7 @@ def write_sheet(image, mask, output, seed):
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    rows = [("input", only())] + [(name, only(name)) for name in _KEYS] + [("all together", only(*_KEYS)), ("the defaults", Augment())]
+    rows = [("input", only())] + [(name, only(name)) for name in OPERATIONS] + [("all together", only(*OPERATIONS)), ("the defaults", Augment())]
     figure, axes = plt.subplots(len(rows), COLUMNS, figsize=(3 * COLUMNS, 3 * len(rows)), layout="constrained")
     for (label, augment), line in zip(rows, axes, strict=True):
         for position, axis in enumerate(line):
@@ -75,8 +75,8 @@ def write_sheet(image, mask, output, seed):
 
 
 def print_times(image, mask, repeats=50):
-    together = {" + ".join(TIMED): only(*TIMED), "all": only(*_KEYS), "the defaults": Augment()}
-    for label, augment in ({name: only(name) for name in _KEYS} | together).items():
+    together = {" + ".join(TIMED): only(*TIMED), "all": only(*OPERATIONS), "the defaults": Augment()}
+    for label, augment in ({name: only(name) for name in OPERATIONS} | together).items():
         graph = tf.function(lambda position, augment=augment: augment(image, mask, seed=0, position=position))
         milliseconds = []
         for position in range(-3, repeats):

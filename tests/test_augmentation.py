@@ -10,7 +10,7 @@ import scipy.ndimage
 import tensorflow as tf
 
 from flexseg.data import color, geometry
-from flexseg.data.augmentation import _KEYS, Augment
+from flexseg.data.augmentation import OPERATIONS, Augment
 from flexseg.errors import UserError
 
 EXACT = ("horizontal_flip", "vertical_flip", "quarter_turns")
@@ -20,7 +20,7 @@ COLORS = ("brightness", "contrast", "gamma", "hue", "saturation", "blur", "noise
 
 def only(*operations, **settings):
     """An Augment with these operations always on and all others off."""
-    return Augment(**{f"{name}_probability": float(name in operations) for name in _KEYS}, **settings)
+    return Augment(**{f"{name}_probability": float(name in operations) for name in OPERATIONS}, **settings)
 
 
 def picture(height=64, width=64, channels=3, seed=0):
@@ -86,7 +86,7 @@ def test_nothing_drawn_changes_nothing(augment, channels):
 
 def test_the_same_seed_and_position_give_the_same_bits_in_two_calls_and_two_graphs():
     image, mask = picture(), picture(channels=1) % 3
-    everything = only(*_KEYS)
+    everything = only(*OPERATIONS)
     first, second = traced(everything, image, mask), traced(everything, image, mask, graph=new_graph(everything))
     for one, other in zip(first(9) + first(9), second(9) + second(9), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -97,6 +97,13 @@ def test_another_position_or_seed_gives_another_image():
     pairs = [(3, 0), (3, 1), (3, 2**32), (3, 2**40), (4, 0), (-1, 0), (2**40, 0)]
     results = {traced(only("rotation"), image, mask, seed=seed)(position)[0].tobytes() for seed, position in pairs}
     assert len(results) == len(pairs)
+
+
+@pytest.mark.parametrize("settings", [{"elastic_amplitude": (8.0, 8.0)}, {"noise_std": (5.0, 5.0)}], ids=["elastic", "noise"])
+def test_a_field_of_random_numbers_is_not_the_same_for_all_images(settings):
+    image, mask = picture(), picture(channels=1) % 3
+    run = traced(only(next(iter(settings)).split("_")[0], **settings), image, mask)
+    assert len({run(position)[0].tobytes() for position in range(4)}) == 4
 
 
 def test_neighbouring_seeds_do_not_share_a_shifted_stream():
@@ -178,7 +185,7 @@ def test_a_probability_is_the_share_of_images_that_change():
 @pytest.mark.parametrize("shape", [(40, 56, 1), (2, 3, 3)])
 def test_every_operation_together_keeps_shape_and_dtype(shape):
     image, mask = picture(*shape), picture(*shape[:2], 1) % 4
-    new_image, new_mask = traced(only(*_KEYS), image, mask)(1)
+    new_image, new_mask = traced(only(*OPERATIONS), image, mask)(1)
     assert new_image.shape == shape and new_image.dtype == np.uint8
     assert new_mask.shape == (*shape[:2], 1) and set(np.unique(new_mask)) <= {0, 1, 2, 3, 255}
 
@@ -191,7 +198,7 @@ def test_hue_and_saturation_are_skipped_on_gray_images():
 def test_a_parallel_deterministic_map_gives_each_position_what_a_single_call_gives():
     images = np.stack([picture(seed=n) for n in range(8)])
     masks = np.stack([picture(channels=1, seed=n) % 3 for n in range(8)])
-    augment = only(*_KEYS)
+    augment = only(*OPERATIONS)
     order = np.array([5, 2, 7, 0, 3, 6, 1, 4], np.int64)
     data = tf.data.Dataset.from_tensor_slices((images[order], masks[order], order))
     data = data.map(lambda image, mask, position: augment(image, mask, seed=3, position=position), num_parallel_calls=2, deterministic=True)

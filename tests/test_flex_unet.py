@@ -9,6 +9,7 @@ import tensorflow as tf
 from flexseg.errors import UserError
 from flexseg.models.blocks import ACTIVATIONS, ConvStyle, level_dilations, level_kernels
 from flexseg.models.build import build_model
+from flexseg.models.convolutions import Conv2D, Conv2DTranspose
 from flexseg.models.flex_unet import flex_unet
 
 # REFERENCE_SYSTEM.md sections 2 and 4: counts of the published networks (PanNuke's stands in its published summary.txt).
@@ -82,7 +83,7 @@ def test_the_decoder_joins_the_raised_map_before_the_skip_of_its_level():
 @pytest.mark.parametrize("num_classes", [1, 4])
 def test_logits_are_full_precision_at_the_image_s_size_under_every_policy(policy, num_classes):
     keras.config.set_dtype_policy(policy)
-    model = build_model(image_size=(16, 24), image_channels=1, num_classes=num_classes, architecture=small)
+    model = build_model(image_size=(16, 24), channels=1, classes=max(2, num_classes), num_classes=num_classes, architecture=small)
     full = "float64" if policy == "float64" else "float32"
     for raw in (pixels(channels=1), pixels(channels=1).astype("uint8")):
         logits = model(raw)
@@ -147,6 +148,58 @@ def test_normalization_stands_after_the_activation_as_in_the_reference_or_before
     assert [layer.name for layer in small(normalization=False).layers] == [layer.name for layer in small().layers]
 
 
+def test_the_moving_statistics_keep_the_share_that_is_set():
+    assert small(normalization="batch").get_layer("bridge_norm_a").momentum == 0.99
+    assert small(normalization="sync_batch", normalization_momentum=0.9).get_layer("bridge_norm_a").momentum == 0.9
+
+
+@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_gradient_of_a_bias_does_not_stall_in_16_bits(dtype, xla):
+    # TensorFlow 2.21's BiasAddGrad on a CPU answers 256 for bfloat16 here: a sum of ones that has grown to 256 rounds back to 256.
+    layers = [Conv2D(4, 1, dtype=f"mixed_{dtype}"), Conv2DTranspose(4, 2, strides=2, dtype=f"mixed_{dtype}")]
+    for layer in layers:
+        model = keras.Sequential([keras.Input((64, 64, 2)), layer])
+
+        @tf.function(jit_compile=xla)
+        def gradient(kernel, bias, model=model):
+            with tf.GradientTape() as tape:
+                tape.watch(bias)
+                y, _ = model.stateless_call([kernel, bias], [], tf.zeros((2, 64, 64, 2)))
+            return y, tape.gradient(y, bias)
+
+        y, result = gradient(tf.convert_to_tensor(layer.kernel.value), tf.zeros(4))
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(result, [np.prod(y.shape[:3])] * 4)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_the_convolutions_give_keras_s_own_result(policy):
+    keras.config.set_dtype_policy(policy)
+    for ours, theirs in ((Conv2D, keras.layers.Conv2D), (Conv2DTranspose, keras.layers.Conv2DTranspose)):
+        settings = dict(filters=5, kernel_size=3, strides=2, padding="same", activation="relu", bias_initializer="random_normal")
+        one, other = ours(**settings), theirs(**settings)
+        one.build((None, 16, 24, 3)), other.build((None, 16, 24, 3))
+        other.set_weights(one.get_weights())
+        np.testing.assert_array_equal(tf.cast(one(pixels()), "float32"), tf.cast(other(pixels()), "float32"))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_gradients_in_16_bits_are_those_of_float32(policy):
+    reference, image = small(dropout_rate=0.0), pixels(4)
+
+    def gradients(model):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(image) ** 2)
+        return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    keras.config.set_dtype_policy(policy)
+    rounded = small(dropout_rate=0.0)
+    rounded.set_weights(reference.get_weights())
+    for variable, g, exact in zip(reference.trainable_variables, gradients(rounded), gradients(reference), strict=True):
+        assert np.linalg.norm(g - exact) < 0.05 * np.linalg.norm(exact), variable.path
+
+
 def test_group_normalization_does_not_overflow_in_float16():
     keras.config.set_dtype_policy("mixed_float16")
     model = small(normalization="group", normalization_position="before_activation", input_normalize=False)
@@ -205,6 +258,7 @@ def test_a_size_that_the_depth_cannot_halve_is_refused_with_the_nearest_sizes_an
         (dict(normalization_position="after"), "flex_unet.normalization_position"),
         (dict(normalization="group", group_count=3), "flex_unet.group_count"),
         (dict(activation="softmax"), "flex_unet.activation"),
+        (dict(normalization_momentum=1.0), "flex_unet.normalization_momentum"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(settings, where):
@@ -223,7 +277,7 @@ def test_a_misspelt_activation_gets_a_suggestion():
 
 def test_gin_chooses_the_architecture_and_its_settings():
     gin.parse_config("build_model.architecture = @flex_unet\nflex_unet.num_layers = 2\nflex_unet.base_filters = 4")
-    model = build_model(image_size=(6, 10), image_channels=3, num_classes=3)
+    model = build_model(image_size=(6, 10), channels=3, classes=3)
     assert model.output.shape == (None, 6, 10, 3) and "encoder_1_conv_a" not in [layer.name for layer in model.layers]
 
 
@@ -240,8 +294,19 @@ def net(last, *, outputs=lambda x: x):
 def test_deep_supervision_returns_a_list_with_the_main_logits_first():
     conv = keras.layers.Conv2D(2, 1)
     architecture = net(conv, outputs=lambda x: [x, keras.layers.AveragePooling2D(2)(x)])
-    model = build_model(image_size=(8, 8), image_channels=3, num_classes=2, architecture=architecture)
+    model = build_model(image_size=(8, 8), channels=3, classes=2, architecture=architecture)
     assert [o.shape for o in model.output] == [(None, 8, 8, 2), (None, 4, 4, 2)]
+
+
+def test_the_head_follows_the_dataset_and_a_contradicting_binding_is_refused():
+    assert build_model(image_size=(32, 32), channels=1, classes=4).output.shape == (None, 32, 32, 4)
+    assert build_model(image_size=(32, 32), channels=1, classes=2, num_classes=1).output.shape == (None, 32, 32, 1)
+    with pytest.raises(UserError, match="build_model.num_classes: expected 2, or 1"):
+        build_model(image_size=(32, 32), channels=1, classes=2, num_classes=3)
+    with pytest.raises(UserError, match="build_model.num_classes: expected 3,"):
+        build_model(image_size=(32, 32), channels=1, classes=3, num_classes=1)
+    with pytest.raises(UserError, match="build_model.image_channels: expected 1,"):
+        build_model(image_size=(32, 32), channels=1, classes=3, image_channels=3)
 
 
 class Subclassed(keras.Model):
@@ -269,12 +334,12 @@ class Subclassed(keras.Model):
 )
 def test_an_architecture_that_breaks_the_contract_is_refused_by_name(architecture, message):
     with pytest.raises(UserError, match=message) as refusal:
-        build_model(image_size=(8, 8), image_channels=3, num_classes=2, architecture=architecture)
+        build_model(image_size=(8, 8), channels=3, classes=2, architecture=architecture)
     assert refusal.value.where.startswith("build_model.architecture")
 
 
 @pytest.mark.slow
 def test_the_published_network_runs_at_its_published_size():
     settings, _ = REFERENCE["tnbc"]
-    model = build_model(image_size=(512, 512), image_channels=3, num_classes=2, architecture=lambda **k: flex_unet(**(k | settings)))
+    model = build_model(image_size=(512, 512), channels=3, classes=2, architecture=lambda **k: flex_unet(**(k | settings)))
     assert np.isfinite(model(pixels(1, (512, 512)))).all()

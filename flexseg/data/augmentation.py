@@ -22,8 +22,8 @@ import tensorflow as tf
 from flexseg.data import color, geometry
 from flexseg.errors import UserError
 
-# The keys of the operations. A number once given stays: it is part of what a seed means.
-_KEYS = {
+# Every operation and the number its key is folded with. A number once given stays: it is part of what a seed means.
+OPERATIONS = {
     "horizontal_flip": 1,
     "vertical_flip": 2,
     "quarter_turns": 3,
@@ -122,7 +122,7 @@ class Augment:
     noise_std: tuple[float, float] = (2.0, 8.0)
 
     def __post_init__(self):
-        for operation in _KEYS:
+        for operation in OPERATIONS:
             probability = self._probability(operation)
             if not 0 <= probability <= 1:
                 raise UserError(f"augment.{operation}_probability", expected="a number from 0 to 1", found=repr(probability))
@@ -222,7 +222,7 @@ class Augment:
 
     def _draw(self, operation, key):
         """(whether the operation happens: bool scalar, float32 [2] uniform in [0, 1) for its parameters)."""
-        uniform = tf.random.stateless_uniform([3], _fold(key, _KEYS[operation]))
+        uniform = tf.random.stateless_uniform([3], _fold(key, OPERATIONS[operation]))
         return uniform[0] < self._probability(operation), uniform[1:]
 
     def _probability(self, operation):
@@ -236,7 +236,7 @@ def _fold(key, number):
 
 def _bulk_key(operation, key):
     """For an operation's field of random numbers, apart from the three of `_draw`."""
-    return _fold(_fold(key, _KEYS[operation]), 1)
+    return _fold(_fold(key, OPERATIONS[operation]), 1)
 
 
 def _between(bounds, share):

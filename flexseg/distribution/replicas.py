@@ -83,8 +83,7 @@ def open_replicas(*, global_batch_size: int | None, replicas: int = 0, logical_c
     """
     if logical_cpus:
         cpu = tf.config.list_physical_devices("CPU")[0]
-        configured = tf.config.get_logical_device_configuration(cpu) or [None]
-        if len(configured) != logical_cpus:
+        if len(tf.config.get_logical_device_configuration(cpu) or [None]) < logical_cpus:
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * logical_cpus)
         count = logical_cpus
         devices = [f"CPU:{i}" for i in range(count)]

@@ -15,6 +15,7 @@ import keras
 
 from flexseg.errors import UserError, suggest
 from flexseg.models.convolutions import Conv2D
+from flexseg.models.normalization import BatchNormalization
 
 NORMALIZATIONS = ("none", "batch", "sync_batch", "group")
 POSITIONS = ("after_activation", "before_activation")
@@ -36,6 +37,7 @@ class ConvStyle:
       normalization_position: "after_activation" (the reference) or "before_activation"; there the convolution has no bias,
         because the normalization's own shift replaces it (and Adam would turn its rounding noise into steps).
       group_count: groups of channels for "group"; must divide the number of channels of every convolution.
+      momentum: what the moving statistics of "batch" and "sync_batch" keep at each step; 0.99 is Keras's default.
 
     Raises:
       UserError: a name that does not exist, or a group_count that is not a positive whole number.
@@ -46,11 +48,14 @@ class ConvStyle:
     normalization: Literal["none", "batch", "sync_batch", "group"] = "none"
     normalization_position: Literal["after_activation", "before_activation"] = "after_activation"
     group_count: int = 8
+    momentum: float = 0.99
 
     def __post_init__(self):
         check_choice(self.normalization, NORMALIZATIONS, owner=self.owner, name="normalization")
         check_choice(self.normalization_position, POSITIONS, owner=self.owner, name="normalization_position")
         check_whole(self.group_count, 1, owner=self.owner, name="group_count")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"{self.owner}.normalization_momentum", expected="a share from 0 to below 1", found=repr(self.momentum))
         if self.activation not in ACTIVATIONS:
             raise UserError(
                 f"{self.owner}.activation", expected="the name of a Keras activation that acts on each value alone, such as 'relu' or 'mish'",
@@ -68,7 +73,9 @@ class ConvStyle:
                     cure=f"choose one of {', '.join(str(g) for g in range(1, x.shape[-1] + 1) if x.shape[-1] % g == 0)}.",
                 )
             return keras.layers.GroupNormalization(self.group_count, name=name)(x)
-        return keras.layers.BatchNormalization(synchronized=self.normalization == "sync_batch", name=name)(x)
+        if self.normalization == "sync_batch":
+            return keras.layers.BatchNormalization(momentum=self.momentum, synchronized=True, name=name)(x)
+        return BatchNormalization(momentum=self.momentum, name=name)(x)
 
 
 def conv_unit(x, style: ConvStyle, *, name: str, filters: int, kernel=(3, 3), dilation=(1, 1), shortcut=None):

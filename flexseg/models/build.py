@@ -49,7 +49,8 @@ def build_model(
     """
     num_classes = classes if num_classes is None else num_classes
     if num_classes != classes and (num_classes, classes) != (1, 2):
-        raise UserError("build_model.num_classes", expected=f"{classes}, as the dataset's LabelMap has" + (", or 1" if classes == 2 else ""), found=str(num_classes))
+        sigmoid = ", or 1" if classes == 2 else ""
+        raise UserError("build_model.num_classes", expected=f"{classes}{sigmoid}, as the dataset's LabelMap has", found=str(num_classes))
     if image_channels not in (None, channels):
         raise UserError("build_model.image_channels", expected=f"{channels}, as the dataset's images have", found=str(image_channels))
     image_channels = channels

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 
+@keras.saving.register_keras_serializable("flexseg")
 class Conv2D(keras.layers.Conv2D):
     """keras.layers.Conv2D; only the bias's gradient differs, and only in 16 bits."""
 
@@ -19,6 +20,7 @@ class Conv2D(keras.layers.Conv2D):
         return self.activation(add_bias(x, self.bias) if self.use_bias else x)
 
 
+@keras.saving.register_keras_serializable("flexseg")
 class Conv2DTranspose(keras.layers.Conv2DTranspose):
     """keras.layers.Conv2DTranspose; only the bias's gradient differs, and only in 16 bits."""
 
@@ -34,7 +36,7 @@ def add_bias(x, bias):
     """x [B, H, W, C] + bias [C], in x's dtype; the bias's gradient is summed in at least float32."""
     if x.dtype not in (tf.bfloat16, tf.float16):
         return keras.ops.add(x, keras.ops.reshape(bias, (1, 1, 1, -1)))
-    return _add_bias_16(x, bias)
+    return _add_bias_16(x, tf.cast(tf.convert_to_tensor(bias), x.dtype))  # tf.custom_gradient takes tensors, no variables
 
 
 @tf.custom_gradient

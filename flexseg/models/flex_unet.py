@@ -36,6 +36,7 @@ def flex_unet(
     residual: bool = False,
     input_normalize: bool = True,
     group_count: int = 8,
+    normalization_momentum: float = 0.99,
 ) -> keras.Model:
     """Builds a FlexUNet under the global dtype policy.
 
@@ -58,6 +59,8 @@ def flex_unet(
       residual: adds a 1x1 projection of each block's input before its second activation (see blocks.conv_block).
       input_normalize: the network divides pixels by 255 itself.
       group_count: groups of channels for normalization="group"; must divide base_filters.
+      normalization_momentum: share of the moving statistics that "batch" and "sync_batch" keep at each step; runs of a few hundred steps
+        need less than Keras's 0.99.
 
     Returns:
       keras.Model: float32 [B, height, width, image_channels] of raw pixels 0..255 -> float32 logits [B, height, width, num_classes]
@@ -81,7 +84,8 @@ def flex_unet(
     if isinstance(normalization, bool):
         normalization = "batch" if normalization else "none"
     style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position=normalization_position, group_count=group_count
+        owner=owner, activation=activation, normalization=normalization, normalization_position=normalization_position, group_count=group_count,
+        momentum=normalization_momentum,
     )
     kernels, dilations = level_kernels(base_kernels, num_layers, owner=owner), level_dilations(dilation, num_layers, owner=owner)
 

@@ -1,0 +1,45 @@
+"""The images of a built dataset's split as PNG files, for the quickstart: `flexseg predict` reads files.
+
+    python launch/export_images.py --dataset=synthetic_nuclei --data_dir=data --split=test --output=folder
+
+It reads the dataset with plain TFDS and writes each image's bytes as they are stored, folder/<case>.png; an image that is stored as
+JPEG is refused. Whoever built a dataset from an own folder has these files already.
+"""
+
+import argparse
+from pathlib import Path
+
+from flexseg.commands.quiet import load_tensorflow
+
+
+def export_images(*, dataset: str, data_dir: str, split: str, output: str) -> int:
+    """Writes the images and returns their number.
+
+    Raises:
+      UserError: when there is no such dataset.
+      ValueError: for an image that is no PNG.
+    """
+    load_tensorflow()
+    import tensorflow_datasets as tfds
+
+    from flexseg.data.dataset import open_dataset
+    from flexseg.files.atomic import replace_file
+
+    builder = tfds.builder_from_directory(open_dataset(dataset, data_dir).directory)
+    examples = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    written = 0
+    for example in tfds.as_numpy(examples):
+        case, image = example["case_id"].decode(), example["image"]
+        if not image.startswith(b"\x89PNG"):
+            raise ValueError(f"case {case} is no PNG")
+        replace_file(Path(output) / f"{case}.png", image)
+        written += 1
+    return written
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for flag in ("dataset", "data_dir", "split", "output"):
+        parser.add_argument(f"--{flag}", required=True)
+    arguments = vars(parser.parse_args())
+    print(f"{export_images(**arguments)} images written: {arguments['output']}")

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Makes the environment and runs ruff and pytest.
+#
+#   bash launch/test.sh                                  without the slow tests
+#   bash launch/test.sh --all                            with them
+#   bash launch/test.sh tests/test_split.py -k leak      further arguments go to pytest
+#
+# Fails when ruff or pytest does; both run in any case.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+selection=(-m "not slow")
+arguments=()
+for argument in "$@"; do
+    case $argument in
+    --all) selection=() ;;
+    --help | -h) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit ;;
+    *) arguments+=("$argument") ;;
+    esac
+done
+
+install_browser() { # for the one test that looks at TensorBoard; without it that test is skipped and says so
+    local log
+    command -v chromium >/dev/null && command -v chromedriver >/dev/null && return
+    [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null || return 0
+    log=$VIRTUAL_ENV/chromium_install.log
+    echo "installing Debian's chromium and chromium-driver for the browser test"
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium chromium-driver; } >"$log" 2>&1 ||
+        echo "that failed, the browser test will be skipped; log: $log"
+}
+
+prepare_environment test
+[[ ${#selection[@]} != 0 ]] || install_browser
+cd "$root"
+ruff=0
+python -m ruff check || ruff=$?
+pytest=0
+python -m pytest ${selection[@]+"${selection[@]}"} ${arguments[@]+"${arguments[@]}"} || pytest=$?
+[[ $ruff == 0 ]] || fail "ruff check failed, see above"
+exit "$pytest"

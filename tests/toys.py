@@ -1,0 +1,65 @@
+"""Toy folders of images and masks, and datasets built from them, for every test that needs one.
+
+    folder = write_folder(tmp_path / "set", {"train/a": (24, 31), "valid/b": (32, 32)})     # or {"a": …} without splits
+    dataset = build(tmp_path, source=folder)                                                # a BuiltDataset
+
+Pixels are a function of (case name, size). Values of image and mask have nothing to do with each other: nothing is to be learned here.
+"""
+
+import contextlib
+import io
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import gin
+import numpy as np
+from PIL import Image
+
+from flexseg.commands import build as build_command
+from flexseg.data.dataset import BuiltDataset
+
+
+def picture(name: str, size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """Noise, uint8 [h, w, 3] or [h, w]: no two pixels of a picture, and no two pictures, are likely to be alike."""
+    return _random(name).integers(0, 256, (*size, 3) if channels == 3 else size, np.uint8)
+
+
+def binary_mask(name: str, size: tuple[int, int]) -> np.ndarray:
+    """A box of 255 on 0, uint8 [h, w], somewhere, a quarter to three quarters of each side."""
+    random, mask = _random(name), np.zeros(size, np.uint8)
+    (top, height), (left, width) = ((random.integers(0, side // 4), random.integers(side // 4, side // 2)) for side in size)
+    mask[top : top + height, left : left + width] = 255
+    return mask
+
+
+def write_case(folder: Path, name: str, image: np.ndarray | Image.Image, mask: np.ndarray | Image.Image | None, suffix: str = ".png", **options) -> None:
+    """Writes `images/x` and `masks/x.png` of case `x`, below `split/` for a name `split/x`; `options` are Pillow's, for the image."""
+    split, _, stem = name.rpartition("/")
+    for kind, pixels, ending in (("images", image, suffix), ("masks", mask, ".png")):
+        path = folder / split / kind / f"{stem}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if pixels is not None:
+            (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path, **(options if kind == "images" else {}))
+
+
+def write_folder(folder: Path, cases: dict[str, tuple[int, int]] | Iterable[str], channels: int = 3) -> Path:
+    """A source folder of PNGs with binary masks; `cases` says the (height, width) of each, else all are 16 x 16."""
+    sizes = cases if isinstance(cases, dict) else dict.fromkeys(cases, (16, 16))
+    for name, size in sizes.items():
+        write_case(folder, name, picture(name, size, channels), binary_mask(name, size))
+    return folder
+
+
+def build(place: Path, *, source: Path | None, **options) -> BuiltDataset:
+    """Runs `flexseg build` in this process with `place / "data"` as its data_dir; its output is dropped and gin left clean."""
+    arguments = {"data_dir": str(place / "data"), "source": None if source is None else str(source), **options}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return BuiltDataset(Path(build_command.run(**arguments)))
+    finally:
+        gin.clear_config()
+
+
+def _random(name: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(name.encode()))
