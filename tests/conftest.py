@@ -3,6 +3,7 @@
 import gin
 import pytest
 import tensorflow as tf
+import toys
 
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4)
 
@@ -11,3 +12,13 @@ tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU"
 def _fresh_gin():
     yield
     gin.clear_config()
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """A built dataset of RGB images in four sizes: 19 train, 5 valid, 1 test; its folder is `toy.directory.parents[3] / "source"`."""
+    place = tmp_path_factory.mktemp("toy")
+    sizes = ((24, 31), (40, 28), (32, 32), (17, 64))
+    names = [f"{split}/{split}{number:02d}" for split, count in (("train", 19), ("valid", 5), ("test", 1)) for number in range(count)]
+    source = toys.write_folder(place / "source", {name: sizes[number % 4] for number, name in enumerate(names)})
+    return toys.build(place, source=source, name="toy")

@@ -9,6 +9,8 @@
 One device runs under OneDeviceStrategy, several under MirroredStrategy; the same step runs under either. Several hosts are not served here.
 """
 
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -70,6 +72,17 @@ class Replicas:
         return list(self.strategy.experimental_local_results(value))
 
 
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """One strategy for a set of devices in a process, so that a notebook may train, evaluate and train again.
+
+    TF 2.21 numbers the collectives of every MirroredStrategy alike: a second one meets the first one's ("Shape mismatch in the
+    collective instance 100"). Its own tests move this base for each strategy.
+    """
+    tf.distribute.MirroredStrategy._collective_key_base += 1000
+    return tf.distribute.MirroredStrategy(devices)
+
+
 def open_replicas(*, global_batch_size: int | None, replicas: int = 0, logical_cpus: int = 0) -> Replicas:
     """Chooses the devices.
 
@@ -106,5 +119,5 @@ def open_replicas(*, global_batch_size: int | None, replicas: int = 0, logical_c
             found=str(global_batch_size),
             cure=f'--gin_param="train.global_batch_size={-(-global_batch_size // count) * count}"',
         )
-    strategy = tf.distribute.OneDeviceStrategy(devices[0]) if count == 1 else tf.distribute.MirroredStrategy(devices)
+    strategy = tf.distribute.OneDeviceStrategy(devices[0]) if count == 1 else _mirrored(tuple(devices))
     return Replicas(strategy, f"{count} × {devices[0].split(':')[0]} ({why})")
