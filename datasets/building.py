@@ -82,16 +82,22 @@ def build_dataset(
       (directory, whether it was written now).
 
     Raises:
-      UserError: when another source was built under this name.
+      UserError: when another source was built under this name, or a split has fewer examples than shards.
     """
+    smallest = min(contents.sizes().items(), key=lambda item: item[1])
+    if num_shards is not None and num_shards > smallest[1]:
+        raise UserError("--num_shards", expected=f"at most the {smallest[1]} cases of the split {smallest[0]}", found=str(num_shards))
     data_dir = Path(data_dir).absolute()
     target = data_dir / dataset / name / str(builder_class.VERSION)
-    if (target / "manifest.json").is_file() and not overwrite:
+    if target.exists() and not overwrite:
         changes = contents.difference(Manifest.load(target / "manifest.json"))
         if not changes:
             return target, False
         raise UserError(
-            f"--name={name}", expected=f"the source that {target} was built from", found="; ".join(changes), cure="add --overwrite, or take another --name"
+            f"--name={name}",
+            expected=f"the source that {target} was built from",
+            found="; ".join(changes),
+            cure="add --overwrite, or take another --name",
         )
     for other in data_dir.glob(f"*/{name}/*/manifest.json"):
         if other.parents[2].name != dataset and not other.parents[2].name.startswith("."):
@@ -104,7 +110,12 @@ def build_dataset(
         old = beside / "old"
         if target.exists():
             target.rename(old)
-        (beside / dataset / name / str(builder_class.VERSION)).rename(target)
+        try:
+            (beside / dataset / name / str(builder_class.VERSION)).rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target, True
@@ -153,6 +164,4 @@ def _table(directory: Path, files, rows: list[dict]) -> SplitTable:
         if found.decode() != row["case_id"]:
             raise ValueError(f"the record of case {row['case_id']} holds case {found.decode()}")
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return SplitTable(
-        files=tuple(files), shard=[p[0] for p in places], offset=[p[1] for p in places], length=[p[2] for p in places], **columns
-    )
+    return SplitTable(files=tuple(files), shard=[p[0] for p in places], offset=[p[1] for p in places], length=[p[2] for p in places], **columns)

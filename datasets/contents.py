@@ -1,13 +1,12 @@
 """Contents: what is to be written, split by split, before TFDS writes it.
 
-    contents = FileContents(inventory, max_pixels=150_000_000)
-    for example in contents.examples("train"): example.image, example.mask
+contents = FileContents(inventory, max_pixels=150_000_000)
+for example in contents.examples("train"): example.image, example.mask
 """
 
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator
-
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +74,12 @@ class SourceOptions:
     def require_source(self, dataset: str, layout: str) -> Path:
         """The source folder; refuses a missing one, with a UserError."""
         if self.source is None or not Path(self.source).is_dir():
-            raise UserError("--source", expected=f"a folder with {layout}", found="none" if self.source is None else f"no folder {self.source}", cure=f"flexseg build --dataset={dataset} --source=FOLDER …")
+            raise UserError(
+                "--source",
+                expected=f"a folder with {layout}",
+                found="none" if self.source is None else f"no folder {self.source}",
+                cure=f"flexseg build --dataset={dataset} --source=FOLDER …",
+            )
         return Path(self.source)
 
 

@@ -7,6 +7,7 @@ JPEG is refused. Whoever built a dataset from an own folder has these files alre
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from flexseg.commands.quiet import load_tensorflow
@@ -19,6 +20,7 @@ def export_images(*, dataset: str, data_dir: str, split: str, output: str) -> in
       UserError: when there is no such dataset.
       ValueError: for an image that is no PNG.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # must stand before TensorFlow is imported
     load_tensorflow()
     import tensorflow_datasets as tfds
 

@@ -22,14 +22,21 @@ for argument in "$@"; do
     esac
 done
 
-step() { # shows a command as one would type it, and runs it
-    local word
-    printf '\n$'
+typed() { # a command as one would type it
+    local word line=""
     for word in "$@"; do
-        [[ $word == *[^A-Za-z0-9_./=:,-]* ]] && word=${word@Q}
-        printf ' %s' "$word"
+        case $word in
+        *[\"\$\`\\]*) word=${word@Q} ;;
+        *[!A-Za-z0-9_./=:,-]*) word="\"$word\"" ;;
+        esac
+        line+=" $word"
     done
-    printf '\n'
+    echo "${line# }"
+}
+
+step() {
+    echo
+    echo "\$ $(typed "$@")"
     "$@"
 }
 
@@ -51,5 +58,5 @@ python "$here/summary.py" "$run"
 echo "time, without the installation: $((SECONDS / 60)) min $((SECONDS % 60)) s"
 echo
 echo "run directory: $run"
-[[ $activated == "$VIRTUAL_ENV" ]] || echo "source $(realpath -m --relative-base="$PWD" "$VIRTUAL_ENV")/bin/activate"
-echo "tensorboard --logdir=$run/tensorboard --samples_per_plugin=images=0"
+[[ $activated == "$VIRTUAL_ENV" ]] || typed source "$(realpath -m --relative-base="$PWD" "$VIRTUAL_ENV")/bin/activate"
+typed tensorboard --logdir="$run/tensorboard" --samples_per_plugin=images=0

@@ -257,7 +257,7 @@ def test_dropout_differs_between_replicas_layers_and_steps_and_repeats_for_a_ste
     np.testing.assert_array_equal(dropout_step(1)(0)[0], first[0])
 
 
-def test_dropout_leaves_no_state_behind_and_another_seed_draws_otherwise():
+def test_dropout_leaves_no_state_behind():
     with precision_scope("float64"):
         made = rig(1, SGD, dropout_rate=0.2)
         seeds = [v for v in made.model.non_trainable_variables if v.path.endswith("seed_generator_state")]

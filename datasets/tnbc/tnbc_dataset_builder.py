@@ -1,6 +1,6 @@
 """tnbc: H&E images of triple-negative breast cancer with nuclei masks, in the publisher's layout.
 
-    flexseg build --dataset=tnbc --source=TNBC_NucleiSegmentation --data_dir=data --gin_file=tnbc_split.gin
+    flexseg build --dataset=tnbc --source=TNBC_NucleiSegmentation --data_dir=data
 
 `Slide_XX/XX_Y.png` are the images, `GT_XX/XX_Y.png` the masks (0 background, 255 nucleus); XX is the patient, the group that never
 straddles two splits. See README.md for source and licence.
@@ -39,13 +39,16 @@ def discover_slides(source: Path) -> list[Case]:
     Raises:
       UserError: when there are no slides, or an image lacks its mask or a mask its image.
     """
-    images = {path.stem: path for path in source.glob("Slide_*/*.png")}
-    masks = {path.stem: path for path in source.glob("GT_*/*.png")}
+    images, masks = _by_stem(source, "Slide_*/*.png"), _by_stem(source, "GT_*/*.png")
     if not images:
         raise UserError(f"--source={source}", expected=f"a folder with {_LAYOUT}", found="no Slide_*/*.png")
-    for lone, others, kind in ((images.keys() - masks.keys(), "GT_XX", "mask"), (masks.keys() - images.keys(), "Slide_XX", "image")):
+    for lone, others, kind in ((images.keys() - masks.keys(), "GT_XX", "a mask"), (masks.keys() - images.keys(), "Slide_XX", "an image")):
         if lone:
-            raise UserError(f"--source={source}", expected=f"a {kind} in {others} for every file", found=f"none for {', '.join(sorted(lone)[:5])} ({len(lone)} in all)")
+            raise UserError(
+                f"--source={source}",
+                expected=f"{kind} in {others} for every file",
+                found=f"none for {', '.join(sorted(lone)[:5])} ({len(lone)} in all)",
+            )
     cases = []
     for stem, path in sorted(images.items()):
         patient = re.fullmatch(r"Slide_(\d+)", path.parent.name)
@@ -53,6 +56,14 @@ def discover_slides(source: Path) -> list[Case]:
             raise UserError(path, expected=_LAYOUT, found=f"{path.parent.name}/{path.name} and {masks[stem].parent.name}/{masks[stem].name}")
         cases.append(Case(case_id=stem, image=path, mask=masks[stem], group=str(int(patient[1])), split=None))
     return cases
+
+
+def _by_stem(source: Path, pattern: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(source.glob(pattern)):
+        if found.setdefault(path.stem, path) != path:
+            raise UserError(f"--source={source}", expected="one file of each name", found=f"{found[path.stem]} and {path}", cure="rename one of them")
+    return found
 
 
 def open_source(options: SourceOptions) -> Contents:

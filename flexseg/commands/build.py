@@ -23,7 +23,9 @@ flags.DEFINE_string("source", None, "The folder of images and masks.", flag_valu
 flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
 flags.DEFINE_string("image_pattern", None, "Stem of the images, e.g. '{case}_img'; default '{case}'.", flag_values=FLAGS)
 flags.DEFINE_string("mask_pattern", None, "Stem of the masks, e.g. '{case}_mask'; default '{case}'.", flag_values=FLAGS)
-flags.DEFINE_string("group_pattern", None, "Regular expression with one group, searched in each image's stem: patient, slide, tile.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "group_pattern", None, "Regular expression with one group, searched in each image's stem: patient, slide, tile.", flag_values=FLAGS
+)
 flags.DEFINE_string("group_column", None, "Column of groups.csv that names the group; default 'group'.", flag_values=FLAGS)
 flags.DEFINE_integer("max_image_pixels", 150_000_000, "An image of more pixels is refused before it is decoded.", flag_values=FLAGS, lower_bound=1)
 flags.DEFINE_integer("num_shards", None, "TFRecord files a split; default by size.", flag_values=FLAGS, lower_bound=1)
@@ -117,7 +119,9 @@ def _summary(directory, written: bool) -> str:
         pixels = manifest.class_pixels[split]
         every = sum(pixels.values())
         shares = ", ".join(f"{name} {count / every:.2%}" for name, count in pixels.items())
-        lines.append(f"  {split}: {len(table)} cases in {len(set(table.group_id))} groups; {shares}; {manifest.empty_masks.get(split, 0)} empty masks")
+        lines.append(
+            f"  {split}: {len(table)} cases in {len(set(table.group_id))} groups; {shares}; {manifest.empty_masks.get(split, 0)} empty masks"
+        )
     if manifest.converted:
         window = f", values {manifest.window[0]:g} to {manifest.window[1]:g} mapped to 0 to 255" if manifest.window else ""
         lines.append(f"  {manifest.converted} images were converted to 8-bit PNG{window}")

@@ -41,7 +41,9 @@ def run(
     from flexseg.files.image_files import image_files
 
     if not workdir or not images:
-        raise UserError("--workdir, --images", expected="both", found="not both", cure="flexseg predict --workdir=RUN --images=FOLDER --output=FOLDER")
+        raise UserError(
+            "--workdir, --images", expected="both", found="not both", cure="flexseg predict --workdir=RUN --images=FOLDER --output=FOLDER"
+        )
     paths = image_files([images] if isinstance(images, str) else images)
     with open_run(workdir, gin_param=gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus) as opened:
         from flexseg.inference.prediction import predict_files
@@ -50,8 +52,15 @@ def run(
         if not overwrite:
             existing = [path.stem for path in paths if (folder / f"{path.stem}.png").exists()]
             if existing:
-                raise UserError(folder / f"{existing[0]}.png", expected="no such file yet", found=f"{len(existing)} masks", cure="add --overwrite, or name another --output")
-        written = predict_files(opened.assembly.predictor, paths, folder, manifest=opened.facts.manifest, label_map=opened.facts.label_map, max_pixels=max_image_pixels)
+                raise UserError(
+                    folder / f"{existing[0]}.png",
+                    expected="no such file yet",
+                    found=f"{len(existing)} masks",
+                    cure="add --overwrite, or name another --output",
+                )
+        written = predict_files(
+            opened.assembly.predictor, paths, folder, manifest=opened.facts.manifest, label_map=opened.facts.label_map, max_pixels=max_image_pixels
+        )
         print(f"{len(written)} masks written: {folder}")
     return [str(path) for path in written]
 

@@ -1,8 +1,8 @@
 """Opening an experiment on this machine: what train, evaluate and predict have in common.
 
-    experiment, configuration = read_experiment(["default.gin"], [], user_modules=[])
-    with open_run("runs/my_run", gin_param=[], checkpoint="best", replicas=0, logical_cpus=0) as opened:
-        opened.assembly.predictor, opened.facts
+experiment, configuration = read_experiment(["default.gin"], [], user_modules=[])
+with open_run("runs/my_run", gin_param=[], checkpoint="best", replicas=0, logical_cpus=0) as opened:
+    opened.assembly.predictor, opened.facts
 """
 
 import contextlib
@@ -115,7 +115,9 @@ def dataset_of(opened: OpenedRun, data_dir: str | None) -> "BuiltDataset":
     else:
         directory = Path(opened.environment["dataset_directory"])
         if not (directory / "manifest.json").is_file():
-            raise UserError(directory, expected="the dataset that the run was trained on", found="nothing there", cure="say where it is: --data_dir=DIR")
+            raise UserError(
+                directory, expected="the dataset that the run was trained on", found="nothing there", cure="say where it is: --data_dir=DIR"
+            )
         dataset = BuiltDataset(directory)
     if json.loads(opened.run.manifest.read_text()) != json.loads((dataset.directory / "manifest.json").read_text()):
         raise UserError(dataset.directory, expected="the dataset that the run was trained on", found="one that was built again since")

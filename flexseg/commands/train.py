@@ -14,7 +14,9 @@ flags.DEFINE_string("dataset", None, "Name of a built dataset.", flag_values=FLA
 flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
 flags.DEFINE_string("workdir", None, "The run directory: checkpoints, TensorBoard, curves, pictures.", flag_values=FLAGS)
 flags.DEFINE_integer("replicas", 0, "GPUs to use; 0 takes as many as divide the global batch, or the CPU.", flag_values=FLAGS, lower_bound=0)
-flags.DEFINE_integer("logical_cpus", 0, "Use this many logical CPU devices instead, to try distribution without GPUs.", flag_values=FLAGS, lower_bound=0)
+flags.DEFINE_integer(
+    "logical_cpus", 0, "Use this many logical CPU devices instead, to try distribution without GPUs.", flag_values=FLAGS, lower_bound=0
+)
 flags.DEFINE_boolean("dry_run", False, "Print what would be trained, run one step, tell its time and memory; write nothing.", flag_values=FLAGS)
 flags.DEFINE_string("init_from", None, "Run directory whose best weights the model starts from; its head may have other classes.", flag_values=FLAGS)
 config_flags.define(FLAGS)
@@ -78,7 +80,10 @@ def _refuse_other_config(directory, configuration, experiment) -> None:
     different = configuration.difference(directory.config.read_text(), ignore)
     if different:
         raise UserError(
-            f"--workdir={directory.path}", expected="the configuration that the run was begun with", found="; ".join(different), cure="train into another --workdir"
+            f"--workdir={directory.path}",
+            expected="the configuration that the run was begun with",
+            found="; ".join(different),
+            cure="train into another --workdir",
         )
 
 

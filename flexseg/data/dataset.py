@@ -60,8 +60,12 @@ class BuiltDataset:
         files = [str(self.directory / name) for name in table.files]
         missing = [name for name in files if not Path(name).is_file()]
         if missing:
-            raise UserError(missing[0], expected="a shard of the dataset", found="no such file", cure="build the dataset again with `flexseg build … --overwrite`")
-        return Records(files=files, shard=np.array(table.shard), offset=np.array(table.offset), length=np.array(table.length), channels=self.manifest.channels)
+            raise UserError(
+                missing[0], expected="a shard of the dataset", found="no such file", cure="build the dataset again with `flexseg build … --overwrite`"
+            )
+        return Records(
+            files=files, shard=np.array(table.shard), offset=np.array(table.offset), length=np.array(table.length), channels=self.manifest.channels
+        )
 
     def sizes(self, split: str) -> np.ndarray:
         """int64 [N, 2]: (height, width) of every record."""

@@ -8,7 +8,8 @@ Pixels that no source pixel covers are 255 in the mask and count nowhere; the im
 
 import tensorflow as tf
 
-from flexseg.data.images import IGNORE, resize_image, resize_mask, resize_values
+from flexseg.data.images import resize_image, resize_mask, resize_values
+from flexseg.files.label_map import IGNORE
 
 
 def _reflected(start: tf.Tensor, count: int, length: tf.Tensor) -> tf.Tensor:
@@ -66,7 +67,9 @@ def random_crop(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], key
         def centred():
             pixel = tf.cast(found[tf.minimum(tf.cast(draw[3] * tf.cast(count, tf.float32), tf.int32), count - 1)], tf.int32)
             corner = [pixel // width - size[0] // 2, pixel % width - size[1] // 2]
-            return tf.stack([tf.clip_by_value(c, tf.minimum(s, 0) // 2, tf.maximum(s, tf.minimum(s, 0) // 2)) for c, s in zip(corner, spare, strict=True)])
+            return tf.stack(
+                [tf.clip_by_value(c, tf.minimum(s, 0) // 2, tf.maximum(s, tf.minimum(s, 0) // 2)) for c, s in zip(corner, spare, strict=True)]
+            )
 
         return tf.cond(count > 0, centred, anywhere)
 

@@ -12,7 +12,7 @@ Flips and quarter turns are not warps: `permute` moves pixels and never mixes th
 import numpy as np
 import tensorflow as tf
 
-IGNORE = 255  # the mask id of a pixel that no source pixel covers
+from flexseg.files.label_map import IGNORE
 
 
 def permute(image, *, transpose, flip_y, flip_x):

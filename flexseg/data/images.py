@@ -9,8 +9,6 @@ halving an image differ by up to 49 grey levels unless both antialias; one funct
 
 import tensorflow as tf
 
-IGNORE = 255  # the mask value that no loss and no score counts
-
 
 def decode_image(data: tf.Tensor, *, channels: int) -> tf.Tensor:
     """Decodes 8-bit PNG or JPEG bytes (scalar string) to uint8 [h, w, channels], channels 1 (luminance) or 3 (RGB)."""

@@ -2,7 +2,8 @@
 
     records = RamCache(records)       # reads like Records, decodes nothing any more
 
-Examples lie at their own size, end to end, in one buffer of bytes, so that crops, padding and mixed sizes work as without it.
+Examples lie at their own size, so that crops, padding and mixed sizes work as without it, in a list of tensors: one constant of
+all bytes would be copied twice on its way from NumPy into TensorFlow.
 """
 
 import numpy as np
@@ -36,22 +37,28 @@ class RamCache:
                 "input.cache",
                 expected=f"at most {_SHARE:.0%} of the free memory ({_SHARE * free / 2**30:.2f} GiB)",
                 found=f"{self.count} examples of {need / 2**30:.2f} GiB decoded",
-                cure='--gin_param="input.cache=\'off\'"',
+                cure="--gin_param=\"input.cache='off'\"",
             )
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        buffer = np.empty(starts[-1], np.uint8)
-        dataset = tf.data.Dataset.range(self.count).map(lambda i: records.decode(records.read(i)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        for i, (image, mask) in enumerate(dataset.as_numpy_iterator()):
-            buffer[starts[i] : starts[i + 1]] = np.concatenate([image, mask], axis=-1).ravel()
-        self._buffer = tf.constant(buffer)
-        self._starts, self._sizes = tf.constant(starts[:-1]), tf.constant(np.asarray(sizes, np.int64))
+        examples = tf.data.Dataset.range(self.count).map(
+            lambda i: tf.concat(records.decode(records.read(i)), axis=-1), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+
+        @tf.function
+        def filled():
+            pixels = tf.TensorArray(tf.uint8, size=self.count, infer_shape=False, element_shape=[None, None, depth])
+            for i, example in examples.enumerate():
+                pixels = pixels.write(tf.cast(i, tf.int32), example)
+            return pixels.flow
+
+        with tf.device("CPU:0"):  # not the memory of a GPU
+            self._pixels = filled()
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
         """uint8 [h, w, C + 1]: image and mask of record `index` (int64 scalar)."""
-        size = self._sizes[index]
         depth = self.channels + 1
-        pixels = tf.slice(self._buffer, [self._starts[index]], [size[0] * size[1] * depth])
-        return tf.reshape(pixels, [size[0], size[1], depth])
+        index = tf.cast(index, tf.int32)
+        pixels = tf.raw_ops.TensorListGetItem(input_handle=self._pixels, index=index, element_shape=[-1, -1, depth], element_dtype=tf.uint8)
+        return tf.ensure_shape(pixels, [None, None, depth])
 
     def decode(self, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """uint8 image [h, w, C] and class ids [h, w, 1]."""

@@ -107,11 +107,16 @@ def open_replicas(*, global_batch_size: int | None, replicas: int = 0, logical_c
             tf.config.experimental.set_memory_growth(gpu, True)
         if replicas > len(gpus) and not (replicas == 1 and not gpus):
             raise UserError(
-                "--replicas", expected=f"at most the {len(gpus)} visible GPUs", found=str(replicas), cure="--replicas=0, or --logical_cpus=N to try on a CPU"
+                "--replicas",
+                expected=f"at most the {len(gpus)} visible GPUs",
+                found=str(replicas),
+                cure="--replicas=0, or --logical_cpus=N to try on a CPU",
             )
         count = replicas or max((n for n in range(1, len(gpus) + 1) if not global_batch_size or global_batch_size % n == 0), default=1)
         devices = [f"GPU:{i}" for i in range(count)] if gpus else ["CPU:0"]
-        why = f"{len(gpus)} GPUs visible" + (f", {count} divide the global batch of {global_batch_size}" if gpus and not replicas and global_batch_size else "")
+        why = f"{len(gpus)} GPUs visible" + (
+            f", {count} divide the global batch of {global_batch_size}" if gpus and not replicas and global_batch_size else ""
+        )
     if global_batch_size and global_batch_size % count:
         raise UserError(
             "train.global_batch_size",

@@ -46,7 +46,7 @@ def check_sizes(dataset: BuiltDataset, split: str, predictor: Predictor) -> None
             "input.eval_image_size",
             expected=f"at least the {sizes[index, 0]} × {sizes[index, 1]} pixels of case {table.case_id[index]} in {split}",
             found=f"{predictor.size[0]} × {predictor.size[1]}",
-            cure='--gin_param="input.eval_fit=\'resize\'", or a larger input.eval_image_size',
+            cure="--gin_param=\"input.eval_fit='resize'\", or a larger input.eval_image_size",
         )
 
 

@@ -1,6 +1,6 @@
 """The images that a command was pointed at: folders and files.
 
-    image_files(["new_images", "one_more.tif"])      # [Path, ...], by folder and name
+image_files(["new_images", "one_more.tif"])      # [Path, ...], by folder and name
 """
 
 from collections.abc import Sequence
@@ -24,5 +24,10 @@ def image_files(places: Sequence[str | Path]) -> list[Path]:
     first: dict[str, Path] = {}
     for path in found:
         if first.setdefault(path.stem, path) != path:
-            raise UserError(path, expected="one image of each stem, since masks are named after it", found=f"{first[path.stem]} too", cure="predict them separately")
+            raise UserError(
+                path,
+                expected="one image of each stem, since masks are named after it",
+                found=f"{first[path.stem]} too",
+                cure="predict them separately",
+            )
     return found

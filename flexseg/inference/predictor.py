@@ -49,7 +49,15 @@ class Predictor:
     """
 
     def __init__(
-        self, replicas: Replicas, model: keras.Model, network: keras.Model, *, inputs: InputSettings, size: tuple[int, int], xla: bool, measures: Measures | None = None
+        self,
+        replicas: Replicas,
+        model: keras.Model,
+        network: keras.Model,
+        *,
+        inputs: InputSettings,
+        size: tuple[int, int],
+        xla: bool,
+        measures: Measures | None = None,
     ):
         self.replicas, self.inputs, self.size = replicas, inputs, size
         self.channels = network.inputs[0].shape[-1]
@@ -104,7 +112,7 @@ class Predictor:
                 "input.eval_image_size",
                 expected=f"at least the image's {image.shape[0]} × {image.shape[1]} pixels",
                 found=f"{self.size[0]} × {self.size[1]}",
-                cure='--gin_param="input.eval_fit=\'resize\'", or a larger input.eval_image_size',
+                cure="--gin_param=\"input.eval_fit='resize'\", or a larger input.eval_image_size",
             )
         with tf.device("CPU:0"):
             fitted, _ = fit_example(tf.constant(image), tf.zeros([*image.shape[:2], 1], tf.uint8), size=self.size, fit=self.inputs.evaluation_fit)

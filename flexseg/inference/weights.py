@@ -114,7 +114,9 @@ def assign(replicas: Replicas, variables: Sequence, arrays: Mapping[str, np.ndar
     """
     names = [getattr(v, "path", v.name) for v in variables]
     if len(names) != len(arrays):
-        raise UserError(where, expected=f"{len(names)} variables, as this model has", found=str(len(arrays)), cure="use the model it was written with")
+        raise UserError(
+            where, expected=f"{len(names)} variables, as this model has", found=str(len(arrays)), cure="use the model it was written with"
+        )
     left = []
     for variable, name, (found, array) in zip(variables, names, arrays.items(), strict=True):
         shape = tuple(variable.shape)
@@ -124,7 +126,12 @@ def assign(replicas: Replicas, variables: Sequence, arrays: Mapping[str, np.ndar
         elif other_shapes and same_kind:
             left.append(name)
         else:
-            raise UserError(where, expected=f"{name} of shape {list(shape)}", found=f"{found} of shape {list(array.shape)}", cure="use the model it was written with")
+            raise UserError(
+                where,
+                expected=f"{name} of shape {list(shape)}",
+                found=f"{found} of shape {list(array.shape)}",
+                cure="use the model it was written with",
+            )
     return left
 
 

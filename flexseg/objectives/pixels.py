@@ -16,7 +16,7 @@ from functools import cached_property
 
 import tensorflow as tf
 
-IGNORE = 255
+from flexseg.files.label_map import IGNORE
 
 
 def sum_pixels(values: tf.Tensor) -> tf.Tensor:

@@ -1,8 +1,8 @@
 """Assembly: the parts of an experiment, made for the dataset and the machine at hand. Training, evaluation and prediction start here.
 
-    experiment = Experiment.from_gin()
-    assembly = Assembly(experiment, dataset, replicas, precision="mixed_bfloat16", xla="auto")
-    assembly.model, assembly.measures, assembly.predictor
+experiment = Experiment.from_gin()
+assembly = Assembly(experiment, dataset, replicas, precision="mixed_bfloat16", xla="auto")
+assembly.model, assembly.measures, assembly.predictor
 """
 
 import dataclasses
@@ -102,9 +102,7 @@ class Assembly:
         names = list(dict.fromkeys([*experiment.train.metrics, HONEST_METRIC]))
         self.measures = Measures(loss=objective.bind(**head), reduction=objective.reduction, metrics=[metric_named(name, **head) for name in names])
         self.xla = resolve_xla(xla, on_gpu=replicas.on_gpu, excluded_by=self._excluded(experiment))
-        self.predictor = Predictor(
-            replicas, self.model, network, inputs=inputs, size=self.evaluation_size, xla=self.xla, measures=self.measures
-        )
+        self.predictor = Predictor(replicas, self.model, network, inputs=inputs, size=self.evaluation_size, xla=self.xla, measures=self.measures)
 
     def _excluded(self, experiment: Experiment) -> list[str]:
         """What XLA cannot serve: op determinism (max-pooling's gradient raises), a collective inside the forward pass."""

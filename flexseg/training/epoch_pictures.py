@@ -1,8 +1,8 @@
 """Epoch pictures: the predicted masks of a few cases after every epoch, in TensorBoard and as PNG files: `epoch_change_infer.*`.
 
-    epoch_change_infer.num_infer_images = 6
-    epoch_change_infer.images = "mini_test/images"
-    epoch_change_infer.masks = "mini_test/masks"
+epoch_change_infer.num_infer_images = 6
+epoch_change_infer.images = "mini_test/images"
+epoch_change_infer.masks = "mini_test/masks"
 """
 
 import dataclasses
@@ -45,7 +45,9 @@ class PictureSettings:
 
     def __post_init__(self):
         if self.num_infer_images < 0 or self.every < 1:
-            raise UserError("epoch_change_infer", expected="num_infer_images of at least 0, every of at least 1", found=f"{self.num_infer_images}, {self.every}")
+            raise UserError(
+                "epoch_change_infer", expected="num_infer_images of at least 0, every of at least 1", found=f"{self.num_infer_images}, {self.every}"
+            )
         if self.masks and not self.images:
             raise UserError("epoch_change_infer.masks", expected="epoch_change_infer.images beside it", found="none")
 
@@ -128,6 +130,8 @@ def _from_folder(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case
         image = decode_image(tf.constant(stored.data), channels=manifest.channels).numpy()
         truth = dataset.label_map.encode(read_mask(case.mask), case.mask) if case.mask else None
         if truth is not None and truth.shape != image.shape[:2]:
-            raise UserError(case.mask, expected=f"the image's {image.shape[0]} × {image.shape[1]} pixels", found=f"{truth.shape[0]} × {truth.shape[1]}")
+            raise UserError(
+                case.mask, expected=f"the image's {image.shape[0]} × {image.shape[1]} pixels", found=f"{truth.shape[0]} × {truth.shape[1]}"
+            )
         found.append(_Case(case.case_id, image, truth))
     return found

@@ -1,8 +1,8 @@
 """What `auto` means on the machine at hand: precision and XLA.
 
-    policy = resolve_precision("auto", on_gpu=False)      # "mixed_bfloat16" on a CPU with AVX-512 BF16
-    with precision_scope(policy):
-        model = build_model(...)
+policy = resolve_precision("auto", on_gpu=False)      # "mixed_bfloat16" on a CPU with AVX-512 BF16
+with precision_scope(policy):
+    model = build_model(...)
 """
 
 import contextlib
@@ -45,7 +45,9 @@ def resolve_xla(setting: str, *, on_gpu: bool, excluded_by: list[str]) -> bool:
       UserError: when `on` meets one of them.
     """
     if setting == "on" and excluded_by:
-        raise UserError("train.xla", expected=f"'auto' or 'off' with {' and '.join(excluded_by)}", found="'on'", cure='--gin_param="train.xla=\'auto\'"')
+        raise UserError(
+            "train.xla", expected=f"'auto' or 'off' with {' and '.join(excluded_by)}", found="'on'", cure="--gin_param=\"train.xla='auto'\""
+        )
     return setting == "on" or (setting == "auto" and on_gpu and not excluded_by)
 
 

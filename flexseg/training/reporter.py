@@ -1,8 +1,8 @@
 """Reporter: what an epoch leaves behind: TensorBoard scalars, two CSV files, their curves, one line on the console.
 
-    reporter = Reporter(run, metrics=["dice_coef", "mean_foreground_dice"], classes=["background", "nucleus"], leaked=False)
-    reporter.restart(epoch=3, step=1200)                   # after a resume: later rows and events are cut
-    reporter.epoch(4, step=1600, train={...}, valid={...}, facts={"learning_rate": 1e-3, ...})
+reporter = Reporter(run, metrics=["dice_coef", "mean_foreground_dice"], classes=["background", "nucleus"], leaked=False)
+reporter.restart(epoch=3, step=1200)                   # after a resume: later rows and events are cut
+reporter.epoch(4, step=1600, train={...}, valid={...}, facts={"learning_rate": 1e-3, ...})
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,9 @@ class Reporter:
         """
         valid = valid or {}
         self._losses.append({"epoch": epoch, "loss": train["loss"], "val_loss": valid.get("loss")})
-        self._scores.append({"epoch": epoch} | {name: train[name] for name in self._metrics} | {f"val_{name}": valid.get(name) for name in self._metrics})
+        self._scores.append(
+            {"epoch": epoch} | {name: train[name] for name in self._metrics} | {f"val_{name}": valid.get(name) for name in self._metrics}
+        )
         for split, values in (("train", {**train, **facts}), ("valid", valid)):
             with self._writer(split).as_default(step=epoch):
                 for name, value in values.items():

@@ -52,7 +52,10 @@ class RunDirectory:
             raise UserError(f"--workdir={self.path}", expected="a directory", found="a file")
         if not self.started and self.path.is_dir() and any(entry != self.log for entry in self.path.iterdir()):  # a log of refusals is no run
             raise UserError(
-                f"--workdir={self.path}", expected="an empty directory or a run to resume", found="other files and no config.gin", cure="name another --workdir"
+                f"--workdir={self.path}",
+                expected="an empty directory or a run to resume",
+                found="other files and no config.gin",
+                cure="name another --workdir",
             )
 
     def make(self) -> None:
@@ -92,7 +95,10 @@ class RunDirectory:
         source = Path(dataset_directory) / "manifest.json"
         if self.manifest.is_file() and self.manifest.read_bytes() != source.read_bytes():
             raise UserError(
-                self.manifest, expected=f"the manifest of {dataset_directory}", found="another one: the dataset was built again", cure="train into another --workdir"
+                self.manifest,
+                expected=f"the manifest of {dataset_directory}",
+                found="another one: the dataset was built again",
+                cure="train into another --workdir",
             )
         if not self.manifest.is_file():
             replace_file(self.label_map, json.dumps(label_map, indent=1).encode())

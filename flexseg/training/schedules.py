@@ -1,7 +1,7 @@
 """The learning rate as a pure function of the step, computed on the host and handed to the step: `schedule.*`.
 
-    schedule.name = "cosine"
-    schedule.warmup_steps = 200
+schedule.name = "cosine"
+schedule.warmup_steps = 200
 """
 
 import dataclasses
@@ -39,7 +39,9 @@ class Schedule:
         if self.schedule_epochs is not None and self.schedule_epochs < 1:
             raise UserError("schedule.schedule_epochs", expected="at least 1", found=str(self.schedule_epochs))
         if not 0 <= self.final_factor <= 1 or self.power <= 0:
-            raise UserError("schedule.final_factor, schedule.power", expected="a factor from 0 to 1, a power above 0", found=f"{self.final_factor}, {self.power}")
+            raise UserError(
+                "schedule.final_factor, schedule.power", expected="a factor from 0 to 1, a power above 0", found=f"{self.final_factor}, {self.power}"
+            )
         if self.name == "constant" and (self.schedule_epochs is not None or self.final_factor != 0.0):
             raise UserError("schedule.name", expected="'cosine' or 'polynomial' beside schedule_epochs or final_factor", found="'constant'")
 

@@ -1,8 +1,8 @@
 """Session: one start of one run: what `auto` became, what is printed before work begins, and the work.
 
-    session = Session(experiment, dataset, run, config=text, user_modules=[], replicas=0, logical_cpus=0)
-    session.train(init_from=None, operative_config=configuration.operative)
-    session.dry_run()
+session = Session(experiment, dataset, run, config=text, user_modules=[], replicas=0, logical_cpus=0)
+session.train(init_from=None, operative_config=configuration.operative)
+session.dry_run()
 """
 
 import json
@@ -52,7 +52,15 @@ class Session:
     """
 
     def __init__(
-        self, experiment: Experiment, dataset: BuiltDataset, run: RunDirectory | None, *, config: str, user_modules: list[str], replicas: int, logical_cpus: int
+        self,
+        experiment: Experiment,
+        dataset: BuiltDataset,
+        run: RunDirectory | None,
+        *,
+        config: str,
+        user_modules: list[str],
+        replicas: int,
+        logical_cpus: int,
     ):
         self._experiment, self._dataset, self._run, self._config, self._user_modules = experiment, dataset, run, config, user_modules
         settings = experiment.train
@@ -115,7 +123,12 @@ class Session:
         if self._replicas.on_gpu:
             memory += f", {tf.config.experimental.get_memory_info('GPU:0')['peak'] / 2**30:.2f} GiB at most on GPU 0"
         epoch = times[1] * trainer.steps_per_epoch
-        say("first step %.2f s (with tracing and compilation), second step %.2f s; %s; about %.0f s an epoch without validation", *times, memory, epoch)
+        say(
+            "first step %.2f s (with tracing and compilation), second step %.2f s; %s; about %.0f s an epoch without validation",
+            *times,
+            memory,
+            epoch,
+        )
 
     def _make(self) -> tuple[Assembly, Trainer]:
         assembly = Assembly(self._experiment, self._dataset, self._replicas, precision=self._precision, xla=self._experiment.train.xla)
@@ -126,7 +139,9 @@ class Session:
         other = RunDirectory(init_from)
         arrays, facts = read_folder(other.best)
         left = assign(self._replicas, model_variables(assembly.model), arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
-        say("weights from %s (epoch %s)%s", other.path, facts.get("epoch"), f"; of another shape and therefore new: {', '.join(left)}" if left else "")
+        say(
+            "weights from %s (epoch %s)%s", other.path, facts.get("epoch"), f"; of another shape and therefore new: {', '.join(left)}" if left else ""
+        )
 
     def _extended(self) -> bool:
         finished = json.loads(self._run.finished.read_text())
@@ -163,7 +178,8 @@ class Session:
             "classes": ", ".join(f"{name} {count / every:.2%}" for name, count in pixels.items()),
             "devices": self._replicas.description,
             "precision": f"{self._precision}, XLA {'on' if assembly.xla else 'off'}",
-            "batch": f"{trainer.batch_size} = {self._replicas.count} × {trainer.batch_size // self._replicas.count}, {trainer.steps_per_epoch} steps an epoch",
+            "batch": f"{trainer.batch_size} = {self._replicas.count} × {trainer.batch_size // self._replicas.count}, "
+            f"{trainer.steps_per_epoch} steps an epoch",
             "model": f"{assembly.model.name}, {assembly.parameters:,} parameters, {head} {'sigmoid logit' if head == 1 else 'softmax logits'}",
             "input": f"{assembly.model.input.shape[1]} × {assembly.model.input.shape[2]} × {assembly.model.input.shape[3]}, "
             f"evaluated at {assembly.evaluation_size[0]} × {assembly.evaluation_size[1]}",

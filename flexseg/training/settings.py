@@ -1,7 +1,7 @@
 """What defines a training run: the bindings `train.*`.
 
-    train.epochs = 100
-    train.global_batch_size = 8
+train.epochs = 100
+train.global_batch_size = 8
 """
 
 import dataclasses
@@ -63,7 +63,9 @@ class TrainSettings:
     def __post_init__(self):
         if self.global_batch_size is not None and self.batch_size_per_replica is not None:
             raise UserError(
-                "train.global_batch_size, train.batch_size_per_replica", expected="one of them", found=f"{self.global_batch_size} and {self.batch_size_per_replica}"
+                "train.global_batch_size, train.batch_size_per_replica",
+                expected="one of them",
+                found=f"{self.global_batch_size} and {self.batch_size_per_replica}",
             )
         for name, least in {
             "epochs": 1, "steps_per_epoch": 1, "global_batch_size": 1, "batch_size_per_replica": 1, "validate_every": 1, "curves_every": 1, "keep": 1,
@@ -73,4 +75,4 @@ class TrainSettings:
             if value is not None and value < least:
                 raise UserError(f"train.{name}", expected=f"at least {least}", found=str(value))
         if self.deterministic and self.xla == "on":
-            raise UserError("train.xla", expected="'auto' or 'off' with train.deterministic", found="'on'", cure='--gin_param="train.xla=\'auto\'"')
+            raise UserError("train.xla", expected="'auto' or 'off' with train.deterministic", found="'on'", cure="--gin_param=\"train.xla='auto'\"")

@@ -68,5 +68,7 @@ class TrainState:
                 assign(self._replicas, variables, arrays[name], where=folder)
             return host
         if folders:
-            raise UserError(self._directory, expected="a whole checkpoint", found=f"{len(folders)} damaged ones", cure="start again in another --workdir")
+            raise UserError(
+                self._directory, expected="a whole checkpoint", found=f"{len(folders)} damaged ones", cure="start again in another --workdir"
+            )
         return None

@@ -61,7 +61,12 @@ class Trainer:
         if inputs.cache == "ram":
             records = RamCache(records, sizes=dataset.sizes(TRAIN))
         self.stream = Stream(
-            records, inputs=inputs, augment=experiment.augment, background=dataset.label_map.background, seed=settings.seed, global_batch_size=self.batch_size
+            records,
+            inputs=inputs,
+            augment=experiment.augment,
+            background=dataset.label_map.background,
+            seed=settings.seed,
+            global_batch_size=self.batch_size,
         )
         with replicas.scope():
             self.optimizer = experiment.optimizer.build()
@@ -72,15 +77,24 @@ class Trainer:
                 dtype="float64" if assembly.precision == "float64" else "float32",
             )
         self.step_function = TrainStep(
-            replicas, assembly.model, self.optimizer, self.loss_scale, make_forward_backward(assembly.model, assembly.measures, replicas=replicas.count),
-            clip=experiment.optimizer.clip(), weight_decay=experiment.optimizer.decay, seed=settings.seed, xla=assembly.xla,
-        )  # fmt: skip
+            replicas,
+            assembly.model,
+            self.optimizer,
+            self.loss_scale,
+            make_forward_backward(assembly.model, assembly.measures, replicas=replicas.count),
+            clip=experiment.optimizer.clip(),
+            weight_decay=experiment.optimizer.decay,
+            seed=settings.seed,
+            xla=assembly.xla,
+        )
         self._validates = dataset.has(VALID)
         mode = self._mode()
         self._best = Best(mode=mode, patience=settings.patience)
         self._plateau = Plateau(experiment.plateau, mode=mode)
         self._meter = Meter(assembly.measures)
-        self._state = TrainState(run.checkpoints, replicas, model=assembly.model, optimizer=self.optimizer, loss_scale=self.loss_scale, keep=settings.keep)
+        self._state = TrainState(
+            run.checkpoints, replicas, model=assembly.model, optimizer=self.optimizer, loss_scale=self.loss_scale, keep=settings.keep
+        )
         self.step, self._epochs_done, self._skipped = 0, 0, 0
         self._pending = None
         self._throughput = Throughput()
@@ -133,7 +147,9 @@ class Trainer:
         try:
             batch = next(batches)
         except tf.errors.DataLossError as error:
-            raise UserError(self._dataset.directory, expected="sound TFRecord shards", found=str(error.message), cure="build the dataset again") from error
+            raise UserError(
+                self._dataset.directory, expected="sound TFRecord shards", found=str(error.message), cure="build the dataset again"
+            ) from error
         waited = time.perf_counter() - began
         outcome = self._dispatch(batch)
         self.settle()
@@ -145,11 +161,12 @@ class Trainer:
         try:
             return self.step_function(batch, number=self.step, learning_rate=self.learning_rate(self.step), total_weight=float(self.batch_size))
         except tf.errors.ResourceExhaustedError as error:
+            smaller = max(self._assembly.replicas.count, self.batch_size // 2)
             raise UserError(
                 "train.global_batch_size",
                 expected="a batch that fits into the device's memory",
                 found=f"out of memory at {self.batch_size}",
-                cure=f'--gin_param="train.global_batch_size={max(self._assembly.replicas.count, self.batch_size // 2)}", or a smaller input.image_size',
+                cure=f'--gin_param="train.global_batch_size={smaller}", or a smaller input.image_size',
             ) from error
 
     def settle(self) -> None:
@@ -228,7 +245,9 @@ class Trainer:
         if settings.monitor not in train + valid:
             raise UserError("train.monitor", expected="one of " + ", ".join(train + valid), found=repr(settings.monitor))
         if settings.monitor in valid and not self._validates:
-            raise UserError("train.monitor", expected="a validation split for " + settings.monitor, found="none", cure='--gin_param="train.monitor=\'loss\'"')
+            raise UserError(
+                "train.monitor", expected="a validation split for " + settings.monitor, found="none", cure="--gin_param=\"train.monitor='loss'\""
+            )
         if settings.mode != "auto":
             return settings.mode
         name = settings.monitor.removeprefix("val_")
