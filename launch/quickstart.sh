@@ -59,4 +59,5 @@ echo "time, without the installation: $((SECONDS / 60)) min $((SECONDS % 60)) s"
 echo
 echo "run directory: $run"
 [[ $activated == "$VIRTUAL_ENV" ]] || typed source "$(realpath -m --relative-base="$PWD" "$VIRTUAL_ENV")/bin/activate"
-typed tensorboard --logdir="$run/tensorboard" --samples_per_plugin=images=0
+# Without the option TensorBoard keeps 10 epochs' images; images=0, said to keep all, shows none (tensorboard#5550).
+typed tensorboard --logdir="$run/tensorboard" --samples_per_plugin=images=1000

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 import toys
 from PIL import Image
 
@@ -32,7 +33,8 @@ def source(tmp_path) -> Path:
 
 def snapshot(place: Path) -> dict[str, tuple[int, bytes]]:
     """Every file below the data_dir with its inode and bytes, folders too."""
-    return {str(path.relative_to(place)): (path.stat().st_ino, path.read_bytes() if path.is_file() else b"") for path in sorted((place / "data").rglob("*"))}
+    paths = sorted((place / "data").rglob("*"))
+    return {str(path.relative_to(place)): (path.stat().st_ino, path.read_bytes() if path.is_file() else b"") for path in paths}
 
 
 def refusal(place: Path, **options) -> UserError:
@@ -357,8 +359,6 @@ def test_synthetic_nuclei_are_built_by_slide_with_instances(tmp_path):
     assert dataset.name == "synthetic_nuclei" and groups(dataset) == {
         "slide_00_000": "slide_00", "slide_00_001": "slide_00", "slide_01_000": "slide_01", "slide_01_001": "slide_01"
     }  # fmt: skip
-    import tensorflow_datasets as tfds
-
     for example in tfds.builder_from_directory(str(dataset.directory)).as_dataset(split="train").as_numpy_iterator():
         assert example["instances"].dtype == np.uint16 and example["instances"].shape == (32, 48, 1)
         np.testing.assert_array_equal(example["instances"] > 0, example["mask"] == 1)
@@ -369,36 +369,51 @@ def test_synthetic_nuclei_are_built_by_slide_with_instances(tmp_path):
     assert "settings" in error.found
 
 
+def write_slides(folder: Path, counts: dict[str, int]) -> Path:
+    """The publisher's layout: {patient: number of slides}."""
+    for patient, count in counts.items():
+        for number in range(1, count + 1):
+            for kind, make in (("Slide", toys.picture), ("GT", toys.binary_mask)):
+                path = folder / f"{kind}_{patient}" / f"{patient}_{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(make(path.stem, (20, 20))).save(path)
+    return folder
+
+
 @pytest.fixture
 def slides(tmp_path) -> Path:
-    """Patients 1, 2 and 10 with two, one and two slides in the publisher's layout."""
-    for patient, count in (("01", 2), ("02", 1), ("10", 2)):
-        for number in range(1, count + 1):
-            for folder, pixels_ in (("Slide", toys.picture(f"{patient}{number}", (20, 20))), ("GT", toys.binary_mask(f"{patient}{number}", (20, 20)))):
-                path = tmp_path / "slides" / f"{folder}_{patient}" / f"{patient}_{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels_).save(path)
-    return tmp_path / "slides"
+    """Three patients."""
+    return write_slides(tmp_path / "slides", {"01": 2, "02": 1, "10": 2})
 
 
 def test_tnbc_is_built_with_patients_as_groups(tmp_path, slides):
-    dataset = toys.build(tmp_path, source=slides, dataset="tnbc", gin_param=["split.train_groups=(1,)", "split.valid_groups=(10,)", "split.test_groups=(2,)"])
+    division = ["split.train_groups=(1,)", "split.valid_groups=(10,)", "split.test_groups=(2,)"]
+    dataset = toys.build(tmp_path, source=slides, dataset="tnbc", gin_param=division)
     assert groups(dataset) == {"01_1": "1", "01_2": "1", "02_1": "2", "10_1": "10", "10_2": "10"}
     assert {split: table.case_id for split, table in dataset.manifest.splits.items()} == {
         "train": ["01_1", "01_2"], "valid": ["10_1", "10_2"], "test": ["02_1"]
     }  # fmt: skip
     assert dataset.label_map.class_names == ("background", "nucleus") and dataset.label_map.background == 0
-    np.testing.assert_array_equal(pixels(dataset, "10_2")[0], toys.picture("102", (20, 20)))
-    np.testing.assert_array_equal(pixels(dataset, "10_2")[1], toys.binary_mask("102", (20, 20)) // 255)
+    np.testing.assert_array_equal(pixels(dataset, "10_2")[0], toys.picture("10_2", (20, 20)))
+    np.testing.assert_array_equal(pixels(dataset, "10_2")[1], toys.binary_mask("10_2", (20, 20)) // 255)
+
+
+def test_the_shipped_division_of_tnbc_is_by_patient(tmp_path):
+    eleven = write_slides(tmp_path / "slides", {f"{patient:02d}": 1 for patient in range(1, 12)})
+    manifest = toys.build(tmp_path, source=eleven, dataset="tnbc", gin_file=["tnbc_split.gin"]).manifest
+    patients = {split: sorted(map(int, table.group_id)) for split, table in manifest.splits.items()}
+    assert patients == {"train": [1, 2, 3, 4], "valid": [5], "test": [6, 7, 8, 9, 10, 11]}
 
 
 TNBC_MISTAKES = {
     "a missing mask": (lambda slides: (slides / "GT_01/01_2.png").unlink(), ["a mask in GT_XX", "01_2"]),
     "a missing image": (lambda slides: (slides / "Slide_01/01_2.png").unlink(), ["an image in Slide_XX", "01_2"]),
     "all masks of a patient": (lambda slides: shutil.rmtree(slides / "GT_10"), ["10_1, 10_2 (2 in all)"]),
-    "a mask of another patient": (lambda slides: (slides / "GT_02/02_1.png").rename(slides / "GT_01/02_1.png"), ["GT_01/02_1.png", "Slide_02/02_1.png"]),
-    "two files of one name": (lambda slides: [shutil.copy(slides / f"{kind}_01/01_1.png", slides / f"{kind}_02/01_1.png") for kind in ("Slide", "GT")],
-                              ["Slide_01/01_1.png and", "Slide_02/01_1.png"]),
+    "a mask of another patient": (lambda slides: (slides / "GT_02/02_1.png").rename(slides / "GT_01/02_1.png"), ["GT_01/02_1.png", "Slide_02/"]),
+    "two files of one name": (
+        lambda slides: [shutil.copy(slides / f"{kind}_01/01_1.png", slides / f"{kind}_02/01_1.png") for kind in ("Slide", "GT")],
+        ["Slide_01/01_1.png and", "Slide_02/01_1.png"],
+    ),
     "a grey mask": (lambda slides: repaint(slides / "GT_01/01_1.png", 76), ["GT_01/01_1.png", "76 (1 pixels)"]),
     "no slides": (lambda slides: [shutil.rmtree(slides / f"Slide_{patient}") for patient in ("01", "02", "10")], ["no Slide_*"]),
 }  # fmt: skip

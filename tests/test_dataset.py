@@ -1,6 +1,8 @@
 """A built dataset, opened by name; what plain TFDS and what flexseg read from it are the same pixels."""
 
+import importlib
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import toys
 from PIL import Image
+from tensorflow_datasets.core import dataset_metadata
 
+from flexseg.commands import build as build_command
 from flexseg.data.dataset import BuiltDataset, built_datasets, open_dataset
 from flexseg.data.records import Records
 from flexseg.errors import UserError
@@ -88,6 +92,18 @@ def test_plain_tfds_opens_it_and_reads_the_same_pixels_in_the_same_order(classes
             assert example["mask"].dtype == np.uint8
 
 
+def test_plain_tfds_knows_where_it_comes_from(toy):
+    info = tfds.builder_from_directory(str(toy.directory)).info
+    assert "folder of your own images and masks" in info.description and "flexseg" in info.citation
+    assert {split: int(part.num_examples) for split, part in info.splits.items()} == {"train": 19, "valid": 5, "test": 1}
+
+
+@pytest.mark.parametrize("name", build_command.DATASETS)
+def test_the_folder_of_a_dataset_says_what_it_is_with_tags_that_tfds_knows(name):
+    metadata = dataset_metadata.load(Path(importlib.import_module(f"flexseg.datasets.{name}").__file__).parent)
+    assert len(metadata.description) > 500 and metadata.citation.lstrip().startswith("@") and "ml.task.semantic-segmentation" in metadata.tags
+
+
 def test_plain_tfds_gives_pairs_of_image_and_mask(toy):
     image, mask = next(iter(tfds.builder_from_directory(str(toy.directory)).as_dataset(split="train", as_supervised=True)))
     assert image.dtype == mask.dtype == tf.uint8 and image.shape[:2] == mask.shape[:2]
@@ -128,7 +144,8 @@ def test_the_manifest_counts_every_pixel(classes):
 
 def test_a_record_is_reached_by_its_number_in_a_graph(classes):
     table = classes.table("train")
-    records = Records(files=[str(classes.directory / name) for name in table.files], shard=table.shard, offset=table.offset, length=table.length, channels=3)
+    files = [str(classes.directory / name) for name in table.files]
+    records = Records(files=files, shard=table.shard, offset=table.offset, length=table.length, channels=3)
     numbers = [5, 0, 6, 6, 2]
     dataset = tf.data.Dataset.from_tensor_slices(tf.constant(numbers, tf.int64)).map(lambda i: records.decode(records.read(i)), num_parallel_calls=2)
     for number, (image, mask) in zip(numbers, dataset.as_numpy_iterator(), strict=True):

@@ -126,8 +126,8 @@ def test_probabilities_mapped_back_stay_probabilities():
 
 def crops(image, mask, count: int, **options):
     settings = {"size": (16, 20), "foreground_probability": 0.0, "background": 0} | options
-    crop = tf.function(lambda number: random_crop(tf.constant(image), tf.constant(mask), key=tf.stack([tf.constant(7, tf.int64), number]), **settings))
-    return [tuple(x.numpy() for x in crop(tf.constant(number, tf.int64))) for number in range(count)]
+    crop = tf.function(lambda key: random_crop(tf.constant(image), tf.constant(mask), key=key, **settings))
+    return [tuple(x.numpy() for x in crop(tf.constant([7, number], tf.int64))) for number in range(count)]
 
 
 def place_of(image: np.ndarray, crop: np.ndarray) -> tuple[int, int]:
@@ -208,7 +208,10 @@ def test_the_share_of_foreground_crops_is_the_one_asked_for():
 # Decoding
 
 
-@pytest.mark.parametrize("kind, options", [("PNG", {}), ("JPEG", {"quality": 85}), ("JPEG", {"quality": 95, "subsampling": 0}), ("JPEG", {"progressive": True})])
+FORMATS = [("PNG", {}), ("JPEG", {"quality": 85}), ("JPEG", {"quality": 95, "subsampling": 0}), ("JPEG", {"progressive": True})]
+
+
+@pytest.mark.parametrize("kind, options", FORMATS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_is_decoded_to_pillows_pixels(kind, options, channels):
     smooth = np.array(Image.fromarray(toys.picture("jpeg", (9, 12), channels)).resize((101, 67), Image.Resampling.BICUBIC))

@@ -2,12 +2,12 @@
 
 import functools
 
+import gin
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from flexseg.data.dataset import BuiltDataset
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.replicas import open_replicas
 from flexseg.distribution.step import TrainStep
@@ -15,7 +15,6 @@ from flexseg.errors import UserError
 from flexseg.models.flex_unet import flex_unet
 from flexseg.objectives.losses import loss_named
 from flexseg.objectives.measures import Measures
-from flexseg.objectives.objective import Objective
 from flexseg.training import precision
 from flexseg.training.assembly import Assembly, Experiment
 from flexseg.training.forward_backward import make_forward_backward
@@ -40,12 +39,12 @@ def losses(policy: str, xla: bool, count: int) -> np.ndarray:
     """The loss of each of 30 steps, float64 [30]."""
     images, masks = examples()
     replicas = open_replicas(global_batch_size=8, replicas=1, logical_cpus=count if count > 1 else 0)
-    settings = OptimizerSettings(name="SGD", learning_rate=0.05)
+    settings = OptimizerSettings(name="SGD", learning_rate=0.02)
     measures = Measures(loss=loss_named("ce_dice", num_classes=2, background=0), reduction="example", metrics=[])
     with precision_scope(policy):
         keras.utils.set_random_seed(1)
         with replicas.scope():
-            model = flex_unet(image_size=(32, 32), image_channels=3, num_classes=2, base_filters=4, num_layers=3, dropout_rate=0.0)
+            model = flex_unet(image_size=(32, 32), image_channels=3, num_classes=2, base_filters=8, num_layers=3, dropout_rate=0.0)
             optimizer = settings.build()
             optimizer.build(model.trainable_variables)
             scale = LossScale(dynamic=policy == "mixed_float16", growth_steps=12)
@@ -53,12 +52,12 @@ def losses(policy: str, xla: bool, count: int) -> np.ndarray:
             replicas, model, optimizer, scale, make_forward_backward(model, measures, replicas=count), clip=settings.clip(), seed=0, xla=xla,
         )  # fmt: skip
         batch = replicas.place({"image": images, "mask": masks, "weight": np.ones(8, np.float32)})
-        values = [step(batch, number=number, learning_rate=0.05, total_weight=8.0).values.numpy() for number in range(STEPS)]
+        values = [step(batch, number=number, learning_rate=0.02, total_weight=8.0).values.numpy() for number in range(STEPS)]
     assert replicas.read(scale.scale) == (2.0**17 if policy == "mixed_float16" else 1.0), "the loss scale doubled twice in 30 steps"
     return np.array(values, np.float64)[:, 0] / 8
 
 
-FAST = {("float32", True, 2), ("mixed_bfloat16", False, 2), ("mixed_float16", False, 1)}
+FAST = {("float32", False, 2), ("mixed_bfloat16", False, 2), ("mixed_float16", False, 1)}
 COMBINATIONS = [
     pytest.param(policy, xla, count, marks=() if (policy, xla, count) in FAST else pytest.mark.slow)
     for policy in ("float32", "mixed_bfloat16", "mixed_float16")
@@ -128,8 +127,6 @@ def test_xla_that_is_asked_for_is_refused_where_it_cannot_be():
 
 def assembled_xla(dataset, *, xla, count=1, reduction="example", normalization="none", deterministic=False):
     """What `Assembly` makes of `train.xla`."""
-    import gin
-
     for binding in ("build_model.architecture = @flex_unet", "flex_unet.num_layers = 2", "flex_unet.base_filters = 2", "input.image_size = (16, 16)"):
         gin.parse_config(binding)
     gin.parse_config(f"flex_unet.normalization = '{normalization}'\nobjective.reduction = '{reduction}'\ntrain.deterministic = {deterministic}")
@@ -151,7 +148,6 @@ def test_a_collective_inside_the_forward_pass_excludes_xla(toy, settings, name):
 
 
 def test_batch_reduction_on_one_device_compiles(toy):
-    assert isinstance(toy, BuiltDataset) and Objective().reduction == "example"
     assert assembled_xla(toy, xla="on", reduction="batch") is True
 
 

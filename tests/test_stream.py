@@ -63,9 +63,12 @@ def test_a_thousand_passes_over_19_records_are_a_thousand_orders():
     assert len({one_pass(tf.constant(number, tf.int64)).numpy().tobytes() for number in range(1000)}) == 1000
 
 
-@pytest.mark.parametrize("one, other", [((7, 0), (263, 0)), ((8, 0), (7, 1)), ((7, 0), (7, 256)), ((0, 7), (7, 0)), ((7, 3), (7, 3 + 2**32)), ((1, 0), (-1, 0))])
+# 7 and 263 are equal to a shuffler that keeps 8 bits of its key, (8, 0) and (7, 1) to one that adds seed and pass.
+ALIKE = [((7, 0), (263, 0)), ((8, 0), (7, 1)), ((7, 0), (7, 256)), ((0, 7), (7, 0)), ((7, 3), (7, 3 + 2**32)), ((1, 0), (-1, 0))]
+
+
+@pytest.mark.parametrize("one, other", ALIKE)
 def test_seeds_and_passes_that_look_alike_give_other_orders(one, other):
-    # 7 and 263 are equal to a shuffler that keeps 8 bits of its key, (8, 0) and (7, 1) to one that adds seed and pass.
     first, second = (order(seed, tf.constant(number, tf.int64), 19).numpy() for seed, number in (one, other))
     assert (first != second).any()
 
@@ -183,7 +186,8 @@ def test_padding_and_resizing_streams_keep_the_whole_picture(toy):
 
 
 def test_bgr_swaps_the_channels_after_everything_else(toy):
-    rgb, bgr = (global_batches(plain_stream(toy, inputs=InputSettings(image_size=(16, 16), color_order=name)), 0, 0)[0]["image"] for name in ("RGB", "BGR"))
+    settings = (InputSettings(image_size=(16, 16), color_order=name) for name in ("RGB", "BGR"))
+    rgb, bgr = (global_batches(plain_stream(toy, inputs=inputs), 0, 0)[0]["image"] for inputs in settings)
     np.testing.assert_array_equal(rgb, bgr[..., ::-1])
 
 

@@ -33,14 +33,13 @@ def binary_mask(name: str, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def write_case(folder: Path, name: str, image: np.ndarray | Image.Image, mask: np.ndarray | Image.Image | None, suffix: str = ".png", **options) -> None:
+def write_case(folder: Path, name: str, image: np.ndarray, mask: np.ndarray | Image.Image, suffix: str = ".png", **options) -> None:
     """Writes `images/x` and `masks/x.png` of case `x`, below `split/` for a name `split/x`; `options` are Pillow's, for the image."""
     split, _, stem = name.rpartition("/")
     for kind, pixels, ending in (("images", image, suffix), ("masks", mask, ".png")):
         path = folder / split / kind / f"{stem}{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if pixels is not None:
-            (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path, **(options if kind == "images" else {}))
+        (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path, **(options if kind == "images" else {}))
 
 
 def write_folder(folder: Path, cases: dict[str, tuple[int, int]] | Iterable[str], channels: int = 3) -> Path:

@@ -1,6 +1,6 @@
 """tnbc: H&E images of triple-negative breast cancer with nuclei masks, in the publisher's layout.
 
-    flexseg build --dataset=tnbc --source=TNBC_NucleiSegmentation --data_dir=data
+    flexseg build --dataset=tnbc --source=TNBC_NucleiSegmentation --data_dir=data --gin_file=tnbc_split.gin
 
 `Slide_XX/XX_Y.png` are the images, `GT_XX/XX_Y.png` the masks (0 background, 255 nucleus); XX is the patient, the group that never
 straddles two splits. See README.md for source and licence.

@@ -67,7 +67,7 @@ def run(
         session.dry_run()
         return None
     session.train(init_from=init_from, operative_config=configuration.operative)
-    print(f"\nrun directory: {directory.path}\ntensorboard --logdir={directory.tensorboard} --samples_per_plugin=images=0")
+    print(f"\nrun directory: {directory.path}\ntensorboard --logdir={directory.tensorboard} --samples_per_plugin=images=1000")
     return str(directory.path)
 
 

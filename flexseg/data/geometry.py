@@ -26,9 +26,16 @@ def permute(image, *, transpose, flip_y, flip_x):
     Returns:
       The same pixels [H, W, C] in another order.
     """
-    upright = image if transpose is False else tf.cond(transpose, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    upright = image if transpose is False else tf.cond(transpose, lambda: _transposed(image), lambda: image)
     flipped = tf.cond(flip_y, lambda: tf.reverse(upright, [0]), lambda: upright)
     return tf.cond(flip_x, lambda: tf.reverse(flipped, [1]), lambda: flipped)
+
+
+def _transposed(image):
+    """[H, W, C] -> [W, H, C], by gathering: asked to transpose uint8, oneDNN prints an error before TensorFlow's own kernel takes over."""
+    height, width, channels = image.shape
+    order = np.arange(height * width, dtype=np.int32).reshape(height, width).T.ravel()
+    return tf.reshape(tf.gather(tf.reshape(image, [height * width, channels]), order), [width, height, channels])
 
 
 def affine_matrix(*, rotation_degrees, scale_factor, shear_y, shear_x):

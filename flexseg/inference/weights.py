@@ -11,6 +11,7 @@ by name and shape, because Keras numbers unnamed layers anew whenever a model is
 import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -120,7 +121,7 @@ def assign(replicas: Replicas, variables: Sequence, arrays: Mapping[str, np.ndar
     left = []
     for variable, name, (found, array) in zip(variables, names, arrays.items(), strict=True):
         shape = tuple(variable.shape)
-        same_kind = found.split(" ", 1)[1].rsplit("/", 1)[-1] == name.rsplit("/", 1)[-1]
+        same_kind = _kind(found.split(" ", 1)[1]) == _kind(name)
         if shape == array.shape and same_kind:
             replicas.write(variable, array)
         elif other_shapes and same_kind:
@@ -133,6 +134,11 @@ def assign(replicas: Replicas, variables: Sequence, arrays: Mapping[str, np.ndar
                 cure="use the model it was written with",
             )
     return left
+
+
+def _kind(path: str) -> str:
+    """The last part of a variable's path, without the numbers that Keras gives unnamed layers: an optimizer's slots carry these."""
+    return re.sub(r"\d+", "", path.rsplit("/", 1)[-1])
 
 
 def _digest(path: Path) -> str:

@@ -45,7 +45,7 @@ class TrainState:
         self._directory.mkdir(parents=True, exist_ok=True)
         folder = self._directory / f"step_{step:09d}"
         write_folder(folder, {name: named_arrays(self._replicas, variables) for name, variables in self._parts.items()}, {"step": step, **host})
-        for old in self.folders()[: -self._keep]:
+        for old in [other for other in self.folders() if other <= folder][: -self._keep]:  # a later one can only be damaged
             shutil.rmtree(old)
         return folder
 

@@ -1,0 +1,36 @@
+"""Every shipped config trains, on one device and on two replicas."""
+
+import subprocess
+import sys
+from importlib import resources
+
+import pytest
+
+CONFIGS = sorted(path.name for path in resources.files("flexseg.configs").iterdir() if path.name.endswith(".gin") and path.name != "tnbc_split.gin")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    from flexseg.commands import build
+
+    folder = tmp_path_factory.mktemp("configs") / "data"
+    build.run(dataset="synthetic_nuclei", data_dir=str(folder), gin_param=["synthetic_nuclei.slides=(2,1,1)", "synthetic_nuclei.images_per_slide=2"])
+    return folder
+
+
+def test_the_list_of_configs_is_the_readme_s():
+    from pathlib import Path
+
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert CONFIGS and all(f"`{name}`" in readme for name in CONFIGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_dry_run_of_every_config_is_not_refused(config, replicas, data_dir):
+    # In a process of its own: the reference's two settings take 125 million parameters and give the memory back only at the end.
+    command = [sys.executable, "-m", "flexseg.commands.dispatcher", "train", f"--gin_file={config}", "--dataset=synthetic_nuclei", f"--data_dir={data_dir}"]
+    done = subprocess.run([*command, f"--logical_cpus={replicas}", "--dry_run"], capture_output=True, text=True, cwd=data_dir, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert f"{replicas} × CPU" in done.stdout and "second step" in done.stdout

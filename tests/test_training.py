@@ -1,0 +1,326 @@
+"""Training from the command to the last checkpoint: resuming to the bit, early stopping, plateau, skipped steps, refusals."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy_runs
+import toys
+
+from flexseg.commands import dispatcher
+from flexseg.distribution.step import TrainStep
+from flexseg.errors import UserError
+from flexseg.evaluation.csv_log import read_rows
+from flexseg.inference.weights import read_folder
+from flexseg.training.trainer import Trainer
+
+# Everything that could carry state from step to step: dropout, moving statistics, augmentation, Adam's moments, a schedule, a plateau.
+FULL = (
+    "train.deterministic=True", "flex_unet.dropout_rate=0.1", "flex_unet.normalization='batch'", "augment.enabled=True", "train.steps_per_epoch=3",
+    "schedule.name='cosine'", "schedule.schedule_epochs=4", "schedule.warmup_steps=2", "plateau.reducer_patience=1", "plateau.min_delta=10.0",
+    "train.metrics=('dice_coef',)",
+)  # fmt: skip
+
+
+def outcome(workdir):
+    """What two runs must have in common: every array of the last checkpoint and of the best weights, and both tables."""
+    best = {f"best {name}": array for name, array in read_folder(workdir / "best")[0]["model"].items()}
+    arrays = {name: array.tobytes() for name, array in (toy_runs.last_checkpoint(workdir) | best).items()}
+    return arrays | {name: (workdir / name).read_text() for name in ("train_losses.csv", "train_metrics.csv")}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(toy, tmp_path_factory):
+    """The directory of a run of four epochs of three steps."""
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    toy_runs.train(toy, workdir, *FULL, "train.epochs=4")
+    return workdir
+
+
+def test_a_run_that_is_extended_equals_one_that_was_longer_from_the_start(uninterrupted, toy, tmp_path):
+    toy_runs.train(toy, tmp_path / "run", *FULL, "train.epochs=2")
+    half = outcome(tmp_path / "run")
+    said = toy_runs.train(toy, tmp_path / "run", *FULL, "train.epochs=4")
+    assert "resumed after epoch 2, step 6" in said and "epoch 3  step 9" in said and "epoch 2  step" not in said
+    assert outcome(tmp_path / "run") == outcome(uninterrupted) != half
+
+
+class Killed(BaseException):
+    """As a signal would: no handler of the trainer sees it."""
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "resumed"),
+    [
+        ("one_step", 6, "resumed after epoch 1, step 4"),  # in the middle of epoch 2, whose first step is in the checkpoint
+        ("validate", 2, "resumed after epoch 1, step 6"),  # after the last step of epoch 2
+        pytest.param("one_step", 11, "resumed after epoch 3, step 10", marks=pytest.mark.slow),
+        pytest.param("_watch", 3, "resumed after epoch 2, step 8", marks=pytest.mark.slow),  # the row of epoch 3 is written and must be cut
+        pytest.param("_save", 4, "resumed after epoch 2, step 6", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(uninterrupted, toy, tmp_path, monkeypatch, method, call, resumed):
+    params = (*FULL, "train.epochs=4", "train.checkpoint_steps=2")
+    original, calls = getattr(Trainer, method), []
+
+    def killed(self, *arguments):
+        calls.append(method)
+        if len(calls) == call:
+            raise Killed
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, method, killed)
+    with pytest.raises(Killed):
+        toy_runs.train(toy, tmp_path / "run", *params)
+    monkeypatch.undo()
+    assert resumed in toy_runs.train(toy, tmp_path / "run", *params)
+    assert outcome(tmp_path / "run") == outcome(uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_two_replicas_resume_to_the_bit_in_every_precision(toy, tmp_path, precision):
+    params = (*FULL, f"train.precision='{precision}'", "train.loss_scale_growth_steps=4")
+    toy_runs.train(toy, tmp_path / "long", *params, "train.epochs=4", logical_cpus=2)
+    for epochs in (2, 4):
+        toy_runs.train(toy, tmp_path / "run", *params, f"train.epochs={epochs}", logical_cpus=2)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "long")
+    scale = toy_runs.last_checkpoint(tmp_path / "run")["loss_scale 0000"]
+    assert scale == (2.0**18 if precision == "mixed_float16" else 1.0)
+
+
+def test_a_run_with_another_seed_is_another_run(uninterrupted, toy, tmp_path):
+    toy_runs.train(toy, tmp_path / "run", *FULL, "train.epochs=1", "train.seed=1")
+    _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
+    assert rows[0] != read_rows(uninterrupted / "train_losses.csv")[1][0]
+
+
+def test_two_replicas_train_as_one_device_does(toy, tmp_path):
+    params = ("train.precision='float64'", "optimizer.name='SGD'", "optimizer.learning_rate=0.1", "augment.enabled=True", "train.epochs=1")
+    toy_runs.train(toy, tmp_path / "one", *params)
+    said = toy_runs.train(toy, tmp_path / "two", *params, logical_cpus=2)
+    assert "4 = 2 × 2" in said
+    one, two = toy_runs.last_checkpoint(tmp_path / "one"), toy_runs.last_checkpoint(tmp_path / "two")
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], atol=1e-10, err_msg=name)
+    for name in ("train_losses.csv", "train_metrics.csv"):
+        rows = [np.array(read_rows(tmp_path / run / name)[1], float) for run in ("one", "two")]
+        np.testing.assert_allclose(*rows, rtol=1e-6)  # metrics are summed in float32
+
+
+@pytest.fixture(scope="module")
+def stopped(toy, tmp_path_factory):
+    """A run whose validation loss is dictated: best in epoch 2, reduced after epoch 4, stopped after epoch 5. (directory, true results, what it said)"""
+    workdir, true, dictated = tmp_path_factory.mktemp("stopped") / "run", [], [1.0, 0.5, 0.7, 0.9, 0.5, 0.1]
+    patch = pytest.MonkeyPatch()
+    validate = Trainer.validate
+
+    def dictate(self):
+        true.append(validate(self))
+        return {**true[-1], "loss": dictated[len(true) - 1]}
+
+    patch.setattr(Trainer, "validate", dictate)
+    said = toy_runs.train(
+        toy, workdir, "train.epochs=20", "train.patience=3", "plateau.learning_rate_reducer=True", "plateau.reducer_factor=0.1", "plateau.reducer_patience=2",
+        "optimizer.learning_rate=0.01",
+    )  # fmt: skip
+    patch.undo()
+    return workdir, true, said
+
+
+def test_early_stopping_ends_the_run_after_its_patience(stopped, toy):
+    workdir, true, said = stopped
+    assert len(true) == 5 and "finished: early stopping" in said
+    assert json.loads((workdir / "finished.json").read_text()) == {"reason": "early stopping", "epochs": 5, "step": 10}
+    assert json.loads((workdir / "best" / "facts.json").read_text()) == {"epoch": 2, "step": 4, "monitor": "val_loss", "value": 0.5}
+
+
+def test_a_run_that_stopped_early_is_not_extended_by_more_epochs(stopped, toy):
+    said = toy_runs.train(
+        toy, stopped[0], "train.epochs=30", "train.patience=3", "plateau.learning_rate_reducer=True", "plateau.reducer_factor=0.1",
+        "plateau.reducer_patience=2", "optimizer.learning_rate=0.01",
+    )  # fmt: skip
+    assert "this run is finished (early stopping, 5 epochs)" in said
+
+
+def test_evaluate_takes_the_best_weights_and_the_last_ones_on_request(stopped):
+    workdir, true, _ = stopped
+    best, said = toy_runs.evaluate(workdir, split="valid")
+    assert "valid split, best weights (epoch 2)" in said
+    assert best["loss"] == pytest.approx(true[1]["loss"], rel=1e-6)
+    last, said = toy_runs.evaluate(workdir, split="valid", checkpoint="last")
+    assert "last weights (epoch 5)" in said
+    assert last["loss"] == pytest.approx(true[4]["loss"], rel=1e-6)
+    assert abs(true[1]["loss"] - true[4]["loss"]) > 1e-4, "weights that are alike prove nothing"
+
+
+def test_the_plateau_lowers_the_rate_that_is_logged(stopped):
+    _, _, said = stopped
+    rates = [line.split("lr ")[1].split()[0] for line in said.splitlines() if line.startswith("epoch ")]
+    assert rates == ["0.01", "0.01", "0.01", "0.01", "0.001"]
+    assert said.count("learning rate reduced to 0.001: val_loss did not improve") == 1
+
+
+def test_the_step_is_given_the_rate_of_schedule_and_plateau(toy, tmp_path, monkeypatch):
+    given, call = [], TrainStep.__call__
+
+    def spy(self, batch, *, number, learning_rate, total_weight):
+        given.append((number, learning_rate, total_weight))
+        return call(self, batch, number=number, learning_rate=learning_rate, total_weight=total_weight)
+
+    monkeypatch.setattr(TrainStep, "__call__", spy)
+    toy_runs.train(
+        toy, tmp_path / "run", "train.epochs=3", "train.validate_every=3", "train.monitor='loss'", "schedule.name='polynomial'", "schedule.power=1.0",
+        "schedule.warmup_steps=2", "plateau.learning_rate_reducer=True", "plateau.reducer_factor=0.5", "plateau.reducer_patience=1", "plateau.min_delta=10.0",
+        "optimizer.learning_rate=0.1", "train.patience=0",
+    )  # fmt: skip
+    # warm-up of 2 steps, then 4 steps down to 0; the plateau (nothing improves by 10) halves after epoch 2 on
+    expected = [0.1 * 0.5, 0.1, 0.1, 0.1 * 0.75, 0.05 * 0.5, 0.05 * 0.25]
+    assert [number for number, _, _ in given] == list(range(6))
+    np.testing.assert_allclose([rate for _, rate, _ in given], expected)
+    assert {weight for _, _, weight in given} == {4.0}
+    _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
+    assert [row[2] == "" for row in rows] == [True, True, False], "validation has its own interval"
+
+
+def test_too_many_steps_that_are_not_finite_stop_the_run_and_name_the_cases(toy, tmp_path):
+    with pytest.raises(UserError) as stop:
+        toy_runs.train(
+            toy, tmp_path / "run", "optimizer.name='SGD'", "optimizer.learning_rate=1e30", "train.max_skipped_steps=3", "train.steps_per_epoch=10",
+        )  # fmt: skip
+    assert "expected a finite loss within 3 steps" in str(stop.value)
+    named = str(stop.value).split("the cases of the last batch are ")[1].split(".")[0].split(", ")
+    assert len(named) == 4 and set(named) <= set(toy.table("train").case_id)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("skipped: loss or gradient not finite") == 3 and "(3 in a row)" in log
+
+
+def out_of_memory(self, batch, **_):
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[4,64,512,512]")
+
+
+@pytest.mark.parametrize(
+    ("params", "count", "cure"),
+    [
+        ((), 0, "train.global_batch_size=2"),
+        (("train.global_batch_size=6",), 2, "train.global_batch_size=2"),  # 3 is no multiple of the replicas
+        (("train.global_batch_size=None", "train.batch_size_per_replica=4"), 0, "train.batch_size_per_replica=2"),
+    ],
+)
+def test_running_out_of_memory_ends_in_one_line_with_the_batch_size_to_try(toy, tmp_path, monkeypatch, capsys, params, count, cure):
+    monkeypatch.setattr(TrainStep, "__call__", out_of_memory)
+    arguments = toy_runs.arguments(toy, tmp_path / "run", *params)
+    flags = [f"--{name}={value}" for name, value in arguments.items() if name != "gin_param"] + [f"--gin_param={param}" for param in arguments["gin_param"]]
+    with toy_runs.command():
+        assert dispatcher.run(["train", *flags, f"--logical_cpus={count}"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "out of memory" in said[0] and f'--gin_param="{cure}"' in said[0]
+
+
+@pytest.fixture(scope="module")
+def without_validation(tmp_path_factory):
+    place = tmp_path_factory.mktemp("train_only")
+    source = toys.write_folder(place / "source", {f"train/c{number}": (32, 32) for number in range(4)})
+    return toys.build(place, source=source, name="train_only")
+
+
+def test_a_dataset_without_validation_needs_a_monitor_of_training(without_validation, tmp_path):
+    with pytest.raises(UserError, match="train.monitor: expected a validation split for val_loss, found none.*train.monitor='loss'"):
+        toy_runs.train(without_validation, tmp_path / "run")
+    toy_runs.train(without_validation, tmp_path / "run", "train.monitor='loss'", "epoch_change_infer.num_infer_images=2")
+    _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
+    assert [(row[0], row[2]) for row in rows] == [("1", ""), ("2", "")]
+    assert json.loads((tmp_path / "run" / "best" / "facts.json").read_text())["monitor"] == "loss"
+
+
+@pytest.mark.parametrize("monitor", ["val_mean_foreground_dice", "val_dice/foreground", "mean_foreground_dice"])
+def test_any_metric_can_be_monitored_and_auto_lets_scores_rise(toy, tmp_path, monkeypatch, monitor):
+    dictated = iter([0.2, 0.6, 0.4])
+    key = monitor.removeprefix("val_")
+    if monitor.startswith("val_"):
+        monkeypatch.setattr(Trainer, "validate", lambda self: {"loss": 1.0, "mean_foreground_dice": 0.5, key: next(dictated)})
+    monitor_name = "val_dice/" + toy.label_map.class_names[1] if key.startswith("dice/") else monitor
+    if key.startswith("dice/"):
+        monkeypatch.setattr(Trainer, "validate", lambda self: {"loss": 1.0, "mean_foreground_dice": 0.5, monitor_name.removeprefix("val_"): next(dictated)})
+    toy_runs.train(toy, tmp_path / "run", f"train.monitor='{monitor_name}'", "train.epochs=3", "train.steps_per_epoch=1", "train.patience=0")
+    facts = json.loads((tmp_path / "run" / "best" / "facts.json").read_text())
+    if monitor.startswith("val_"):
+        assert (facts["epoch"], facts["value"]) == (2, 0.6)
+    else:
+        _, rows = read_rows(tmp_path / "run" / "train_metrics.csv")
+        assert facts["value"] == pytest.approx(max(float(row[1]) for row in rows))
+
+
+def test_an_unknown_monitor_is_refused_with_the_names_there_are(toy):
+    with pytest.raises(UserError, match="train.monitor: expected one of loss, mean_foreground_dice, val_loss, val_mean_foreground_dice, val_dice/.*found 'val_los'"):
+        toy_runs.train(toy, None, "train.monitor='val_los'", dry_run=True)
+
+
+def test_two_classes_train_with_one_sigmoid_logit(toy, tmp_path):
+    said = toy_runs.train(toy, tmp_path / "run", "build_model.num_classes=1", "objective.loss='bce_dice_loss'", "train.epochs=1")
+    assert "1 sigmoid logit" in said
+    report, _ = toy_runs.evaluate(tmp_path / "run", split="valid", checkpoint="last")
+    _, rows = read_rows(tmp_path / "run" / "train_metrics.csv")
+    assert report["mean_foreground_dice"] == pytest.approx(float(rows[0][2]), abs=1e-6)
+    assert len(report["per_class"]) == 2
+
+
+def test_another_number_of_classes_than_the_datasets_is_refused(toy):
+    with pytest.raises(UserError, match="build_model.num_classes: expected 2.*found 3"):
+        toy_runs.train(toy, None, "build_model.num_classes=3", dry_run=True)
+
+
+@pytest.mark.parametrize("binding", ["label_map.off_map='nearest'", "split.seed=3"])
+def test_bindings_of_build_are_refused_in_training(toy, binding):
+    toys.build  # noqa: B018  (build has imported what registers these names)
+    with pytest.raises(UserError, match=f"{binding.split('=')[0]}: expected bindings of training, found one of `flexseg build`"):
+        toy_runs.train(toy, None, binding, dry_run=True)
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(toy):
+    with pytest.raises(UserError, match="train.global_batch_size: expected a multiple of the 2 replicas, found 5.*train.global_batch_size=6"):
+        toy_runs.train(toy, None, "train.global_batch_size=5", dry_run=True, logical_cpus=2)
+
+
+def test_a_batch_given_per_replica_must_stay_the_runs_global_batch(toy, tmp_path):
+    params = ("train.global_batch_size=None", "train.batch_size_per_replica=2", "train.epochs=1")
+    assert "4 = 2 × 2" in toy_runs.train(toy, tmp_path / "run", *params, "train.steps_per_epoch=1", logical_cpus=2)
+    with pytest.raises(UserError, match="expected the run's global batch of 4, found 2 with 1 replicas"):
+        toy_runs.train(toy, tmp_path / "run", *params, "train.steps_per_epoch=1")
+
+
+def test_a_run_starts_from_another_runs_weights_and_keeps_what_fits(uninterrupted, toy, tmp_path):
+    place = tmp_path / "three"
+    palette = np.array([0, 100, 200], np.uint8)
+    for number in range(4):
+        toys.write_case(place / "source", f"train/c{number}", toys.picture(f"c{number}", (32, 32)), palette[toys.picture(f"m{number}", (32, 32), 1) % 3])
+    three = toys.build(place, source=place / "source", name="three", gin_param=["label_map.values={0: 0, 100: 1, 200: 2}"])
+    params = ("flex_unet.normalization='batch'", "train.monitor='loss'", "train.epochs=1", "train.steps_per_epoch=1", "optimizer.learning_rate=1e-12")
+    said = toy_runs.train(three, tmp_path / "run", *params, init_from=str(uninterrupted))
+    assert f"weights from {uninterrupted} (epoch " in said
+    assert "of another shape and therefore new: logits/kernel, logits/bias" in said
+    old, new = (read_folder(workdir / "best")[0]["model"] for workdir in (uninterrupted, tmp_path / "run"))
+    trained = [name for name in old if "logits" not in name and "moving" not in name]
+    assert len(trained) > 10
+    for name in trained:
+        np.testing.assert_allclose(new[name], old[name], atol=1e-6)
+    assert "weights from" not in toy_runs.train(three, tmp_path / "run", *params, "train.epochs=2", init_from=str(uninterrupted)), "a resumed run goes on"
+
+
+def test_weights_of_a_run_that_is_not_there_are_refused(toy, tmp_path):
+    with pytest.raises(UserError, match="nowhere/best: expected whole weights"):
+        toy_runs.train(toy, tmp_path / "run", init_from=str(tmp_path / "nowhere"))
+    toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")  # the refused start has begun no run
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted, toy, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    toy_runs.train(toy, tmp_path / "run", *FULL, "train.epochs=5", "train.checkpoint_steps=1", "train.keep=3")
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    (newest / "model.npz").write_bytes(b"garbage")
+    said = toy_runs.train(toy, tmp_path / "run", *FULL, "train.epochs=6", "train.keep=3")
+    assert f"{newest} is damaged" in said and "resumed after epoch 4, step 14" in said
+    _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
+    assert [int(row[0]) for row in rows] == [1, 2, 3, 4, 5, 6]

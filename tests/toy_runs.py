@@ -1,0 +1,72 @@
+"""Tiny training runs, evaluations and predictions in this process, for every test that needs one.
+
+    said = toy_runs.train(toy, tmp_path / "run", "train.epochs=3", logical_cpus=2)       # what was printed
+    report, said = toy_runs.evaluate(tmp_path / "run", split="valid")
+    written = toy_runs.predict(tmp_path / "run", images=[...], output=...)
+
+What a command leaves behind in the process (gin's state, op determinism, where tracebacks go) is put back.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import gin
+import numpy as np
+from tensorflow.python.framework import config as tf_config  # enabling op determinism is public, putting it back is not
+
+from flexseg.commands import dispatcher, evaluate as evaluate_command, predict as predict_command, train as train_command
+from flexseg.data.dataset import BuiltDataset
+from flexseg.inference.weights import read_folder
+
+TINY = (
+    "build_model.architecture=@flex_unet", "flex_unet.base_filters=2", "flex_unet.num_layers=2", "flex_unet.dropout_rate=0.0",
+    "flex_unet.normalization='none'", "input.image_size=(32,32)", "augment.enabled=False", "train.precision='float32'", "train.epochs=2",
+    "train.steps_per_epoch=2", "train.global_batch_size=4", "epoch_change_infer.num_infer_images=0", "train.curves_every=1000",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def command() -> Iterator[io.StringIO]:
+    """Keeps what is printed, and puts the process back as it was."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            yield said
+    finally:
+        gin.clear_config()
+        dispatcher._traceback_file = None
+        tf_config.disable_op_determinism()
+
+
+def train(dataset: BuiltDataset, workdir: Path | None, *params: str, **flags) -> str:
+    """`flexseg train` with the bindings of TINY, then `params`; returns what was printed."""
+    with command() as said:
+        train_command.run(**arguments(dataset, workdir, *params), **flags)
+    return said.getvalue()
+
+
+def arguments(dataset: BuiltDataset, workdir: Path | None, *params: str) -> dict:
+    """The arguments of `flexseg train` for a dataset and a run directory."""
+    place = {"dataset": dataset.name, "data_dir": str(dataset.directory.parents[2])}
+    return place | {"workdir": None if workdir is None else str(workdir), "gin_param": [*TINY, *params]}
+
+
+def evaluate(workdir: Path, **flags) -> tuple[dict, str]:
+    """`flexseg evaluate`: (the report, what was printed)."""
+    with command() as said:
+        report = evaluate_command.run(workdir=str(workdir), **flags)
+    return report, said.getvalue()
+
+
+def predict(workdir: Path, *, images, **flags) -> list[Path]:
+    """`flexseg predict`: the masks written."""
+    with command():
+        return [Path(path) for path in predict_command.run(workdir=str(workdir), images=[str(path) for path in images], **flags)]
+
+
+def last_checkpoint(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the latest checkpoint, by part and place (Keras's numbers are left out of the names)."""
+    parts, _ = read_folder(max((workdir / "checkpoints").glob("step_*")))
+    return {f"{part} {name.split(' ')[0]}": array for part, arrays in parts.items() for name, array in arrays.items()}
