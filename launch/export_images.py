@@ -1,6 +1,6 @@
 """The images of a built dataset's split as PNG files, for the quickstart: `flexseg predict` reads files.
 
-    python launch/export_images.py --dataset=synthetic_nuclei --data_dir=data --split=test --output=folder
+    python -m flexseg.launch.export_images --dataset=synthetic_nuclei --data_dir=data --split=test --output=folder
 
 It reads the dataset with plain TFDS and writes each image's bytes as they are stored, folder/<case>.png; an image that is stored as
 JPEG is refused. Whoever built a dataset from an own folder has these files already.

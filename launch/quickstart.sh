@@ -45,16 +45,15 @@ prepare_environment
 SECONDS=0
 run=$(realpath -m --relative-base="$PWD" "$run")
 data=$(realpath -m --relative-base="$PWD" "$data")
-here=$(realpath -m --relative-base="$PWD" "$root/launch")
 
 step flexseg build --dataset=synthetic_nuclei --data_dir="$data"
 step flexseg train --gin_file=quickstart.gin --dataset=synthetic_nuclei --data_dir="$data" --workdir="$run" ${training[@]+"${training[@]}"}
 step flexseg evaluate --workdir="$run" --split=test
-step python "$here/export_images.py" --dataset=synthetic_nuclei --data_dir="$data" --split=test --output="$run/test_images"
+step python -m flexseg.launch.export_images --dataset=synthetic_nuclei --data_dir="$data" --split=test --output="$run/test_images"
 step flexseg predict --workdir="$run" --images="$run/test_images" --output="$run/predictions" --overwrite
 
 echo
-python "$here/summary.py" "$run"
+python -m flexseg.launch.summary "$run"
 echo "time, without the installation: $((SECONDS / 60)) min $((SECONDS % 60)) s"
 echo
 echo "run directory: $run"

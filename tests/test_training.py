@@ -13,13 +13,15 @@ from flexseg.commands import dispatcher
 from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
 from flexseg.evaluation.csv_log import read_rows
+from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import read_folder
+from flexseg.training import run_directory, session
 from flexseg.training.trainer import Trainer
 
-# Everything that could carry state from step to step: dropout, moving statistics, augmentation, Adam's moments, a schedule, a plateau.
+# Everything that could carry state from step to step: dropout, moving statistics, random crops, Adam's moments, a schedule, a plateau.
 FULL = (
-    "train.deterministic=True", "flex_unet.dropout_rate=0.1", "flex_unet.normalization='batch'", "augment.enabled=True", "train.steps_per_epoch=3",
-    "schedule.name='cosine'", "schedule.schedule_epochs=4", "schedule.warmup_steps=2", "plateau.reducer_patience=1", "plateau.min_delta=10.0",
+    "train.deterministic=True", "flex_unet.dropout_rate=0.1", "flex_unet.normalization='batch'", "input.fit='random_crop'", "input.eval_fit='resize'",
+    "train.steps_per_epoch=3", "schedule.name='cosine'", "schedule.schedule_epochs=4", "schedule.warmup_steps=2", "plateau.reducer_patience=1", "plateau.min_delta=10.0",
     "train.metrics=('dice_coef',)",
 )  # fmt: skip
 
@@ -52,17 +54,20 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("method", "call", "resumed"),
+    ("method", "call", "checkpoint_steps", "resumed"),
     [
-        ("one_step", 6, "resumed after epoch 1, step 4"),  # in the middle of epoch 2, whose first step is in the checkpoint
-        ("validate", 2, "resumed after epoch 1, step 6"),  # after the last step of epoch 2
-        pytest.param("one_step", 11, "resumed after epoch 3, step 10", marks=pytest.mark.slow),
-        pytest.param("_watch", 3, "resumed after epoch 2, step 8", marks=pytest.mark.slow),  # the row of epoch 3 is written and must be cut
-        pytest.param("_save", 4, "resumed after epoch 2, step 6", marks=pytest.mark.slow),
+        ("one_step", 6, 2, "resumed after epoch 1, step 4"),  # in the middle of epoch 2, whose first step is in the checkpoint
+        ("one_step", 8, 0, "resumed after epoch 0, step 0"),  # before the first checkpoint: two rows are written and must be cut
+        pytest.param("validate", 2, 2, "resumed after epoch 1, step 6", marks=pytest.mark.slow),  # after the last step of epoch 2
+        pytest.param("one_step", 11, 2, "resumed after epoch 3, step 10", marks=pytest.mark.slow),
+        pytest.param("_watch", 3, 2, "resumed after epoch 2, step 8", marks=pytest.mark.slow),  # the row of epoch 3 is written
+        pytest.param("_save", 4, 2, "resumed after epoch 2, step 6", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(uninterrupted, toy, tmp_path, monkeypatch, method, call, resumed):
-    params = (*FULL, "train.epochs=4", "train.checkpoint_steps=2")
+def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(
+    uninterrupted, toy, tmp_path, monkeypatch, method, call, checkpoint_steps, resumed
+):
+    params = (*FULL, "train.epochs=4", f"train.checkpoint_steps={checkpoint_steps}")
     original, calls = getattr(Trainer, method), []
 
     def killed(self, *arguments):
@@ -82,7 +87,7 @@ def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(uninter
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_two_replicas_resume_to_the_bit_in_every_precision(toy, tmp_path, precision):
-    params = (*FULL, f"train.precision='{precision}'", "train.loss_scale_growth_steps=4")
+    params = (*FULL, "augment.enabled=True", f"train.precision='{precision}'", "train.loss_scale_growth_steps=4")
     toy_runs.train(toy, tmp_path / "long", *params, "train.epochs=4", logical_cpus=2)
     for epochs in (2, 4):
         toy_runs.train(toy, tmp_path / "run", *params, f"train.epochs={epochs}", logical_cpus=2)
@@ -91,6 +96,7 @@ def test_two_replicas_resume_to_the_bit_in_every_precision(toy, tmp_path, precis
     assert scale == (2.0**18 if precision == "mixed_float16" else 1.0)
 
 
+@pytest.mark.slow
 def test_a_run_with_another_seed_is_another_run(uninterrupted, toy, tmp_path):
     toy_runs.train(toy, tmp_path / "run", *FULL, "train.epochs=1", "train.seed=1")
     _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
@@ -235,6 +241,7 @@ def test_a_dataset_without_validation_needs_a_monitor_of_training(without_valida
     assert json.loads((tmp_path / "run" / "best" / "facts.json").read_text())["monitor"] == "loss"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor", ["val_mean_foreground_dice", "val_dice/foreground", "mean_foreground_dice"])
 def test_any_metric_can_be_monitored_and_auto_lets_scores_rise(toy, tmp_path, monkeypatch, monitor):
     dictated = iter([0.2, 0.6, 0.4])
@@ -274,7 +281,6 @@ def test_another_number_of_classes_than_the_datasets_is_refused(toy):
 
 @pytest.mark.parametrize("binding", ["label_map.off_map='nearest'", "split.seed=3"])
 def test_bindings_of_build_are_refused_in_training(toy, binding):
-    toys.build  # noqa: B018  (build has imported what registers these names)
     with pytest.raises(UserError, match=f"{binding.split('=')[0]}: expected bindings of training, found one of `flexseg build`"):
         toy_runs.train(toy, None, binding, dry_run=True)
 
@@ -284,6 +290,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(toy):
         toy_runs.train(toy, None, "train.global_batch_size=5", dry_run=True, logical_cpus=2)
 
 
+@pytest.mark.slow
 def test_a_batch_given_per_replica_must_stay_the_runs_global_batch(toy, tmp_path):
     params = ("train.global_batch_size=None", "train.batch_size_per_replica=2", "train.epochs=1")
     assert "4 = 2 × 2" in toy_runs.train(toy, tmp_path / "run", *params, "train.steps_per_epoch=1", logical_cpus=2)
@@ -309,12 +316,51 @@ def test_a_run_starts_from_another_runs_weights_and_keeps_what_fits(uninterrupte
     assert "weights from" not in toy_runs.train(three, tmp_path / "run", *params, "train.epochs=2", init_from=str(uninterrupted)), "a resumed run goes on"
 
 
+def test_a_start_from_other_weights_that_was_killed_early_starts_from_them_again(uninterrupted, toy, tmp_path, monkeypatch):
+    params = ("flex_unet.normalization='batch'", "train.epochs=1", "train.steps_per_epoch=2", "optimizer.learning_rate=1e-12")
+    one_step, calls = Trainer.one_step, []
+
+    def killed(self, batches):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Killed
+        one_step(self, batches)
+
+    monkeypatch.setattr(Trainer, "one_step", killed)
+    with pytest.raises(Killed):
+        toy_runs.train(toy, tmp_path / "run", *params, init_from=str(uninterrupted))
+    assert f"weights from {uninterrupted}" in toy_runs.train(toy, tmp_path / "run", *params, init_from=str(uninterrupted))
+    old, new = (read_folder(workdir / "best")[0]["model"] for workdir in (uninterrupted, tmp_path / "run"))
+    np.testing.assert_allclose(list(new.values())[0], list(old.values())[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_a_start_that_was_killed_before_its_config_was_written_can_be_repeated(toy, tmp_path, monkeypatch, count):
+    written = []
+
+    def killed(path, content):
+        if len(written) == count:
+            raise Killed
+        written.append(replace_file(path, content))
+
+    for module in (run_directory, session):
+        monkeypatch.setattr(module, "replace_file", killed)
+    with pytest.raises(Killed):
+        toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "config.gin").exists() and (tmp_path / "run" / "manifest.json").exists()
+    monkeypatch.setattr(Trainer, "train", lambda self: "epochs")
+    toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")
+    assert json.loads((tmp_path / "run" / "label_map.json").read_text()) == toy.manifest.label_map
+
+
 def test_weights_of_a_run_that_is_not_there_are_refused(toy, tmp_path):
     with pytest.raises(UserError, match="nowhere/best: expected whole weights"):
         toy_runs.train(toy, tmp_path / "run", init_from=str(tmp_path / "nowhere"))
     toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")  # the refused start has begun no run
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted, toy, tmp_path):
     shutil.copytree(uninterrupted, tmp_path / "run")
     toy_runs.train(toy, tmp_path / "run", *FULL, "train.epochs=5", "train.checkpoint_steps=1", "train.keep=3")

@@ -122,5 +122,5 @@ class Assembly:
     def summary(self) -> str:
         """Keras's summary table of the model."""
         lines: list[str] = []
-        self.model.summary(print_fn=lines.append, line_length=120)
+        self.model.summary(print_fn=lines.append, line_length=100)
         return "\n".join(lines) + "\n"

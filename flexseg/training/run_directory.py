@@ -9,7 +9,6 @@ Nothing of the user's is ever deleted here.
 
 import json
 import logging
-import shutil
 from pathlib import Path
 
 from flexseg.errors import UserError
@@ -50,7 +49,9 @@ class RunDirectory:
         """Refuses a directory that holds files but no run, with a UserError."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir={self.path}", expected="a directory", found="a file")
-        if not self.started and self.path.is_dir() and any(entry != self.log for entry in self.path.iterdir()):  # a log of refusals is no run
+        entries = set() if self.started or not self.path.is_dir() else set(self.path.iterdir()) - {self.log}  # a log of refusals is no run
+        begun = {self.manifest, self.label_map, self.environment, self.summary, self.operative_config}  # a start cut off before config.gin
+        if entries and not (self.manifest in entries and entries <= begun):
             raise UserError(
                 f"--workdir={self.path}",
                 expected="an empty directory or a run to resume",
@@ -100,8 +101,5 @@ class RunDirectory:
                 found="another one: the dataset was built again",
                 cure="train into another --workdir",
             )
-        if not self.manifest.is_file():
-            replace_file(self.label_map, json.dumps(label_map, indent=1).encode())
-            part = self.manifest.with_name(".manifest.json.part")
-            shutil.copyfile(source, part)
-            part.rename(self.manifest)
+        replace_file(self.manifest, source.read_bytes())
+        replace_file(self.label_map, json.dumps(label_map, indent=1).encode())

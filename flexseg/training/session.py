@@ -70,7 +70,6 @@ class Session:
         batch = None if settings.batch_size_per_replica else global_batch_size(settings, 1)
         self._replicas = open_replicas(global_batch_size=batch, replicas=replicas, logical_cpus=logical_cpus)
         stored = run.read_environment() if run is not None and run.started else None
-        self._resumed = stored is not None
         auto = settings.precision == "auto" and stored is not None
         self._precision = stored["precision"] if auto else resolve_precision(settings.precision, on_gpu=self._replicas.on_gpu)
         size = global_batch_size(settings, self._replicas.count)
@@ -96,9 +95,9 @@ class Session:
             return
         with precision_scope(self._precision):
             assembly, trainer = self._make()
-            run.copy_dataset_facts(self._dataset.directory, self._dataset.manifest.label_map)
-            if init_from and not self._resumed:
+            if init_from and not any(run.checkpoints.glob("step_*")):
                 self._init(assembly, init_from)
+            run.copy_dataset_facts(self._dataset.directory, self._dataset.manifest.label_map)
             run.write_environment(self._environment(assembly, trainer))
             replace_file(run.summary, assembly.summary().encode())
             replace_file(run.operative_config, operative_config().encode())

@@ -33,8 +33,9 @@ class TrainSettings:
       patience: validations without a better value after which training stops; 0 for never.
       validate_every: epochs between validations.
       curves_every: epochs between drawings of the curves.
-      checkpoint_steps: steps between checkpoints, beside the one at the end of every epoch; 0 for none.
-      checkpoint_minutes: the same in minutes; 0 for none.
+      checkpoint_steps: steps between checkpoints; 0 for none. Beside these there is one at the end of an epoch, as long as they take no
+        more than a twentieth of the time, and one at the end of the run.
+      checkpoint_minutes: minutes between checkpoints, in the middle of an epoch too; 0 for none.
       keep: how many of the latest checkpoints stay.
       max_skipped_steps: steps in a row with a loss or gradient that is not finite after which the run stops.
       loss_scale_growth_steps: applied steps in a row after which the float16 loss scale doubles.

@@ -35,6 +35,7 @@ from flexseg.training.train_state import TrainState
 from flexseg.training.watch import Best, Plateau
 
 TRAIN, VALID = "train", "valid"
+_CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into the checkpoints at the ends of epochs
 
 
 class Trainer:
@@ -98,7 +99,7 @@ class Trainer:
         self.step, self._epochs_done, self._skipped = 0, 0, 0
         self._pending = None
         self._throughput = Throughput()
-        self._saved_at = time.monotonic()
+        self._saved_at, self._save_seconds = time.monotonic(), 0.0
 
     # -- the story ----------------------------------------------------------------------------------------------------
 
@@ -108,12 +109,14 @@ class Trainer:
         recover(self._run.best)
         host = self._state.restore()
         metrics = [metric.name for metric in self._assembly.measures.metrics]
+        again = host is not None or self._run.losses_csv.is_file()  # a run killed before its first checkpoint begins anew
         reporter = Reporter(self._run, metrics=metrics, leaked=self._dataset.manifest.leaked)
         if host is not None:
             self._restore_host(host)
-        reporter.restart(epoch=self._epochs_done, step=self.step) if host is not None else reporter.texts(
-            config=self._run.config.read_text(), model=self._assembly.summary()
-        )
+        if again:
+            reporter.restart(epoch=self._epochs_done, step=self.step)
+        else:
+            reporter.texts(config=self._run.config.read_text(), model=self._assembly.summary())
         pictures = EpochPictures(self._experiment.pictures, self._dataset, self._run)
         batches = self._assembly.replicas.distribute(self.stream.batches(self.step, replicas=self._assembly.replicas.count))
         while self._epochs_done < settings.epochs and not self._best.exhausted:
@@ -161,12 +164,14 @@ class Trainer:
         try:
             return self.step_function(batch, number=self.step, learning_rate=self.learning_rate(self.step), total_weight=float(self.batch_size))
         except tf.errors.ResourceExhaustedError as error:
-            smaller = max(self._assembly.replicas.count, self.batch_size // 2)
+            count = self._assembly.replicas.count
+            each = max(1, self.batch_size // count // 2)
+            name, size = ("batch_size_per_replica", each) if self._settings.batch_size_per_replica else ("global_batch_size", each * count)
             raise UserError(
-                "train.global_batch_size",
+                f"train.{name}",
                 expected="a batch that fits into the device's memory",
                 found=f"out of memory at {self.batch_size}",
-                cure=f'--gin_param="train.global_batch_size={smaller}", or a smaller input.image_size',
+                cure=f'--gin_param="train.{name}={size}", or a smaller input.image_size',
             ) from error
 
     def settle(self) -> None:
@@ -209,7 +214,7 @@ class Trainer:
         self._epochs_done = epoch
         self._meter.reset()
         self._throughput.reset()
-        if self._checkpoint_due():
+        if self._checkpoint_due() or time.monotonic() - self._saved_at > self._save_seconds / _CHECKPOINT_SHARE:
             self._save()
 
     def _watch(self, value: float, epoch: int) -> None:
@@ -288,8 +293,10 @@ class Trainer:
             "epochs_done": self._epochs_done, "meter": self._meter.state(), "best": self._best.state(),
             "plateau": self._plateau.state(), "skipped": self._skipped,
         }  # fmt: skip
+        began = time.monotonic()
         self._state.save(step=self.step, host=host)
         self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - began
 
     def _restore_host(self, host: dict) -> None:
         self.step, self._epochs_done, self._skipped = host["step"], host["epochs_done"], host["skipped"]

@@ -1,0 +1,1 @@
+"""Launchers: shell scripts, and the Python that they call as `flexseg.launch`."""
