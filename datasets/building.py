@@ -1,6 +1,6 @@
 """Building: from Contents to a dataset directory that is there whole or not at all.
 
-    directory = build_dataset(Builder, contents, dataset="tnbc", name="tnbc", data_dir="data", split={...}, overwrite=False)
+    directory = build_dataset(Builder, contents, dataset="tnbc", name="tnbc", data_dir="data", overwrite=False)
 
 Everything is written below a folder of its own beside the target and moved into place at the end. A dataset of the same name that
 holds the same is left as it is; one that holds something else is refused with the difference, unless `overwrite` swaps it.
@@ -60,7 +60,6 @@ def build_dataset(
     dataset: str,
     name: str,
     data_dir: str | Path,
-    split: dict,
     overwrite: bool = False,
     num_shards: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -73,7 +72,6 @@ def build_dataset(
       dataset: the builder's name, the first folder below `data_dir`.
       name: the user's name for it, the second.
       data_dir: where datasets lie.
-      split: the settings of the division, for the manifest.
       overwrite: swap a dataset of this name that holds something else.
       num_shards: TFRecord files a split; default by size, as TFDS chooses.
       progress: called with (examples written, all).
@@ -105,7 +103,7 @@ def build_dataset(
     beside = data_dir / f".building_{dataset}_{name}"
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        _write(builder_class, contents, dataset=dataset, name=name, beside=beside, split=split, num_shards=num_shards, progress=progress)
+        _write(builder_class, contents, dataset=dataset, name=name, beside=beside, num_shards=num_shards, progress=progress)
         target.parent.mkdir(parents=True, exist_ok=True)
         old = beside / "old"
         if target.exists():
@@ -121,7 +119,7 @@ def build_dataset(
     return target, True
 
 
-def _write(builder_class, contents, *, dataset, name, beside, split, num_shards, progress) -> None:
+def _write(builder_class, contents, *, dataset, name, beside, num_shards, progress) -> None:
     facts = _Facts(contents, progress)
     tqdm_utils.disable_progress_bar()  # TFDS draws a bar a shard; ours is one bar for all
     verbosity = logging.get_verbosity()
@@ -142,7 +140,7 @@ def _write(builder_class, contents, *, dataset, name, beside, split, num_shards,
         window=contents.window,
         converted=contents.converted,
         leaked=contents.leaked,
-        split=split,
+        split=contents.split,
         label_map=contents.label_map.to_json(),
         fingerprint=contents.fingerprint,
         class_pixels={name: dict(pixels) for name, pixels in facts.class_pixels.items()},

@@ -93,6 +93,7 @@ class Contents(abc.ABC):
     leaked: bool = False
     has_instances: bool = False
     fingerprint: str = ""
+    split: dict  # the settings of the division, by name
 
     @abc.abstractmethod
     def sizes(self) -> dict[str, int]:
@@ -112,11 +113,12 @@ class FileContents(Contents):
 
     Args:
       inventory: of the source.
+      split: the division that was made.
       max_pixels: of an image, before it is decoded.
     """
 
-    def __init__(self, inventory: Inventory, *, max_pixels: int):
-        self._inventory, self._max_pixels = inventory, max_pixels
+    def __init__(self, inventory: Inventory, *, split: Split, max_pixels: int):
+        self._inventory, self._max_pixels, self.split = inventory, max_pixels, dataclasses.asdict(split)
         self.label_map, self.channels, self.window = inventory.label_map, inventory.channels, inventory.window
         self.converted, self.leaked, self.fingerprint = inventory.converted, inventory.leaked, inventory.fingerprint()
 

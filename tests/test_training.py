@@ -316,6 +316,7 @@ def test_a_run_starts_from_another_runs_weights_and_keeps_what_fits(uninterrupte
     assert "weights from" not in toy_runs.train(three, tmp_path / "run", *params, "train.epochs=2", init_from=str(uninterrupted)), "a resumed run goes on"
 
 
+@pytest.mark.slow
 def test_a_start_from_other_weights_that_was_killed_early_starts_from_them_again(uninterrupted, toy, tmp_path, monkeypatch):
     params = ("flex_unet.normalization='batch'", "train.epochs=1", "train.steps_per_epoch=2", "optimizer.learning_rate=1e-12")
     one_step, calls = Trainer.one_step, []
@@ -357,7 +358,8 @@ def test_a_start_that_was_killed_before_its_config_was_written_can_be_repeated(t
 def test_weights_of_a_run_that_is_not_there_are_refused(toy, tmp_path):
     with pytest.raises(UserError, match="nowhere/best: expected whole weights"):
         toy_runs.train(toy, tmp_path / "run", init_from=str(tmp_path / "nowhere"))
-    toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")  # the refused start has begun no run
+    with pytest.raises(UserError, match="nowhere/best: expected whole weights"):  # and not that the directory holds other files
+        toy_runs.train(toy, tmp_path / "run", init_from=str(tmp_path / "nowhere"))
 
 
 @pytest.mark.slow

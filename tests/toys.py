@@ -2,6 +2,7 @@
 
     folder = write_folder(tmp_path / "set", {"train/a": (24, 31), "valid/b": (32, 32)})     # or {"a": …} without splits
     dataset = build(tmp_path, source=folder)                                                # a BuiltDataset
+    error = refusal(tmp_path, source=folder, name="a/b")                                    # the UserError; nothing may be written
 
 Pixels are a function of (case name, size). Values of image and mask have nothing to do with each other: nothing is to be learned here.
 """
@@ -14,10 +15,14 @@ from pathlib import Path
 
 import gin
 import numpy as np
+import pytest
 from PIL import Image
 
 from flexseg.commands import build as build_command
 from flexseg.data.dataset import BuiltDataset
+from flexseg.errors import UserError
+
+FOUR = {"train/a": (16, 16), "train/b": (12, 20), "valid/c": (16, 16), "test/d": (9, 30)}  # sound cases in three splits
 
 
 def picture(name: str, size: tuple[int, int], channels: int = 3) -> np.ndarray:
@@ -58,6 +63,41 @@ def build(place: Path, *, source: Path | None, **options) -> BuiltDataset:
             return BuiltDataset(Path(build_command.run(**arguments)))
     finally:
         gin.clear_config()
+
+
+def snapshot(place: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below the data_dir with its inode and bytes, folders too."""
+    paths = sorted((place / "data").rglob("*"))
+    return {str(path.relative_to(place)): (path.stat().st_ino, path.read_bytes() if path.is_file() else b"") for path in paths}
+
+
+def refusal(place: Path, **options) -> UserError:
+    """Builds; it must be refused in one line, and the data_dir must be as it was."""
+    before = snapshot(place)
+    with pytest.raises(UserError) as caught:
+        build(place, **options)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) > 40
+    assert snapshot(place) == before
+    return caught.value
+
+
+def pixels(dataset: BuiltDataset, case_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """(image, class ids) of a case, whatever split it is in."""
+    for split, table in dataset.manifest.splits.items():
+        if case_id in table.case_id:
+            return dataset.records(split).example(table.case_id.index(case_id))
+    raise KeyError(case_id)
+
+
+def groups(dataset: BuiltDataset) -> dict[str, str]:
+    return {case: group for table in dataset.manifest.splits.values() for case, group in zip(table.case_id, table.group_id, strict=True)}
+
+
+def repaint(path: Path, value) -> None:
+    """Changes one pixel."""
+    values = np.array(Image.open(path))
+    values[0, 0] = value
+    Image.fromarray(values).save(path)
 
 
 def _random(name: str) -> np.random.Generator:

@@ -29,9 +29,10 @@ def open_source(options: SourceOptions) -> Contents:
     source = options.require_source("image_mask_folder", "images/ and masks/, or train/, valid/, test/ with these")
     given = {name: getattr(options, name) for name in ("image_pattern", "mask_pattern", "group_pattern", "group_column")}
     found = discover(source, **{name: value for name, value in given.items() if value is not None})
+    split = options.split or Split()
     inventory = take_inventory(
-        (options.split or Split()).assign(found.cases), label_map=options.label_map, max_pixels=options.max_image_pixels, progress=options.progress
+        split.assign(found.cases), label_map=options.label_map, max_pixels=options.max_image_pixels, progress=options.progress
     )
     for sentence in [*found.warnings, *inventory.warnings]:
         options.warn(sentence)
-    return FileContents(inventory, max_pixels=options.max_image_pixels)
+    return FileContents(inventory, split=split, max_pixels=options.max_image_pixels)

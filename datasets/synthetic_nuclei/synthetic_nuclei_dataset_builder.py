@@ -64,6 +64,7 @@ class SyntheticContents(Contents):
 
     def __init__(self, settings: SyntheticNuclei):
         self._settings = settings
+        self.split = dataclasses.asdict(settings)
         self.label_map = LabelMap(values={0: 0, 255: 1}, class_names=CLASS_NAMES, background=0)
         self.fingerprint = hashlib.sha256(json.dumps(dataclasses.asdict(settings)).encode()).hexdigest()
 

@@ -74,9 +74,10 @@ def open_source(options: SourceOptions) -> Contents:
     """
     options.refuse("tnbc", "image_pattern", "mask_pattern", "group_pattern", "group_column", "label_map")
     cases = discover_slides(options.require_source("tnbc", _LAYOUT))
+    split = options.split or Split()
     inventory = take_inventory(
-        (options.split or Split()).assign(cases), label_map=label_map(), max_pixels=options.max_image_pixels, progress=options.progress
+        split.assign(cases), label_map=label_map(), max_pixels=options.max_image_pixels, progress=options.progress
     )
     for sentence in inventory.warnings:
         options.warn(sentence)
-    return FileContents(inventory, max_pixels=options.max_image_pixels)
+    return FileContents(inventory, split=split, max_pixels=options.max_image_pixels)

@@ -6,7 +6,6 @@ Everything is checked before anything is written; what cannot be right is refuse
 The LabelMap and the split are set with --gin_param, e.g. --gin_param="label_map.rgb_map={(0,0,0):0,(255,255,255):1}".
 """
 
-import dataclasses
 import importlib
 import sys
 
@@ -72,7 +71,6 @@ def run(
     from flexseg.files.split import Split
 
     bound = {key.split(".")[0] for key in configuration.bindings}
-    split = Split() if "split" in bound else None
     with tqdm(desc="checking", unit="case", disable=not sys.stderr.isatty(), leave=False) as bar:
         options = SourceOptions(
             source=source,
@@ -82,7 +80,7 @@ def run(
             group_column=group_column,
             max_image_pixels=max_image_pixels,
             label_map=LabelMap() if "label_map" in bound else None,
-            split=split,
+            split=Split() if "split" in bound else None,
             warn=lambda sentence: print(f"warning: {sentence}", flush=True),
             progress=lambda done, total: _show(bar, done, total),
         )
@@ -95,7 +93,6 @@ def run(
             dataset=dataset,
             name=name,
             data_dir=data_dir,
-            split={} if split is None else dataclasses.asdict(split),
             overwrite=overwrite,
             num_shards=num_shards,
             progress=lambda done, total: _show(bar, done, total),

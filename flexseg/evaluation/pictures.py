@@ -229,7 +229,7 @@ def _entries(label_map, masks: list[np.ndarray], *, errors: bool) -> list[tuple[
         elif label_map.num_classes == 2:
             possible -= {"wrong class"}
         entries += [(color, name) for name, color in ERROR_COLORS.items() if name in possible]
-        entries += [(CORRECT_OUTLINE, "outline: correct"), (_IGNORED[0], "ignored")]
+        entries += [(CORRECT_OUTLINE, "white outline: correct"), (_IGNORED[0], "ignored")]
     return entries
 
 

@@ -30,4 +30,4 @@ def image_files(places: Sequence[str | Path]) -> list[Path]:
                 found=f"{first[path.stem]} too",
                 cure="predict them separately",
             )
-    return found
+    return list(dict.fromkeys(found))
