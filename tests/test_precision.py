@@ -57,7 +57,7 @@ def losses(policy: str, xla: bool, count: int) -> np.ndarray:
     return np.array(values, np.float64)[:, 0] / 8
 
 
-FAST = {("float32", False, 2), ("mixed_bfloat16", False, 2), ("mixed_float16", False, 1)}
+FAST = {("mixed_bfloat16", False, 2), ("mixed_float16", False, 1)}
 COMBINATIONS = [
     pytest.param(policy, xla, count, marks=() if (policy, xla, count) in FAST else pytest.mark.slow)
     for policy in ("float32", "mixed_bfloat16", "mixed_float16")

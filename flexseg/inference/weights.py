@@ -138,7 +138,7 @@ def assign(replicas: Replicas, variables: Sequence, arrays: Mapping[str, np.ndar
 
 def _kind(path: str) -> str:
     """The last part of a variable's path, without the numbers that Keras gives unnamed layers: an optimizer's slots carry these."""
-    return re.sub(r"\d+", "", path.rsplit("/", 1)[-1])
+    return re.sub(r"_?\d+", "", path.rsplit("/", 1)[-1])
 
 
 def _digest(path: Path) -> str:
