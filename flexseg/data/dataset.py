@@ -72,6 +72,20 @@ class BuiltDataset:
         table = self.table(split)
         return np.stack([np.array(table.height, np.int64), np.array(table.width, np.int64)], axis=1)
 
+    def refuse_larger(self, split: str, size: tuple[int, int], *, binding: str, otherwise: str) -> None:
+        """Refuses a padded input of `size` = (height, width) that is smaller than an image of `split`, with a UserError naming the case.
+
+        `binding` is what sets the size, `otherwise` a binding that does without padding.
+        """
+        table, sizes = self.table(split), self.sizes(split)
+        for index in np.flatnonzero((sizes > np.array(size)).any(axis=1))[:1]:
+            raise UserError(
+                binding,
+                expected=f"at least the {sizes[index, 0]} × {sizes[index, 1]} pixels of case {table.case_id[index]} in {split}",
+                found=f"{size[0]} × {size[1]}",
+                cure=f'--gin_param="{otherwise}", or a larger {binding}',
+            )
+
     def largest(self) -> tuple[int, int]:
         """The largest height and the largest width over all splits."""
         sizes = np.concatenate([self.sizes(name) for name in self.manifest.splits if self.has(name)])

@@ -36,20 +36,6 @@ class EvaluationSettings:
             raise UserError("eval.batch_size", expected="at least 1", found=str(self.batch_size))
 
 
-def check_sizes(dataset: BuiltDataset, split: str, predictor: Predictor) -> None:
-    """Refuses a padded evaluation input that is smaller than an image of `split`, with a UserError naming the case."""
-    if predictor.inputs.evaluation_fit != "pad":
-        return
-    table, sizes = dataset.table(split), dataset.sizes(split)
-    for index in np.flatnonzero((sizes > np.array(predictor.size)).any(axis=1))[:1]:
-        raise UserError(
-            "input.eval_image_size",
-            expected=f"at least the {sizes[index, 0]} × {sizes[index, 1]} pixels of case {table.case_id[index]} in {split}",
-            found=f"{predictor.size[0]} × {predictor.size[1]}",
-            cure="--gin_param=\"input.eval_fit='resize'\", or a larger input.eval_image_size",
-        )
-
-
 def evaluate_split(
     predictor: Predictor,
     dataset: BuiltDataset,
@@ -73,7 +59,8 @@ def evaluate_split(
     Returns:
       The report, with loss and metrics filled in.
     """
-    check_sizes(dataset, split, predictor)
+    if predictor.inputs.evaluation_fit == "pad":
+        dataset.refuse_larger(split, predictor.size, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
     table, records = dataset.table(split), dataset.records(split)
     batches = evaluation_batches(
         records, inputs=predictor.inputs, size=predictor.size, batch_size=settings.batch_size, replicas=predictor.replicas.count

@@ -10,7 +10,6 @@ checkpoint, and at the end the sheet of pictures. The host waits for step k only
 import json
 import time
 
-import numpy as np
 import psutil
 import tensorflow as tf
 
@@ -20,7 +19,7 @@ from flexseg.data.stream import Stream
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
-from flexseg.evaluation.evaluate import check_sizes, evaluate_split
+from flexseg.evaluation.evaluate import evaluate_split
 from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import model_variables, named_arrays, recover, write_folder
 from flexseg.objectives.measures import Meter
@@ -100,8 +99,6 @@ class Trainer:
         self._pending = None
         self._throughput = Throughput()
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
-
-    # -- the story ----------------------------------------------------------------------------------------------------
 
     def train(self) -> str:
         """Trains to the end and returns why it ended, in words."""
@@ -224,8 +221,6 @@ class Trainer:
         if self._plateau.update(value, learning_rate=self._experiment.optimizer.learning_rate):
             say("learning rate reduced to %.3g: %s did not improve", self.learning_rate(self.step), self._settings.monitor)
 
-    # -- parts --------------------------------------------------------------------------------------------------------
-
     def validate(self) -> dict[str, float]:
         """`loss`, every metric, and the report's scores of the validation split with the present weights."""
         report = evaluate_split(
@@ -259,27 +254,17 @@ class Trainer:
         return "min" if name == "loss" or (name in metrics and not metrics[name].higher_is_better) else "max"
 
     def _check_padding(self) -> None:
-        inputs = self._experiment.inputs
-        if self._dataset.has(VALID):
-            check_sizes(self._dataset, VALID, self._assembly.predictor)
-        if inputs.fit != "pad":
-            return
-        table, sizes = self._dataset.table(TRAIN), self._dataset.sizes(TRAIN)
-        for index in np.flatnonzero((sizes > np.array(inputs.image_size)).any(axis=1))[:1]:
-            raise UserError(
-                "input.image_size",
-                expected=f"at least the {sizes[index, 0]} × {sizes[index, 1]} pixels of case {table.case_id[index]} under input.fit = 'pad'",
-                found=f"{inputs.image_size[0]} × {inputs.image_size[1]}",
-                cure="--gin_param=\"input.fit='resize'\" or 'random_crop', or a larger input.image_size",
-            )
+        inputs, assembly = self._experiment.inputs, self._assembly
+        if inputs.fit == "pad":
+            self._dataset.refuse_larger(TRAIN, tuple(inputs.image_size), binding="input.image_size", otherwise="input.fit='random_crop'")
+        if self._dataset.has(VALID) and inputs.evaluation_fit == "pad":
+            self._dataset.refuse_larger(VALID, assembly.evaluation_size, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
 
     def _memory(self) -> dict[str, float]:
         facts = {"host_memory_gib": psutil.Process().memory_info().rss / 2**30}
         if self._assembly.replicas.on_gpu:
             facts["device_peak_memory_gib"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
         return facts
-
-    # -- state --------------------------------------------------------------------------------------------------------
 
     def _checkpoint_due(self) -> bool:
         settings = self._settings
