@@ -50,7 +50,8 @@ def trainer_side(data_dir: str):
     params = [
         "build_model.architecture=@flex_unet", f"input.image_size={size}", f"train.global_batch_size={FLAGS.batch_size}", "train.monitor='loss'",
         f"flex_unet.base_filters={FLAGS.base_filters}", f"flex_unet.num_layers={FLAGS.num_layers}", f"flex_unet.dropout_rate={FLAGS.dropout_rate}",
-        f"flex_unet.normalization='{FLAGS.normalization}'", f"objective.loss='{FLAGS.loss}'", f"optimizer.name='{FLAGS.optimizer}'", "augment.enabled=False",
+        f"flex_unet.normalization='{FLAGS.normalization}'", f"objective.loss='{FLAGS.loss}'", f"optimizer.name='{FLAGS.optimizer}'",
+        "augment.enabled=False",
     ]  # fmt: skip
     configure([], params, modules=("flexseg.training.assembly",))
     experiment, replicas = Experiment.from_gin(), open_replicas(global_batch_size=FLAGS.batch_size, replicas=1)
@@ -107,7 +108,9 @@ def machine() -> str:
         cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), cpu)
     gpus = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in tf.config.list_physical_devices("GPU")]
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return f"{cpu}, {os.cpu_count()} cores, load {load}; {', '.join(gpus) or 'no GPU'}; TensorFlow {tf.__version__}, Python {platform.python_version()}"
+    return (
+        f"{cpu}, {os.cpu_count()} cores, load {load}; {', '.join(gpus) or 'no GPU'}; TensorFlow {tf.__version__}, Python {platform.python_version()}"
+    )
 
 
 def main(_) -> None:
@@ -138,7 +141,8 @@ def main(_) -> None:
     medians = np.median(pairs, axis=1)
     print(f"\n{machine()}")
     print(
-        f"FlexUNet {FLAGS.image_size}², {FLAGS.base_filters} filters, {FLAGS.num_layers} levels, {assembly.parameters:,} parameters, batch {FLAGS.batch_size}, "
+        f"FlexUNet {FLAGS.image_size}², {FLAGS.base_filters} filters, {FLAGS.num_layers} levels, {assembly.parameters:,} parameters, "
+        f"batch {FLAGS.batch_size}, "
         f"{FLAGS.normalization} normalization, {FLAGS.loss}, {FLAGS.optimizer}, {FLAGS.precision}, XLA {'on' if FLAGS.xla else 'off'}"
     )
     for name, median in zip(times, medians, strict=True):

@@ -86,9 +86,15 @@ def build_dataset(
     if num_shards is not None and num_shards > smallest[1]:
         raise UserError("--num_shards", expected=f"at most the {smallest[1]} cases of the split {smallest[0]}", found=str(num_shards))
     data_dir = Path(data_dir).absolute()
+    if data_dir.exists() and not data_dir.is_dir():
+        raise UserError(f"--data_dir={data_dir}", expected="a folder", found="a file")
     target = data_dir / dataset / name / str(builder_class.VERSION)
     if target.exists() and not overwrite:
         changes = contents.difference(Manifest.load(target / "manifest.json"))
+        manifest = Manifest.load(target / "manifest.json")
+        shards = max(len(table.files) for table in manifest.splits.values())
+        if num_shards is not None and num_shards != shards:
+            changes = [*changes, f"{shards} shards a split instead of {num_shards}"]
         if not changes:
             return target, False
         raise UserError(
@@ -101,6 +107,9 @@ def build_dataset(
         if other.parents[2].name != dataset and not other.parents[2].name.startswith("."):
             raise UserError(f"--name={name}", expected="a name that no other dataset has", found=str(other.parent), cure="take another --name")
     beside = data_dir / f".building_{dataset}_{name}"
+    if not target.exists() and (beside / "old").exists():  # a swap was cut off between its two renames
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (beside / "old").rename(target)
     shutil.rmtree(beside, ignore_errors=True)
     try:
         _write(builder_class, contents, dataset=dataset, name=name, beside=beside, num_shards=num_shards, progress=progress)

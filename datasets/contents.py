@@ -1,7 +1,7 @@
 """Contents: what is to be written, split by split, before TFDS writes it.
 
-contents = FileContents(inventory, max_pixels=150_000_000)
-for example in contents.examples("train"): example.image, example.mask
+    contents = FileContents(inventory, split=split, max_pixels=150_000_000)
+    for example in contents.examples("train"): example.image, example.mask
 """
 
 import abc

@@ -15,7 +15,6 @@ from flexseg.commands.runs import open_run
 from flexseg.data.images import resize_image, resize_mask
 from flexseg.errors import UserError
 
-
 RANDOM = ("build_model.num_classes=1", "objective.loss='bce_dice_loss'", "optimizer.learning_rate=1e-9")
 
 
@@ -87,8 +86,8 @@ def test_evaluation_csv_is_the_references_at_batches_of_four(run, evaluated, toy
 
 def test_a_reference_metric_that_is_no_dice_comes_with_a_sentence(evaluated):
     report, said = evaluated
-    assert "note: dice_coef_multiclass is no Dice" in said
-    assert any(sentence.startswith("dice_coef_multiclass is no Dice") for sentence in report["definitions"])
+    assert "note: dice_coef is that of a whole batch" in said
+    assert any(sentence.startswith("dice_coef is that of a whole batch") for sentence in report["definitions"])
 
 
 @pytest.mark.parametrize("flags", [{"gin_param": ["eval.batch_size=1"]}, {"gin_param": ["eval.batch_size=3"]}, {"logical_cpus": 2}])

@@ -30,7 +30,15 @@ def test_the_list_of_configs_is_the_readme_s():
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_dry_run_of_every_config_is_not_refused(config, replicas, data_dir):
     # In a process of its own: the reference's two settings take 125 million parameters and give the memory back only at the end.
-    command = [sys.executable, "-m", "flexseg.commands.dispatcher", "train", f"--gin_file={config}", "--dataset=synthetic_nuclei", f"--data_dir={data_dir}"]
+    command = [
+        sys.executable,
+        "-m",
+        "flexseg.commands.dispatcher",
+        "train",
+        f"--gin_file={config}",
+        "--dataset=synthetic_nuclei",
+        f"--data_dir={data_dir}",
+    ]
     done = subprocess.run([*command, f"--logical_cpus={replicas}", "--dry_run"], capture_output=True, text=True, cwd=data_dir, timeout=900)
     assert done.returncode == 0, done.stderr
     assert f"{replicas} × CPU" in done.stdout and "second step" in done.stdout

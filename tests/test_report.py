@@ -26,6 +26,7 @@ from flexseg.evaluation.intervals import bootstrap_groups
 from flexseg.evaluation.report import DEFINITIONS, Report
 from flexseg.evaluation.scores import count_case
 from flexseg.files.label_map import LabelMap
+from flexseg.objectives import metric_named
 
 COLORS = {(0, 0, 0): 0, (0, 255, 0): 1, (255, 0, 0): 2}
 NAMES = ("background", "nucleus", "stroma")
@@ -296,7 +297,8 @@ def test_everything_written_on_a_leaked_dataset_is_stamped(tmp_path):
 
 def test_a_metric_that_is_no_dice_comes_with_a_sentence():
     report = worked_report()
-    report.fill(loss=0.5, metrics={"dice_coef_multiclass": 0.9, "accuracy": 0.8})
+    note = metric_named("dice_coef_multiclass", num_classes=2, background=0).note
+    report.fill(loss=0.5, metrics={"dice_coef_multiclass": 0.9, "accuracy": 0.8}, notes=[note])
     assert "dice_coef_multiclass is no Dice" in report.table()
     assert any(sentence.startswith("dice_coef_multiclass is no Dice") for sentence in report.result()["definitions"])
 

@@ -206,5 +206,5 @@ def test_a_dataset_that_was_built_again_is_refused(finished, toy, tmp_path):
     shutil.copytree(finished[0], workdir)
     manifest = json.loads((workdir / "manifest.json").read_text())
     (workdir / "manifest.json").write_text(json.dumps(manifest | {"fingerprint": "another"}))
-    with pytest.raises(UserError, match="found another one: the dataset was built again"):
+    with pytest.raises(UserError, match="found another one: the run was begun on another dataset, or it was built again"):
         toy_runs.train(toy, workdir, *PARAMS, "train.epochs=4")

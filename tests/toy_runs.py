@@ -16,7 +16,10 @@ import gin
 import numpy as np
 from tensorflow.python.framework import config as tf_config  # enabling op determinism is public, putting it back is not
 
-from flexseg.commands import dispatcher, evaluate as evaluate_command, predict as predict_command, train as train_command
+from flexseg.commands import dispatcher
+from flexseg.commands import evaluate as evaluate_command
+from flexseg.commands import predict as predict_command
+from flexseg.commands import train as train_command
 from flexseg.data.dataset import BuiltDataset
 from flexseg.inference.weights import read_folder
 

@@ -79,7 +79,7 @@ def run(
             group_pattern=group_pattern,
             group_column=group_column,
             max_image_pixels=max_image_pixels,
-            label_map=LabelMap() if "label_map" in bound else None,
+            label_map=LabelMap() if {"label_map.rgb_map", "label_map.values"} & configuration.bindings.keys() else None,
             split=Split() if "split" in bound else None,
             warn=lambda sentence: print(f"warning: {sentence}", flush=True),
             progress=lambda done, total: _show(bar, done, total),

@@ -46,8 +46,17 @@ def run(
             measures=opened.assembly.measures,
             loss_name=opened.experiment.objective.loss,
         )
-        result = report.write(opened.run.path / "evaluation" / split)
-        print(f"{split} split, {checkpoint} weights (epoch {opened.weights.get('epoch', opened.weights.get('epochs_done'))})\n")
+        provenance = {
+            "checkpoint": checkpoint,
+            **{key: opened.weights[key] for key in ("epoch", "step", "monitor", "value") if key in opened.weights},
+            "precision": opened.assembly.precision,
+            "gin_param": list(gin_param),
+        }
+        result = report.write(opened.run.path / "evaluation" / split, provenance=provenance)
+        chosen = f"epoch {opened.weights.get('epoch', opened.weights.get('epochs_done'))}"
+        if "monitor" in opened.weights:
+            chosen += f", {opened.weights['monitor']} {opened.weights['value']:.4f}"
+        print(f"{split} split, {checkpoint} weights ({chosen})\n")
         print(report.table())
         print(f"\nwritten: {opened.run.path / 'evaluation' / split}")
     return result

@@ -49,6 +49,12 @@ def run(
         from flexseg.inference.prediction import predict_files
 
         folder = Path(output) if output else opened.run.path / "predictions"
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--output={folder}", expected="a folder", found="a file")
+        inputs = {path.resolve() for path in paths}
+        for path in paths:
+            if (folder / f"{path.stem}.png").resolve() in inputs:
+                raise UserError(f"--output={folder}", expected="another folder than the images'", found=f"{path} would be replaced by its mask")
         if not overwrite:
             existing = [path.stem for path in paths if (folder / f"{path.stem}.png").exists()]
             if existing:

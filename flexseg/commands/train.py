@@ -2,7 +2,7 @@
 
     flexseg train --gin_file=default.gin --dataset=my_set --data_dir=data --workdir=runs/my_run
 
-The same command again resumes where the last checkpoint was written. --dry_run prints what would be trained and tries one step.
+The same command again resumes where the last checkpoint was written. --dry_run prints what would be trained and tries two steps.
 """
 
 from absl import flags
@@ -17,7 +17,7 @@ flags.DEFINE_integer("replicas", 0, "GPUs to use; 0 takes as many as divide the 
 flags.DEFINE_integer(
     "logical_cpus", 0, "Use this many logical CPU devices instead, to try distribution without GPUs.", flag_values=FLAGS, lower_bound=0
 )
-flags.DEFINE_boolean("dry_run", False, "Print what would be trained, run one step, tell its time and memory; write nothing.", flag_values=FLAGS)
+flags.DEFINE_boolean("dry_run", False, "Print what would be trained, run two steps, tell their time and memory; write nothing.", flag_values=FLAGS)
 flags.DEFINE_string("init_from", None, "Run directory whose best weights the model starts from; its head may have other classes.", flag_values=FLAGS)
 config_flags.define(FLAGS)
 
@@ -52,6 +52,10 @@ def run(
     from flexseg.training.session import Session
 
     built = open_dataset(dataset, data_dir)
+    if not built.has("train"):
+        raise UserError(
+            f"--dataset={dataset}", expected="a training split", found="none", cure="build it with split.proportions or split.train_groups"
+        )
     directory = None if dry_run else RunDirectory(workdir)
     if directory is not None:
         directory.refuse_foreign_files()
@@ -76,7 +80,9 @@ def _refuse_other_config(directory, configuration, experiment) -> None:
     from flexseg.errors import UserError
     from flexseg.training.session import MAY_DIFFER
 
-    ignore = set(MAY_DIFFER) | (set() if experiment.schedule.depends_on_epochs else {"train.epochs"})
+    # Under the batch reduction val_loss depends on the evaluation's batch, and with it what is best and what is a plateau.
+    batch_dependent = {"eval"} if experiment.objective.reduction == "batch" else set()
+    ignore = set(MAY_DIFFER) - batch_dependent | (set() if experiment.schedule.depends_on_epochs else {"train.epochs"})
     different = configuration.difference(directory.config.read_text(), ignore)
     if different:
         raise UserError(

@@ -1,6 +1,6 @@
 """Decoded examples of a split kept in memory: `input.cache = "ram"`.
 
-    records = RamCache(records)       # reads like Records, decodes nothing any more
+    records = RamCache(records, sizes=dataset.sizes("train"))       # reads like Records, decodes nothing any more
 
 Examples lie at their own size, so that crops, padding and mixed sizes work as without it, in a list of tensors: one constant of
 all bytes would be copied twice on its way from NumPy into TensorFlow.

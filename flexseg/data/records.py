@@ -1,6 +1,6 @@
 """Records of one split, read by number straight from the TFRecord shards.
 
-    records = Records(dataset.split("train"), channels=3)
+    records = dataset.records("train")
     image, mask = records.decode(records.read(index))      # inside a tf.data graph
     truth = records.truth(index)                            # on the host, own size, NumPy
 

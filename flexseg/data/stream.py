@@ -26,12 +26,15 @@ def order(seed: int, pass_number: tf.Tensor, count: int) -> tf.Tensor:
     return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), pass_number]))
 
 
-def adjust(image: tf.Tensor, inputs: InputSettings) -> tf.Tensor:
-    """The reference's input options on uint8 [h, w, C], for every split alike: gamma table, sharpening, colour order."""
+def enhance(image: tf.Tensor, inputs: InputSettings) -> tf.Tensor:
+    """The reference's gamma table, then its sharpening, on uint8 [h, w, C] at the image's own size, for every split alike."""
     if inputs.gamma:
         image = apply_gamma(image, inputs.gamma)
-    if inputs.sharpening:
-        image = sharpen(image, inputs.sharpening)
+    return sharpen(image, inputs.sharpening) if inputs.sharpening else image
+
+
+def ordered(image: tf.Tensor, inputs: InputSettings) -> tf.Tensor:
+    """The channels as the network takes them; last, because augmentation knows RGB."""
     return image[..., ::-1] if inputs.color_order == "BGR" else image
 
 
@@ -77,6 +80,7 @@ class Stream:
         """Record `index` drawn at place `position` (int64 scalars) as one example of the batch contract."""
         image, mask = self._records.decode(self._records.read(index))
         inputs = self._inputs
+        image = enhance(image, inputs)
         if inputs.fit == "random_crop":
             key = tf.random.experimental.stateless_fold_in(tf.constant([self._seed, _CROP_KEY], tf.int64), position)
             image, mask = random_crop(
@@ -85,7 +89,7 @@ class Stream:
         else:
             image, mask = fit_example(image, mask, size=inputs.image_size, fit=inputs.fit)
         image, mask = self._augment(image, mask, seed=self._seed, position=position)
-        return {"image": adjust(image, inputs), "mask": mask, "weight": tf.constant(1.0), "index": index, "position": position}
+        return {"image": ordered(image, inputs), "mask": mask, "weight": tf.constant(1.0), "index": index, "position": position}
 
 
 def evaluation_batches(records: Records, *, inputs: InputSettings, size: tuple[int, int], batch_size: int, replicas: int) -> tf.data.Dataset:
@@ -102,8 +106,8 @@ def evaluation_batches(records: Records, *, inputs: InputSettings, size: tuple[i
 
     def example(index, weight):
         image, mask = records.decode(records.read(index))
-        image, mask = fit_example(image, mask, size=size, fit=inputs.evaluation_fit)
-        return {"image": adjust(image, inputs), "mask": mask, "weight": weight, "index": index, "position": index}
+        image, mask = fit_example(enhance(image, inputs), mask, size=size, fit=inputs.evaluation_fit)
+        return {"image": ordered(image, inputs), "mask": mask, "weight": weight, "index": index, "position": index}
 
     dataset = tf.data.Dataset.from_tensor_slices((index, real.astype(np.float32)))
     dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -95,6 +95,8 @@ def open_replicas(*, global_batch_size: int | None, replicas: int = 0, logical_c
       UserError: when fewer GPUs are visible than asked for, or the batch does not divide.
     """
     if logical_cpus:
+        if replicas not in (0, 1, logical_cpus):
+            raise UserError("--replicas", expected=f"none beside --logical_cpus={logical_cpus}", found=str(replicas))
         cpu = tf.config.list_physical_devices("CPU")[0]
         if len(tf.config.get_logical_device_configuration(cpu) or [None]) < logical_cpus:
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * logical_cpus)
@@ -110,7 +112,7 @@ def open_replicas(*, global_batch_size: int | None, replicas: int = 0, logical_c
                 "--replicas",
                 expected=f"at most the {len(gpus)} visible GPUs",
                 found=str(replicas),
-                cure="--replicas=0, or --logical_cpus=N to try on a CPU",
+                cure=f"--replicas={len(gpus) or 1}, or --logical_cpus=N to try on a CPU",
             )
         count = replicas or max((n for n in range(1, len(gpus) + 1) if not global_batch_size or global_batch_size % n == 0), default=1)
         devices = [f"GPU:{i}" for i in range(count)] if gpus else ["CPU:0"]

@@ -71,9 +71,9 @@ class TrainStep:
         self._weights, self._state = model.trainable_variables, model.non_trainable_variables
         self._seeds = seed_places(model)
         self._moving = [i for i in range(len(self._state)) if i not in self._seeds]
-        self._forward_backward = tf.function(forward_backward, jit_compile=True) if xla else forward_backward
+        self._forward_backward = tf.function(forward_backward, jit_compile=True, autograph=False) if xla else forward_backward
         self._clip, self._weight_decay, self._seed = clip, weight_decay, seed
-        self._compiled = tf.function(self._step)
+        self._compiled = tf.function(self._step, autograph=False)
 
     def __call__(self, batch, *, number: int, learning_rate: float, total_weight: float) -> Outcome:
         """Runs step `number` on a batch of per-replica tensors (`Replicas.distribute` or `Replicas.place`).
@@ -140,8 +140,8 @@ class EvaluationStep:
 
     def __init__(self, replicas: Replicas, model: keras.Model, forward: Callable, *, xla: bool):
         self._replicas, self._model = replicas, model
-        self._forward = tf.function(forward, jit_compile=True) if xla else forward
-        self._compiled = tf.function(self._step)
+        self._forward = tf.function(forward, jit_compile=True, autograph=False) if xla else forward
+        self._compiled = tf.function(self._step, autograph=False)
 
     def __call__(self, batch) -> tuple[tf.Tensor, list]:
         """(values summed over the global batch, the outputs of each replica in order)."""

@@ -7,10 +7,8 @@ The validation of every epoch and `flexseg evaluate` are this one function.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import gin
-import numpy as np
 
 from flexseg.data.dataset import BuiltDataset
 from flexseg.data.stream import evaluation_batches
@@ -44,7 +42,6 @@ def evaluate_split(
     settings: EvaluationSettings,
     measures: Measures,
     loss_name: str = "loss",
-    on_case: Callable[[int, np.ndarray], None] | None = None,
 ) -> Report:
     """Scores `split`.
 
@@ -54,7 +51,6 @@ def evaluate_split(
       settings: the batch.
       measures: loss and metrics.
       loss_name: under which the loss enters `evaluation.csv`.
-      on_case: called with (index, prediction uint8 [h, w]) of every case.
 
     Returns:
       The report, with loss and metrics filled in.
@@ -73,8 +69,7 @@ def evaluate_split(
             truth = records.truth(index)
             prediction = predictor.ids(scores, truth.shape)
             report.add(table.case_id[index], table.group_id[index], truth, prediction)
-            if on_case is not None:
-                on_case(index, prediction)
     results = meter.results()
-    report.fill(loss=results.pop("loss"), metrics=results, loss_name=loss_name)
+    notes = [metric.note for metric in measures.metrics if metric.note]
+    report.fill(loss=results.pop("loss"), metrics=results, loss_name=loss_name, notes=notes)
     return report

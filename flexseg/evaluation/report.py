@@ -23,7 +23,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from flexseg.files.atomic import replace_file
 
 SCORES = ("dice", "iou", "precision", "recall")
 LEAKED = (
-    "LEAKED: the dataset was built with split.allow_leak, so images of one group stand in the training split and in the scored one. "
+    "LEAKED: the dataset was built with split.allow_leak: images of one group stand in two of its splits. "
     "These scores do not say how the model does on new groups."
 )
 DEFINITIONS = (
@@ -50,14 +50,6 @@ DEFINITIONS = (
     f"Intervals: {LEVEL:.0%} bootstrap percentiles over groups ({RESAMPLES} resamples, seed {SEED}). "
     f"None is given where fewer than {MIN_GROUPS} groups have a value; another training run is not covered.",
 )
-# What the reference system's users may take for a Dice per case (REFERENCE_SYSTEM 1.3).
-NO_CASE_DICE = {
-    "dice_coef_multiclass": "is no Dice: with softmax it is the mean probability of the true class, background pooled in (a soft pixel accuracy)",
-    "dice_coef": "is the soft Dice of a whole batch flattened (smoothing 1): it depends on eval.batch_size and is no mean over cases",
-    "iou_coef": "is the soft IoU of a whole batch flattened: it depends on eval.batch_size and is no mean over cases",
-    "jacard_similarity": "is the soft IoU of a whole batch flattened: it depends on eval.batch_size and is no mean over cases",
-    "binary_accuracy": "is no Dice: background pixels count as much as foreground",
-}
 
 
 class Report:
@@ -72,7 +64,7 @@ class Report:
         self.class_names = tuple(label_map.class_names)
         self.background = label_map.background
         self.leaked = leaked
-        self.loss_name, self.loss, self.metrics = "loss", None, {}
+        self.loss_name, self.loss, self.metrics, self.notes = "loss", None, {}, ()
         self._cases: dict[str, tuple[str, CaseCounts]] = {}
 
     def add(self, case_id: str, group_id: str | None, truth: np.ndarray, prediction: np.ndarray) -> CaseCounts:
@@ -108,11 +100,13 @@ class Report:
     def __len__(self) -> int:
         return len(self._cases)
 
-    def fill(self, *, loss: float | None, metrics: Mapping[str, float], loss_name: str = "loss") -> None:
+    def fill(self, *, loss: float | None, metrics: Mapping[str, float], loss_name: str = "loss", notes: Sequence[str] = ()) -> None:
         """Sets what is computed from logits elsewhere: the loss and the configured metrics, under the names they are configured by.
 
         A metric called `mean_foreground_dice` or `mean_foreground_iou` gets the report's own value: one name, one number.
+        `notes` are sentences on metrics whose name promises something else (a "Dice" that is none).
         """
+        self.notes = tuple(notes)
         self.loss_name, self.loss = loss_name, None if loss is None else float(loss)
         self.metrics = {name: float(value) for name, value in metrics.items()}
 
@@ -199,7 +193,7 @@ class Report:
             *DEFINITIONS,
             classes,
             *(["No groups are known: every case is its own group, and the interval takes cases for independent."] if own and self._cases else []),
-            *(f"{name} {NO_CASE_DICE[name]}." for name in self.metrics if name in NO_CASE_DICE),
+            *self.notes,
         ]
 
     def table(self) -> str:
@@ -224,13 +218,16 @@ class Report:
         named = self._named(result)
         width = max((len(name) for name, _ in named), default=0)
         lines += [f"{name.ljust(width)}  {value:.4f}" for name, value in named]
-        lines += [f"note: {name} {NO_CASE_DICE[name]}" for name in self.metrics if name in NO_CASE_DICE]
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*([LEAKED, ""] if self.leaked else []), *lines])
 
-    def write(self, directory: str | os.PathLike) -> dict:
-        """Writes report.json, per_case.csv and evaluation.csv, each whole or not at all, and returns `result()`."""
+    def write(self, directory: str | os.PathLike, *, provenance: Mapping[str, object] | None = None) -> dict:
+        """Writes report.json, per_case.csv and evaluation.csv, each whole or not at all.
+
+        `provenance` says what was scored (weights, epoch, overrides) and stands in report.json. Returns what stands there.
+        """
         directory = Path(directory)
-        result = self.result()
+        result = {**self.result(), "provenance": dict(provenance or {})}
         replace_file(directory / "report.json", (json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
         replace_file(directory / "per_case.csv", _csv(self._case_rows()))
         rows = [(name, f"{value:.4f}") for name, value in self._named(result)]  # the reference's format

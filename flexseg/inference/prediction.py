@@ -17,7 +17,7 @@ from tqdm import tqdm
 from flexseg.data.images import decode_image
 from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
-from flexseg.files.headers import read_header
+from flexseg.files.headers import Header, read_header
 from flexseg.files.images import stored_bytes
 from flexseg.files.label_map import LabelMap
 from flexseg.files.manifest import Manifest
@@ -30,10 +30,14 @@ def load_image(path: Path, *, manifest: Manifest, max_pixels: int) -> np.ndarray
     Raises:
       UserError: when it cannot be read, is too large, or has more than 8 bits and the dataset recorded no window for these.
     """
-    if manifest.window is None and read_header(path, max_pixels=max_pixels).needs_window:
-        raise UserError(path, expected="8 bits a channel, as in the dataset", found="more, and the dataset recorded no window for them")
+    _check_depth(path, read_header(path, max_pixels=max_pixels), manifest)
     stored = stored_bytes(path, channels=manifest.channels, window=manifest.window, max_pixels=max_pixels)
     return decode_image(tf.constant(stored.data), channels=manifest.channels).numpy()
+
+
+def _check_depth(path: Path, header: Header, manifest: Manifest) -> None:
+    if manifest.window is None and header.needs_window:
+        raise UserError(path, expected="8 bits a channel, as in the dataset", found="more, and the dataset recorded no window for them")
 
 
 def encode_mask(ids: np.ndarray, label_map: LabelMap) -> bytes:
@@ -46,7 +50,15 @@ def encode_mask(ids: np.ndarray, label_map: LabelMap) -> bytes:
 def predict_files(
     predictor: Predictor, paths: Sequence[Path], folder: Path, *, manifest: Manifest, label_map: LabelMap, max_pixels: int
 ) -> list[Path]:
-    """Predicts each image and writes `<stem>.png` to `folder`; returns the files written, in order."""
+    """Predicts each image and writes `<stem>.png` to `folder`; returns the files written, in order.
+
+    Raises:
+      UserError: before anything is written, for an image whose header says that it cannot be read or predicted.
+    """
+    for path in paths:
+        header = read_header(path, max_pixels=max_pixels)
+        _check_depth(path, header, manifest)
+        predictor.check_size((header.height, header.width), where=path)
     written = []
     group = predictor.replicas.count
     with tqdm(desc="predicting", total=len(paths), unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:

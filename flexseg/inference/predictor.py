@@ -2,7 +2,7 @@
 
     predictor = Predictor(replicas, model, network, inputs=inputs, size=(512, 512), xla=False)
     ids = predictor.predict([image])[0]                       # uint8 [h, w, C] -> uint8 [h, w]
-    for index, ids in predictor.masks_of(batch_outputs, sizes): ...
+    values, cases = predictor.step(batch)                     # of an evaluation batch
 
 One forward pass, one way back to the own size: the same case gives the same mask from every command.
 """
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from flexseg.data.fit import fit_example, map_back
 from flexseg.data.settings import InputSettings
-from flexseg.data.stream import adjust
+from flexseg.data.stream import enhance, ordered
 from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.step import EvaluationStep, sum_over_replicas
 from flexseg.errors import UserError
@@ -75,7 +75,15 @@ class Predictor:
 
     def step(self, batch):
         """(values of the global batch float [n], [(index, probabilities float32 [H, W, K]) of every example that counts])."""
-        values, outputs = self._step(batch)
+        try:
+            values, outputs = self._step(batch)
+        except tf.errors.ResourceExhaustedError as error:
+            raise UserError(
+                "eval.batch_size",
+                expected="a batch that fits into the device's memory",
+                found=f"out of memory at {self.size[0]} × {self.size[1]} pixels",
+                cure='--gin_param="eval.batch_size=1", or a smaller input.eval_image_size',
+            ) from error
         cases = []
         for output in outputs:
             index, weight = output["index"].numpy(), output["weight"].numpy()
@@ -90,8 +98,7 @@ class Predictor:
     def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Class ids uint8 [h, w] of images uint8 [h, w, C] of any sizes, as many at a time as there are replicas.
 
-        Raises:
-          UserError: when an image is larger than a padded input.
+        None may be larger than a padded input (`check_size`).
         """
         found = []
         for start in range(0, len(images), self.replicas.count):
@@ -106,14 +113,18 @@ class Predictor:
                     found.append(self.ids(scores, images[start + index].shape[:2]))
         return found
 
-    def _input(self, image: np.ndarray) -> np.ndarray:
-        if self.inputs.evaluation_fit == "pad" and (image.shape[0] > self.size[0] or image.shape[1] > self.size[1]):
+    def check_size(self, size: tuple[int, int], *, where: object) -> None:
+        """Refuses an image of `size` = (height, width) that is larger than a padded input, with a UserError naming `where`."""
+        if self.inputs.evaluation_fit == "pad" and (size[0] > self.size[0] or size[1] > self.size[1]):
             raise UserError(
-                "input.eval_image_size",
-                expected=f"at least the image's {image.shape[0]} × {image.shape[1]} pixels",
-                found=f"{self.size[0]} × {self.size[1]}",
+                where,
+                expected=f"at most {self.size[0]} × {self.size[1]} pixels, the evaluation input of a run that pads",
+                found=f"{size[0]} × {size[1]}",
                 cure="--gin_param=\"input.eval_fit='resize'\", or a larger input.eval_image_size",
             )
+
+    def _input(self, image: np.ndarray) -> np.ndarray:
         with tf.device("CPU:0"):
-            fitted, _ = fit_example(tf.constant(image), tf.zeros([*image.shape[:2], 1], tf.uint8), size=self.size, fit=self.inputs.evaluation_fit)
-            return adjust(fitted, self.inputs).numpy()
+            image = enhance(tf.constant(image), self.inputs)
+            fitted, _ = fit_example(image, tf.zeros([*image.shape[:2], 1], tf.uint8), size=self.size, fit=self.inputs.evaluation_fit)
+            return ordered(fitted, self.inputs).numpy()

@@ -43,19 +43,19 @@ def mean_foreground_dice(head: Head) -> Metric:
 
 def dice_coef(head: Head) -> Metric:
     """(2 I + 1) / (T + P + 1), soft, over the flattened batch and all channels."""
-    note = "" if head.num_classes == 1 else _pools_all_channels("dice_coef")
+    note = _flattens("dice_coef") if head.num_classes == 1 else _pools_all_channels("dice_coef")
     return Metric(name="dice_coef", size=3, example_sums=pooled_overlap, value=dice, batch_dependent=True, note=note)
 
 
 def iou_coef(head: Head) -> Metric:
     """I / (T + P - I), soft, over the flattened batch and all channels; 1 on 0/0, where the reference gives NaN."""
-    note = "" if head.num_classes == 1 else _pools_all_channels("iou_coef")
+    note = _flattens("iou_coef") if head.num_classes == 1 else _pools_all_channels("iou_coef")
     return Metric(name="iou_coef", size=3, example_sums=pooled_overlap, value=iou, batch_dependent=True, note=note)
 
 
 def jacard_similarity(head: Head) -> Metric:
     """The same as `iou_coef`, under the reference's other name."""
-    note = "" if head.num_classes == 1 else _pools_all_channels("jacard_similarity")
+    note = _flattens("jacard_similarity") if head.num_classes == 1 else _pools_all_channels("jacard_similarity")
     return Metric(name="jacard_similarity", size=3, example_sums=pooled_overlap, value=iou, batch_dependent=True, note=note)
 
 
@@ -122,6 +122,10 @@ def _pixel_accuracy(name: str, correct: Callable[[Pixels], tf.Tensor]) -> Metric
 
     note = f"{name} is a share of pixels, background included: it is no Dice and scores high where everything is called background."
     return Metric(name=name, size=2, example_sums=example_sums, value=_ratio, note=note)
+
+
+def _flattens(name: str) -> str:
+    return f"{name} is that of a whole batch flattened into one image: it changes with eval.batch_size and is no mean over cases."
 
 
 def _pools_all_channels(name: str) -> str:

@@ -95,7 +95,7 @@ class Assembly:
             if self.evaluation_size == tuple(inputs.image_size):
                 network = self.model
             else:
-                network = build_model(image_size=self.evaluation_size, channels=channels, classes=classes)
+                network = self._evaluation_network(inputs, channels=channels, classes=classes)
         if isinstance(self.model.output, (list, tuple)):
             raise UserError("build_model.architecture", expected="a model with one output", found=f"{len(self.model.output)} outputs")
         head = {"num_classes": self.model.output.shape[-1], "background": dataset.label_map.background}
@@ -103,6 +103,18 @@ class Assembly:
         self.measures = Measures(loss=objective.bind(**head), reduction=objective.reduction, metrics=[metric_named(name, **head) for name in names])
         self.xla = resolve_xla(xla, on_gpu=replicas.on_gpu, excluded_by=self._excluded(experiment))
         self.predictor = Predictor(replicas, self.model, network, inputs=inputs, size=self.evaluation_size, xla=self.xla, measures=self.measures)
+
+    def _evaluation_network(self, inputs: InputSettings, *, channels: int, classes: int) -> keras.Model:
+        try:
+            return build_model(image_size=self.evaluation_size, channels=channels, classes=classes)
+        except UserError as error:  # it names input.image_size, which is not at fault
+            height, width = (-(-own // side) * side for own, side in zip(self.evaluation_size, inputs.image_size, strict=True))
+            raise UserError(
+                "input.eval_image_size",
+                expected=error.expected,
+                found=f"{self.evaluation_size[0]} × {self.evaluation_size[1]}",
+                cure=f'--gin_param="input.eval_image_size=({height},{width})"',
+            ) from error
 
     def _excluded(self, experiment: Experiment) -> list[str]:
         """What XLA cannot serve: op determinism (max-pooling's gradient raises), a collective inside the forward pass."""

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import gin
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from flexseg.data.dataset import BuiltDataset
-from flexseg.data.images import decode_image
 from flexseg.errors import UserError
 from flexseg.evaluation.pictures import panel, save_png, sheet, tile_boxes
 from flexseg.evaluation.scores import count_case, mean_of_known
 from flexseg.files.cases import discover_pairs
-from flexseg.files.images import read_mask, stored_bytes
+from flexseg.files.headers import MAX_PIXELS
+from flexseg.files.images import read_mask
+from flexseg.inference.prediction import load_image
 from flexseg.inference.predictor import Predictor
+from flexseg.training.console import say
 from flexseg.training.run_directory import RunDirectory
 
 
@@ -66,21 +67,28 @@ class EpochPictures:
       settings: the bindings.
       dataset: whose split or whose conversion is used.
       run: where the PNG files go.
+      predictor: must take the cases' sizes.
+
+    Raises:
+      UserError: for a split or folder that is not there, or a case that cannot be read or predicted.
     """
 
-    def __init__(self, settings: PictureSettings, dataset: BuiltDataset, run: RunDirectory):
+    def __init__(self, settings: PictureSettings, dataset: BuiltDataset, run: RunDirectory, predictor: Predictor):
         self._settings, self._label_map, self._run = settings, dataset.label_map, run
         self._stamp = "LEAKED  " if dataset.manifest.leaked else ""
+        self._predictor = predictor
         self._cases = _from_folder(settings, dataset) if settings.images else _from_split(settings, dataset)
+        for case in self._cases:
+            predictor.check_size(case.image.shape[:2], where=case.name)
 
     def due(self, epoch: int) -> bool:
         """Whether `epoch` is pictured."""
         return bool(self._cases) and (epoch - 1) % self._settings.every == 0
 
-    def draw(self, predictor: Predictor, epoch: int) -> dict[str, np.ndarray]:
+    def draw(self, epoch: int) -> dict[str, np.ndarray]:
         """Predicts and draws every case, writes the PNG files of `epoch` and returns {case: uint8 [h, w, 3]}."""
         panels = {}
-        for case, prediction in zip(self._cases, predictor.predict([case.image for case in self._cases]), strict=True):
+        for case, prediction in zip(self._cases, self._predictor.predict([case.image for case in self._cases]), strict=True):
             caption = f"{self._stamp}{case.name}  epoch {epoch}"
             if case.truth is not None:
                 caption += f"  Dice {_dice(case.truth, prediction, self._label_map):.3f}"
@@ -99,7 +107,9 @@ class EpochPictures:
         if any(case.truth is not None for case in self._cases):
             first.append(("truth", [self._tile(folders[-1], case, 1) if case.truth is not None else None for case in self._cases]))
         rows = [(f"epoch {int(folder.name.removeprefix('epoch_'))}", [self._tile(folder, case, -1) for case in self._cases]) for folder in shown]
-        return save_png(self._run.picture_sheet, sheet([*first, *rows], columns=[case.name for case in self._cases], label_map=self._label_map))
+        return save_png(
+            self._run.picture_sheet, sheet([*first, *rows], columns=[self._stamp + case.name for case in self._cases], label_map=self._label_map)
+        )
 
     def _tile(self, folder: Path, case: _Case, place: int) -> np.ndarray | None:
         path = folder / f"{case.name}.png"
@@ -110,12 +120,14 @@ class EpochPictures:
 
 
 def _dice(truth: np.ndarray, prediction: np.ndarray, label_map) -> float:
-    foreground = [k for k in range(label_map.num_classes) if k != label_map.background]
-    return float(mean_of_known(count_case(truth, prediction, label_map.num_classes).dice[foreground]))
+    return float(mean_of_known(count_case(truth, prediction, label_map.num_classes).dice[list(label_map.foreground_classes)]))
 
 
 def _from_split(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]:
-    if not settings.num_infer_images or not dataset.has(settings.split):
+    if not settings.num_infer_images:
+        return []
+    if settings.split == "valid" and not dataset.has("valid"):  # the default, which nobody asked for
+        say("no pictures of the epochs: the dataset has no validation split (epoch_change_infer.split='train' pictures training cases)")
         return []
     table, records = dataset.table(settings.split), dataset.records(settings.split)
     first = np.argsort(table.case_id, kind="stable")[: settings.num_infer_images]
@@ -126,8 +138,7 @@ def _from_folder(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case
     manifest = dataset.manifest
     found = []
     for case in discover_pairs(settings.images, settings.masks).cases[: settings.num_infer_images]:
-        stored = stored_bytes(case.image, channels=manifest.channels, window=manifest.window)
-        image = decode_image(tf.constant(stored.data), channels=manifest.channels).numpy()
+        image = load_image(case.image, manifest=manifest, max_pixels=MAX_PIXELS)
         truth = dataset.label_map.encode(read_mask(case.mask), case.mask) if case.mask else None
         if truth is not None and truth.shape != image.shape[:2]:
             raise UserError(

@@ -1,7 +1,7 @@
 """RunDirectory: the files of one run, and what a second start may find there.
 
     run = RunDirectory("runs/my_run")
-    run.open(config_text, environment)       # makes the folders, writes config.gin and environment.json
+    run.make()                               # the folder and log.txt
     run.checkpoints, run.best, run.tensorboard, run.losses_csv, ...
 
 Nothing of the user's is ever deleted here.
@@ -87,19 +87,18 @@ class RunDirectory:
             raise UserError(f"--workdir={self.path}", expected="a run directory written by `flexseg train`", found="no environment.json")
         return json.loads(self.environment.read_text())
 
-    def copy_dataset_facts(self, dataset_directory: Path, label_map: dict) -> None:
-        """Copies the manifest and the LabelMap, so that prediction needs the run alone.
-
-        Raises:
-          UserError: when the run was begun on another build of the dataset.
-        """
+    def refuse_other_dataset(self, dataset_directory: Path) -> None:
+        """Refuses a dataset other than the one that the run was begun on, or another build of it, with a UserError."""
         source = Path(dataset_directory) / "manifest.json"
         if self.manifest.is_file() and self.manifest.read_bytes() != source.read_bytes():
             raise UserError(
                 self.manifest,
                 expected=f"the manifest of {dataset_directory}",
-                found="another one: the dataset was built again",
+                found="another one: the run was begun on another dataset, or it was built again",
                 cure="train into another --workdir",
             )
-        replace_file(self.manifest, source.read_bytes())
+
+    def copy_dataset_facts(self, dataset_directory: Path, label_map: dict) -> None:
+        """Copies the manifest and the LabelMap, so that prediction needs the run alone."""
+        replace_file(self.manifest, (Path(dataset_directory) / "manifest.json").read_bytes())
         replace_file(self.label_map, json.dumps(label_map, indent=1).encode())

@@ -89,6 +89,7 @@ class Session:
           operative_config: tells the parameters that gin supplied, called when all were.
         """
         run = self._run
+        run.refuse_other_dataset(self._dataset.directory)
         if run.finished.is_file() and not self._extended():
             finished = json.loads(run.finished.read_text())
             say("this run is finished (%s, %d epochs): nothing to do", finished["reason"], finished["epochs"])
@@ -181,12 +182,12 @@ class Session:
             f"{trainer.steps_per_epoch} steps an epoch",
             "model": f"{assembly.model.name}, {assembly.parameters:,} parameters, {head} {'sigmoid logit' if head == 1 else 'softmax logits'}",
             "input": f"{assembly.model.input.shape[1]} × {assembly.model.input.shape[2]} × {assembly.model.input.shape[3]}, "
-            f"evaluated at {assembly.evaluation_size[0]} × {assembly.evaluation_size[1]}",
+            f"predicted at {assembly.evaluation_size[0]} × {assembly.evaluation_size[1]}, scored at each case's own size",
         }
         for name, value in facts.items():
             say("%-10s %s", name, value)
         for metric in assembly.measures.metrics:
             if metric.note:
-                say("%-10s %s: %s", "note", metric.name, metric.note)
+                say("%-10s %s", "note", metric.note)
         if manifest.leaked:
             say("%-10s LEAKED: groups of this dataset stand in two splits; its scores are no scores on unseen cases", "warning")

@@ -67,6 +67,7 @@ class TrainSettings:
                 "train.global_batch_size, train.batch_size_per_replica",
                 expected="one of them",
                 found=f"{self.global_batch_size} and {self.batch_size_per_replica}",
+                cure='--gin_param="train.global_batch_size=None"',
             )
         for name, least in {
             "epochs": 1, "steps_per_epoch": 1, "global_batch_size": 1, "batch_size_per_replica": 1, "validate_every": 1, "curves_every": 1, "keep": 1,
@@ -75,5 +76,7 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"train.{name}", expected=f"at least {least}", found=str(value))
+        if self.seed >= 2**32:
+            raise UserError("train.seed", expected="at most 2**32 - 1", found=str(self.seed))
         if self.deterministic and self.xla == "on":
             raise UserError("train.xla", expected="'auto' or 'off' with train.deterministic", found="'on'", cure="--gin_param=\"train.xla='auto'\"")

@@ -33,7 +33,7 @@ class Throughput:
         self._last = None
 
     def facts(self) -> dict[str, float]:
-        """`images_per_second` over all replicas and `input_wait_fraction`; zeros before the second step."""
+        """`images_per_second` over all replicas and `input_wait_fraction`; nothing before the second step."""
         if not self._seconds:
-            return {"images_per_second": 0.0, "input_wait_fraction": 0.0}
+            return {}
         return {"images_per_second": self._examples / self._seconds, "input_wait_fraction": self._waited / self._seconds}

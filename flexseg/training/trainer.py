@@ -58,6 +58,7 @@ class Trainer:
         records = dataset.records(TRAIN)
         self.steps_per_epoch = settings.steps_per_epoch or -(-records.count // self.batch_size)
         self._check_padding()
+        self._pictures = EpochPictures(experiment.pictures, dataset, run, assembly.predictor)
         if inputs.cache == "ram":
             records = RamCache(records, sizes=dataset.sizes(TRAIN))
         self.stream = Stream(
@@ -114,17 +115,16 @@ class Trainer:
             reporter.restart(epoch=self._epochs_done, step=self.step)
         else:
             reporter.texts(config=self._run.config.read_text(), model=self._assembly.summary())
-        pictures = EpochPictures(self._experiment.pictures, self._dataset, self._run)
         batches = self._assembly.replicas.distribute(self.stream.batches(self.step, replicas=self._assembly.replicas.count))
         while self._epochs_done < settings.epochs and not self._best.exhausted:
             epoch = self._epochs_done + 1
             self._run_steps(batches, epoch)
-            self._end_epoch(reporter, pictures, epoch)
+            self._end_epoch(reporter, epoch)
         reason = "early stopping" if self._best.exhausted else "epochs"
         self._save()
         reporter.curves()
         reporter.close()
-        sheet = pictures.sheet()
+        sheet = self._pictures.sheet()
         if sheet:
             say("pictures of the epochs: %s", sheet)
         replace_file(self._run.finished, json.dumps({"reason": reason, "epochs": self._epochs_done, "step": self.step}).encode())
@@ -193,12 +193,12 @@ class Trainer:
                 cure="look at these images and masks, or lower optimizer.learning_rate",
             )
 
-    def _end_epoch(self, reporter: Reporter, pictures: EpochPictures, epoch: int) -> None:
+    def _end_epoch(self, reporter: Reporter, epoch: int) -> None:
         settings, rate = self._settings, self.learning_rate(self.step - 1)
         train = self._meter.results()
         due = self._validates and (epoch % settings.validate_every == 0 or epoch == settings.epochs)
         valid = self.validate() if due else None
-        panels = pictures.draw(self._assembly.predictor, epoch) if pictures.due(epoch) else {}
+        panels = self._pictures.draw(epoch) if self._pictures.due(epoch) else {}
         facts = {"learning_rate": rate, "loss_scale": float(self.loss_scale.scale.numpy()), **self._throughput.facts(), **self._memory()}
         reporter.epoch(epoch, step=self.step, train=train, valid=valid, facts=facts)
         if panels:
@@ -278,6 +278,7 @@ class Trainer:
             "epochs_done": self._epochs_done, "meter": self._meter.state(), "best": self._best.state(),
             "plateau": self._plateau.state(), "skipped": self._skipped,
         }  # fmt: skip
+        self._throughput.pause()
         began = time.monotonic()
         self._state.save(step=self.step, host=host)
         self._saved_at = time.monotonic()
