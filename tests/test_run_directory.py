@@ -15,7 +15,13 @@ from flexseg.configure import configure
 from flexseg.errors import UserError
 from flexseg.evaluation.csv_log import read_rows
 
-PARAMS = ("train.epochs=3", "train.metrics=('dice_coef','sensitivity')", "epoch_change_infer.num_infer_images=2", "train.keep=1", "train.curves_every=1")
+PARAMS = (
+    "train.epochs=3",
+    "train.metrics=('dice_coef','sensitivity')",
+    "epoch_change_infer.num_infer_images=2",
+    "train.keep=1",
+    "train.curves_every=1",
+)
 METRICS = ("dice_coef", "sensitivity", "mean_foreground_dice")
 
 
@@ -86,7 +92,13 @@ def test_tensorboard_holds_the_curves_of_both_splits(finished, events):
         found = scalars(events[split], "loss")
         assert [step for step, _ in found] == [1, 2, 3], "epochs from 1 on the x axis"
         np.testing.assert_allclose([value for _, value in found], [float(row[place]) for row in losses], rtol=1e-6)
-    for tag, low, high in (("learning_rate", 1e-3, 1e-3), ("loss_scale", 1, 1), ("images_per_second", 1, 1e6), ("input_wait_fraction", 0, 1), ("host_memory_gib", 0.1, 64)):
+    for tag, low, high in (
+        ("learning_rate", 1e-3, 1e-3),
+        ("loss_scale", 1, 1),
+        ("images_per_second", 1, 1e6),
+        ("input_wait_fraction", 0, 1),
+        ("host_memory_gib", 0.1, 64),
+    ):
         assert all(low * 0.999 <= value <= high * 1.001 for _, value in scalars(events["train"], tag)), tag
 
 
@@ -136,7 +148,9 @@ def test_a_finished_run_says_so_and_changes_nothing_but_its_log(finished, toy):
 
 def test_a_finished_run_exits_with_zero(finished, toy, capsys):
     arguments = toy_runs.arguments(toy, finished[0], *PARAMS)
-    flags = [f"--{name}={value}" for name, value in arguments.items() if name != "gin_param"] + [f"--gin_param={param}" for param in arguments["gin_param"]]
+    flags = [f"--{name}={value}" for name, value in arguments.items() if name != "gin_param"] + [
+        f"--gin_param={param}" for param in arguments["gin_param"]
+    ]
     with toy_runs.command():
         assert dispatcher.run(["train", *flags]) == 0
 

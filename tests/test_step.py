@@ -247,7 +247,9 @@ def dropout_step(count):
 
     step = TrainStep(replicas, model, optimizer, scale, forward_backward, clip=lambda g: g, seed=3, xla=False)
     batch = replicas.place({"image": np.ones((count, 16), np.float32), "slot": np.eye(count, dtype=np.float32)})
-    return lambda number: step(batch, number=number, learning_rate=0.1, total_weight=1.0).values.numpy()[1:].reshape(count, 2, 16)  # [replica, layer, unit]
+    return lambda number: (
+        step(batch, number=number, learning_rate=0.1, total_weight=1.0).values.numpy()[1:].reshape(count, 2, 16)
+    )  # [replica, layer, unit]
 
 
 def test_dropout_differs_between_replicas_layers_and_steps_and_repeats_for_a_step():

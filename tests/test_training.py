@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 import toy_runs
 import toys
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # as TensorBoard itself reads
 
 from flexseg.commands import dispatcher
-from flexseg.distribution.step import TrainStep
+from flexseg.distribution.step import Outcome, TrainStep
 from flexseg.errors import UserError
 from flexseg.evaluation.csv_log import read_rows
 from flexseg.files.atomic import replace_file
@@ -84,6 +85,10 @@ def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(
     monkeypatch.undo()
     assert resumed in toy_runs.train(toy, tmp_path / "run", *params)
     assert outcome(tmp_path / "run") == outcome(uninterrupted)
+    for split in ("train", "valid"):
+        events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / split), size_guidance={"tensors": 0})
+        events.Reload()
+        assert [event.step for event in events.Tensors("loss")] == [1, 2, 3, 4], "no epoch twice in TensorBoard"
 
 
 @pytest.mark.slow
@@ -205,6 +210,20 @@ def test_too_many_steps_that_are_not_finite_stop_the_run_and_name_the_cases(toy,
     assert log.count("skipped: loss or gradient not finite") == 3 and "(3 in a row)" in log
 
 
+def test_skipped_steps_that_are_not_in_a_row_are_survived_and_enter_no_mean(toy, tmp_path, monkeypatch):
+    call = TrainStep.__call__
+
+    def every_second(self, batch, *, number, **given):
+        outcome = call(self, batch, number=number, **given)
+        return Outcome(outcome.values * np.nan, tf.constant(False)) if number % 2 else outcome
+
+    monkeypatch.setattr(TrainStep, "__call__", every_second)
+    said = toy_runs.train(toy, tmp_path / "run", "train.max_skipped_steps=2", "train.steps_per_epoch=4", "train.epochs=1")
+    assert said.count("not finite (1 in a row)") == 2 and "finished: epochs" in said
+    _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
+    assert np.isfinite(float(rows[0][1]))
+
+
 def out_of_memory(self, batch, **_):
     raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[4,64,512,512]")
 
@@ -220,7 +239,9 @@ def out_of_memory(self, batch, **_):
 def test_running_out_of_memory_ends_in_one_line_with_the_batch_size_to_try(toy, tmp_path, monkeypatch, capsys, params, count, cure):
     monkeypatch.setattr(TrainStep, "__call__", out_of_memory)
     arguments = toy_runs.arguments(toy, tmp_path / "run", *params)
-    flags = [f"--{name}={value}" for name, value in arguments.items() if name != "gin_param"] + [f"--gin_param={param}" for param in arguments["gin_param"]]
+    flags = [f"--{name}={value}" for name, value in arguments.items() if name != "gin_param"] + [
+        f"--gin_param={param}" for param in arguments["gin_param"]
+    ]
     with toy_runs.command():
         assert dispatcher.run(["train", *flags, f"--logical_cpus={count}"]) == 1
     said = capsys.readouterr().err.strip().splitlines()
@@ -252,7 +273,9 @@ def test_any_metric_can_be_monitored_and_auto_lets_scores_rise(toy, tmp_path, mo
         monkeypatch.setattr(Trainer, "validate", lambda self: {"loss": 1.0, "mean_foreground_dice": 0.5, key: next(dictated)})
     monitor_name = "val_dice/" + toy.label_map.class_names[1] if key.startswith("dice/") else monitor
     if key.startswith("dice/"):
-        monkeypatch.setattr(Trainer, "validate", lambda self: {"loss": 1.0, "mean_foreground_dice": 0.5, monitor_name.removeprefix("val_"): next(dictated)})
+        monkeypatch.setattr(
+            Trainer, "validate", lambda self: {"loss": 1.0, "mean_foreground_dice": 0.5, monitor_name.removeprefix("val_"): next(dictated)}
+        )
     toy_runs.train(toy, tmp_path / "run", f"train.monitor='{monitor_name}'", "train.epochs=3", "train.steps_per_epoch=1", "train.patience=0")
     facts = json.loads((tmp_path / "run" / "best" / "facts.json").read_text())
     if monitor.startswith("val_"):
@@ -263,7 +286,9 @@ def test_any_metric_can_be_monitored_and_auto_lets_scores_rise(toy, tmp_path, mo
 
 
 def test_an_unknown_monitor_is_refused_with_the_names_there_are(toy):
-    with pytest.raises(UserError, match="train.monitor: expected one of loss, mean_foreground_dice, val_loss, val_mean_foreground_dice, val_dice/.*found 'val_los'"):
+    with pytest.raises(
+        UserError, match="train.monitor: expected one of loss, mean_foreground_dice, val_loss, val_mean_foreground_dice, val_dice/.*found 'val_los'"
+    ):
         toy_runs.train(toy, None, "train.monitor='val_los'", dry_run=True)
 
 
@@ -304,7 +329,9 @@ def test_a_run_starts_from_another_runs_weights_and_keeps_what_fits(uninterrupte
     place = tmp_path / "three"
     palette = np.array([0, 100, 200], np.uint8)
     for number in range(4):
-        toys.write_case(place / "source", f"train/c{number}", toys.picture(f"c{number}", (32, 32)), palette[toys.picture(f"m{number}", (32, 32), 1) % 3])
+        toys.write_case(
+            place / "source", f"train/c{number}", toys.picture(f"c{number}", (32, 32)), palette[toys.picture(f"m{number}", (32, 32), 1) % 3]
+        )
     three = toys.build(place, source=place / "source", name="three", gin_param=["label_map.values={0: 0, 100: 1, 200: 2}"])
     params = ("flex_unet.normalization='batch'", "train.monitor='loss'", "train.epochs=1", "train.steps_per_epoch=1", "optimizer.learning_rate=1e-12")
     said = toy_runs.train(three, tmp_path / "run", *params, init_from=str(uninterrupted))
@@ -315,7 +342,9 @@ def test_a_run_starts_from_another_runs_weights_and_keeps_what_fits(uninterrupte
     assert len(trained) > 10
     for name in trained:
         np.testing.assert_allclose(new[name], old[name], atol=1e-6)
-    assert "weights from" not in toy_runs.train(three, tmp_path / "run", *params, "train.epochs=2", init_from=str(uninterrupted)), "a resumed run goes on"
+    assert "weights from" not in toy_runs.train(three, tmp_path / "run", *params, "train.epochs=2", init_from=str(uninterrupted)), (
+        "a resumed run goes on"
+    )
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """How a stored example becomes a network input: the bindings `input.*`.
 
-input.image_size = (512, 512)
-input.fit = "random_crop"
+    input.image_size = (512, 512)
+    input.fit = "random_crop"
 """
 
 import dataclasses

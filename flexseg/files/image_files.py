@@ -1,6 +1,6 @@
 """The images that a command was pointed at: folders and files.
 
-image_files(["new_images", "one_more.tif"])      # [Path, ...], by folder and name
+    image_files(["new_images", "one_more.tif"])      # [Path, ...], by folder and name
 """
 
 from collections.abc import Sequence

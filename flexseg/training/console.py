@@ -1,7 +1,7 @@
 """What a run says while it works: a progress bar on a terminal, plain lines in a log, everything in `log.txt`.
 
-say("resumed at step %d", step)
-with progress("epoch 3/100", total=400) as bar: bar.update(lambda: {"loss": 0.12})
+    say("resumed at step %d", step)
+    with progress("epoch 3/100", total=400) as bar: bar.update(lambda: {"loss": 0.12})
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Forward and backward as pure functions of (weights, state, batch): what XLA compiles and every replica runs.
 
-forward_backward = make_forward_backward(model, measures, replicas=2)
-values, gradients, state = forward_backward(weights, state, batch, scale, total_weight)
+    forward_backward = make_forward_backward(model, measures, replicas=2)
+    values, gradients, state = forward_backward(weights, state, batch, scale, total_weight)
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """What `auto` means on the machine at hand: precision and XLA.
 
-policy = resolve_precision("auto", on_gpu=False)      # "mixed_bfloat16" on a CPU with AVX-512 BF16
-with precision_scope(policy):
-    model = build_model(...)
+    policy = resolve_precision("auto", on_gpu=False)      # "mixed_bfloat16" on a CPU with AVX-512 BF16
+    with precision_scope(policy):
+        model = build_model(...)
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Reporter: what an epoch leaves behind: TensorBoard scalars, two CSV files, their curves, one line on the console.
 
-reporter = Reporter(run, metrics=["dice_coef", "mean_foreground_dice"], classes=["background", "nucleus"], leaked=False)
-reporter.restart(epoch=3, step=1200)                   # after a resume: later rows and events are cut
-reporter.epoch(4, step=1600, train={...}, valid={...}, facts={"learning_rate": 1e-3, ...})
+    reporter = Reporter(run, metrics=["dice_coef", "mean_foreground_dice"], classes=["background", "nucleus"], leaked=False)
+    reporter.start(epoch=3)                                # after a resume: later rows and events are cut
+    reporter.epoch(4, step=1600, train={...}, valid={...}, facts={"learning_rate": 1e-3, ...})
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,15 +37,17 @@ class Reporter:
             self._writers[split] = tf.summary.create_file_writer(str(self._run.tensorboard / split))
         return self._writers[split]
 
-    def restart(self, *, epoch: int, step: int) -> None:
-        """After a resume: rows beyond `epoch` are cut, and TensorBoard is told that events from then on count anew."""
+    def start(self, *, epoch: int) -> None:
+        """Before the first epoch after `epoch`: later rows are cut, and TensorBoard is told that events from then on count anew.
+
+        Also where nothing is resumed: TensorBoard takes the first such mark for the beginning of the run, only later ones for a restart.
+        """
         self._losses.truncate_after(epoch)
         self._scores.truncate_after(epoch)
-        for split, first in (("train", epoch + 1), ("valid", epoch + 1)):
-            start = EventFileWriter(str(self._run.tensorboard / split))
-            start.add_event(event_pb2.Event(step=first, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
-            start.close()
-        say("resumed after epoch %d, step %d", epoch, step)
+        for split in ("train", "valid"):
+            mark = EventFileWriter(str(self._run.tensorboard / split))
+            mark.add_event(event_pb2.Event(step=epoch + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
+            mark.close()
 
     def texts(self, **texts: str) -> None:
         """Shows texts (config, model summary) in TensorBoard, as they are."""

@@ -1,7 +1,7 @@
 """The learning rate as a pure function of the step, computed on the host and handed to the step: `schedule.*`.
 
-schedule.name = "cosine"
-schedule.warmup_steps = 200
+    schedule.name = "cosine"
+    schedule.warmup_steps = 200
 """
 
 import dataclasses

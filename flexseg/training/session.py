@@ -1,8 +1,8 @@
 """Session: one start of one run: what `auto` became, what is printed before work begins, and the work.
 
-session = Session(experiment, dataset, run, config=text, user_modules=[], replicas=0, logical_cpus=0)
-session.train(init_from=None, operative_config=configuration.operative)
-session.dry_run()
+    session = Session(experiment, dataset, run, config=text, user_modules=[], replicas=0, logical_cpus=0)
+    session.train(init_from=None, operative_config=configuration.operative)
+    session.dry_run()
 """
 
 import json

@@ -1,7 +1,7 @@
 """What defines a training run: the bindings `train.*`.
 
-train.epochs = 100
-train.global_batch_size = 8
+    train.epochs = 100
+    train.global_batch_size = 8
 """
 
 import dataclasses

@@ -111,8 +111,9 @@ class Trainer:
         reporter = Reporter(self._run, metrics=metrics, leaked=self._dataset.manifest.leaked)
         if host is not None:
             self._restore_host(host)
+        reporter.start(epoch=self._epochs_done)
         if again:
-            reporter.restart(epoch=self._epochs_done, step=self.step)
+            say("resumed after epoch %d, step %d", self._epochs_done, self.step)
         else:
             reporter.texts(config=self._run.config.read_text(), model=self._assembly.summary())
         batches = self._assembly.replicas.distribute(self.stream.batches(self.step, replicas=self._assembly.replicas.count))
