@@ -27,12 +27,12 @@ TAG = f"epoch_change_infer/{CASES[0]}"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> tuple[Path, list[str]]:
-    """A run directory after 12 epochs of one step, and the TensorBoard command that the training printed."""
+    """A run directory after 12 epochs of two steps, and the TensorBoard command that the training printed."""
     folder, printed = tmp_path_factory.mktemp("tensorboard"), io.StringIO()
     data, workdir = str(folder / "data"), folder / "run"
     images = ("slides=(1,1,0)", f"images_per_slide={len(CASES)}", "image_size=(128,128)")
     network = ("input.image_size=(64,64)", "flex_unet.base_filters=4", "flex_unet.num_layers=2", "train.precision='float32'")
-    length = (f"train.epochs={EPOCHS}", "train.steps_per_epoch=1", "train.global_batch_size=2", f"train.curves_every={EPOCHS}")
+    length = (f"train.epochs={EPOCHS}", "train.steps_per_epoch=2", "train.global_batch_size=2", f"train.curves_every={EPOCHS}")
     with contextlib.redirect_stdout(printed):
         flexseg.build(dataset="synthetic_nuclei", data_dir=data, gin_param=[f"synthetic_nuclei.{binding}" for binding in images])
         flexseg.train(dataset="synthetic_nuclei", data_dir=data, workdir=str(workdir), gin_param=[*network, *length])
@@ -136,27 +136,27 @@ def browser(tmp_path):
         driver.quit()
 
 
-def wait_for_text(browser, *parts: str) -> str:
-    """All text of the page, once it holds `parts`."""
+def wait_for_text(browser, *parts: str, times: int = 1) -> str:
+    """All text of the page, once it holds each of `parts` that many times or more: the cards of the page load one by one."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         text = " ".join(browser.execute_script(WALK + "return found;"))
-        if all(part in text for part in parts):
+        if all(text.count(part) >= times for part in parts):
             return text
         time.sleep(0.5)
-    pytest.fail(f"expected {parts} on the page, found: {text}")
+    pytest.fail(f"expected {parts} {times} times on the page, found: {text}")
 
 
 @pytest.mark.slow
 def test_the_image_page_shows_the_last_epoch_and_goes_back_to_the_first(address, browser, tmp_path):
     browser.get(f"{address}/#images")
-    text = wait_for_text(browser, f"tag: {TAG}", f"step {EPOCHS}")
-    assert text.count(f"step {EPOCHS}") == len(CASES)
+    wait_for_text(browser, f"tag: {TAG}")
+    assert wait_for_text(browser, f"step {EPOCHS}", times=len(CASES)).count(f"step {EPOCHS}") == len(CASES)
     assert browser.execute_script(WALK + "return sliders.map(slider => slider.max);") == [EPOCHS - 1] * len(CASES)
     browser.execute_script(WALK + "sliders.forEach(slider => { slider.value = 0; });")
-    assert f"step {EPOCHS}" not in wait_for_text(browser, "step 1 ")
+    assert f"step {EPOCHS}" not in wait_for_text(browser, "step 1 ", times=len(CASES))
     browser.execute_script(WALK + f"sliders.forEach(slider => {{ slider.value = {EPOCHS - 1}; }});")
-    wait_for_text(browser, f"step {EPOCHS}")
+    wait_for_text(browser, f"step {EPOCHS}", times=len(CASES))
     time.sleep(2)  # the pictures themselves
     assert browser.save_screenshot(str(tmp_path / "images.png"))
     browser.get(f"{address}/#timeseries")
