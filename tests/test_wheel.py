@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGED = ("flexseg", "datasets", "configs")  # the folders that become packages; the last two below flexseg
+PACKAGED = ("flexseg", "datasets", "configs", "launch")  # the folders that become packages; all but the first below flexseg
 
 pytestmark = pytest.mark.slow
 
