@@ -109,6 +109,25 @@ def test_a_swap_that_fails_puts_the_old_dataset_back(tmp_path, source, monkeypat
     assert toys.snapshot(tmp_path) == before
 
 
+def test_a_swap_that_was_killed_between_its_two_renames_is_undone_by_the_next_build(tmp_path, source, monkeypatch):
+    old = toys.build(tmp_path, source=source, name="toy").directory
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    beside = tmp_path / "data" / ".building_image_mask_folder_toy" / "old"
+    beside.parent.mkdir()
+    old.rename(beside)
+    with interruption(monkeypatch, case=1):  # though this build comes to nothing
+        toys.repaint(source / "train/images/a.png", (1, 2, 3))
+        toys.build(tmp_path, source=source, name="toy", overwrite=True)
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before and not beside.exists()
+
+
+def test_another_number_of_shards_under_a_used_name_is_refused(tmp_path):
+    source = toys.write_folder(tmp_path / "source", [f"{split}/{split}{number}" for split in ("train", "valid") for number in range(2)])
+    toys.build(tmp_path, source=source, name="toy", num_shards=1)
+    assert "1 shards a split instead of 2" in toys.refusal(tmp_path, source=source, name="toy", num_shards=2).found
+    assert len(toys.build(tmp_path, source=source, name="toy", num_shards=2, overwrite=True).table("train").files) == 2
+
+
 def test_a_folder_that_flexseg_did_not_write_is_not_replaced(tmp_path, source):
     mine = tmp_path / "data" / "image_mask_folder" / "toy" / "1.0.0"
     mine.mkdir(parents=True)

@@ -202,5 +202,10 @@ def test_a_pattern_beside_the_column_is_refused_and_beside_another_table_is_used
 def test_names_that_derive_from_one_picture_bring_the_ready_flag(tmp_path):
     (warning,) = discover(flat(tmp_path, "1010", "barrdistorted_1001_0.3_0.3_1010", "1011")).warnings
     assert r"--group_pattern='(\d+)$'" in warning and "leak" in warning
+    (warning,) = discover(flat(tmp_path / "reference", "barrdistorted_1001_0.3_0.3_1009", "deformed_8_1009", "deformed_9_1022", "rotated_1022")).warnings
+    assert r"--group_pattern='(\d+)$'" in warning, "no source image among them"
+    for restarting in (("1", "2", "3"), ("left_1", "left_2", "right_1", "right_2"), ("tile1_01", "tile1_02", "tile2_01", "tile2_02")):
+        (warning,) = discover(flat(tmp_path / restarting[0], *restarting)).warnings
+        assert "leak" in warning and "(\\d+)" not in warning
     (warning,) = discover(flat(tmp_path / "unrelated", "1", "2", "3")).warnings
     assert "leak" in warning and "(\\d+)" not in warning

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import toy_runs
 import toys
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from flexseg.commands import dispatcher
 from flexseg.commands.runs import open_run
 from flexseg.data.images import resize_image, resize_mask
+from flexseg.distribution.step import EvaluationStep
 from flexseg.errors import UserError
 
 RANDOM = ("build_model.num_classes=1", "objective.loss='bce_dice_loss'", "optimizer.learning_rate=1e-9")
@@ -119,11 +121,18 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(run):
     with pytest.raises(UserError, match="expected a split 'tset', found the splits train, valid, test.*--split"):
         toy_runs.evaluate(run, split="tset")
     assert not (run / "evaluation" / "tset").exists()
+    with pytest.raises(UserError, match="Did you mean 'valid'"):
+        toy_runs.evaluate(run, split="vaild")
+
+
+def test_a_misspelt_run_directory_is_refused_with_the_nearest_beside_it(run):
+    with pytest.raises(UserError, match="rum: expected a run directory.*found no such directory.*Did you mean 'run'"):
+        toy_runs.evaluate(run.with_name("rum"))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_a_directory_without_a_run_is_refused(command, tmp_path, toy):
-    with pytest.raises(UserError, match="expected a run directory written by `flexseg train`, found no environment.json"):
+    with pytest.raises(UserError, match="expected a run directory written by `flexseg train`, found no environment.json in it"):
         if command == "evaluate":
             toy_runs.evaluate(tmp_path)
         else:
@@ -173,6 +182,38 @@ def test_masks_that_exist_are_kept_unless_overwriting_is_asked_for(run, toy, tmp
     assert [path.name for path in tmp_path.iterdir()] == [kept.name] and kept.read_bytes() == b"mine"
     assert toy_runs.predict(run, images=[first], output=str(tmp_path), overwrite=True) == [kept]
     Image.open(kept).load()
+
+
+def test_masks_that_would_replace_the_images_are_refused_even_when_overwriting(run, tmp_path):
+    Image.fromarray(toys.picture("a", (20, 20))).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(UserError, match="--output=.*: expected another folder than the images', found .*a.png would be replaced by its mask"):
+        toy_runs.predict(run, images=[tmp_path], output=str(tmp_path / "sub" / ".."), overwrite=True)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_every_header_is_read_before_the_first_mask_is_written(run, tmp_path):
+    Image.fromarray(toys.picture("a", (20, 20))).save(tmp_path / "a.png")
+    Image.fromarray(toys.picture("b", (20, 20), 1).astype(np.uint16) * 200).save(tmp_path / "b.tif")
+    with pytest.raises(UserError, match="b.tif: expected 8 bits"):
+        toy_runs.predict(run, images=[tmp_path / "a.png", tmp_path / "b.tif"], output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_report_says_which_weights_were_scored_and_how(moved, evaluated):
+    report, _ = toy_runs.evaluate(moved, split="valid", gin_param=["eval.batch_size=2"])
+    best = json.loads((moved / "best" / "facts.json").read_text())
+    assert report["provenance"] == {"checkpoint": "best", **best, "precision": "float32", "gin_param": ["eval.batch_size=2"]}
+    assert toy_runs.evaluate(moved, split="valid", checkpoint="last")[0]["provenance"]["step"] == 2
+
+
+def test_running_out_of_memory_in_evaluation_names_the_batch_size(moved, monkeypatch):
+    def out_of_memory(self, batch):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[4,64,512,512]")
+
+    monkeypatch.setattr(EvaluationStep, "__call__", out_of_memory)
+    with pytest.raises(UserError, match='eval.batch_size: .*found out of memory at 32 × 32 pixels.*--gin_param="eval.batch_size=1"'):
+        toy_runs.evaluate(moved, split="valid")
 
 
 def test_two_images_of_one_stem_are_refused_before_anything_is_written(run, tmp_path):

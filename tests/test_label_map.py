@@ -141,14 +141,16 @@ def test_a_class_missing_from_the_map_is_cured_by_the_printed_rgb_map():
     error = refusal(LabelMap(rgb_map=BLACK_WHITE).encode, mask, "a.png")
     assert '--gin_param="label_map.rgb_map={(0,0,0):0,(255,255,255):1,(0,255,0):2,(255,0,0):3}"' in error.cure
     assert "off_map" not in error.cure
-    gin.parse_config(bindings_of(error.cure))
+    merge, ignore = bindings_of(error.cure)
+    assert ignore == "label_map.ignore=((0,255,0),(255,0,0))".replace(",", ", ")
+    gin.parse_config(merge)
     np.testing.assert_array_equal(np.bincount(LabelMap().encode(mask, "a.png").ravel()), [120, 140, 100, 40])
 
 
 def test_the_printed_cure_brings_names_for_the_new_classes_where_names_were_given():
     mask = np.array([[0, 255, 9, 9]], np.uint8)
     error = refusal(LabelMap(values={0: 0, 255: 1}, class_names=("tissue's rest", "cost $5 `a`")).encode, mask, "a.png")
-    gin.parse_config([b for b in bindings_of(error.cure) if "off_map" not in b])
+    gin.parse_config([b for b in bindings_of(error.cure) if "off_map" not in b and "ignore" not in b])
     assert LabelMap().class_names == ("tissue's rest", "cost $5 `a`", "class_2")
 
 
@@ -168,14 +170,17 @@ def test_a_few_rare_greys_get_both_cures_with_snapping_first():
     mask = np.zeros((100, 100), np.uint8)
     mask[50:], mask[0, :3] = 255, (127, 128, 250)
     first, second, *rest = bindings_of(refusal(LabelMap(rgb_map=BLACK_WHITE).encode, mask, "a.png").cure)
-    assert first == "label_map.off_map='nearest'" and second.startswith("label_map.rgb_map=") and not rest
+    assert first == "label_map.off_map='nearest'" and second.startswith("label_map.rgb_map=")
+    assert rest == ["label_map.ignore=((127, 127, 127), (128, 128, 128), (250, 250, 250))"]
+    gin.parse_config(["label_map.rgb_map={(0,0,0):0,(255,255,255):1}", *rest])
+    assert (LabelMap().encode(mask, "a.png") == 255).sum() == 3, "the third cure: they count nowhere"
 
 
 def test_a_rare_colour_of_its_own_gets_both_cures_with_the_class_first():
     mask = np.zeros((100, 100, 3), np.uint8)
     mask[0, :3] = (255, 0, 0)
-    first, second = bindings_of(refusal(LabelMap(rgb_map=BLACK_WHITE).encode, mask, "a.png").cure)
-    assert first.startswith("label_map.rgb_map=") and second == "label_map.off_map='nearest'"
+    first, second, third = bindings_of(refusal(LabelMap(rgb_map=BLACK_WHITE).encode, mask, "a.png").cure)
+    assert third == "label_map.ignore=((255, 0, 0),)" and first.startswith("label_map.rgb_map=") and second == "label_map.off_map='nearest'"
 
 
 def test_nearest_agrees_with_a_brute_force_search():

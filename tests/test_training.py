@@ -169,6 +169,13 @@ def test_a_dataset_without_validation_needs_a_monitor_of_training(without_valida
     assert json.loads((tmp_path / "run" / "best" / "facts.json").read_text())["monitor"] == "loss"
 
 
+def test_pictures_of_a_dataset_without_validation_are_none_and_a_misspelt_split_is_refused(without_validation):
+    params = ("train.monitor='loss'", "epoch_change_infer.num_infer_images=2")
+    assert "no pictures of the epochs: the dataset has no validation split" in toy_runs.train(without_validation, None, *params, dry_run=True)
+    with pytest.raises(UserError, match="epoch_change_infer.split: expected one of train, found 'trian'.*Did you mean 'train'"):
+        toy_runs.train(without_validation, None, *params, "epoch_change_infer.split='trian'", dry_run=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("monitor", ["val_mean_foreground_dice", "val_dice/foreground", "mean_foreground_dice"])
 def test_any_metric_can_be_monitored_and_auto_lets_scores_rise(toy, tmp_path, monkeypatch, monitor):
@@ -215,6 +222,36 @@ def test_another_number_of_classes_than_the_datasets_is_refused(toy):
 def test_bindings_of_build_are_refused_in_training(toy, binding):
     with pytest.raises(UserError, match=f"{binding.split('=')[0]}: expected bindings of training, found one of `flexseg build`"):
         toy_runs.train(toy, None, binding, dry_run=True)
+
+
+def test_an_evaluation_input_that_the_network_cannot_take_is_refused_with_one_that_it_can(toy):
+    with pytest.raises(UserError, match=r"input.eval_image_size: .*found 50 × 34.*input.eval_image_size=\(64,64\)"):
+        toy_runs.train(toy, None, "input.eval_image_size=(50,34)", "flex_unet.num_layers=4", dry_run=True)
+
+
+def test_a_number_of_gpus_beside_another_number_of_logical_cpus_is_refused(toy):
+    with pytest.raises(UserError, match="--replicas: expected none beside --logical_cpus=2, found 3"):
+        toy_runs.train(toy, None, dry_run=True, replicas=3, logical_cpus=2)
+
+
+def test_a_seed_that_is_no_32_bit_number_is_refused(toy):
+    with pytest.raises(UserError, match="train.seed: expected at most"):
+        toy_runs.train(toy, None, "train.seed=4294967296", dry_run=True)
+
+
+@pytest.mark.parametrize(("flag", "cure"), [("--epochs=2", "train.epochs"), ("--batch-size=2", "train.global_batch_size"), ("--epoch=2", "")])
+def test_a_flag_that_is_a_binding_is_refused_with_the_binding(capsys, flag, cure):
+    assert dispatcher.run(["train", "--dataset=x", flag]) == 1
+    said = capsys.readouterr().err
+    assert (f'--gin_param="{cure}=…"' if cure else "--help lists the flags") in said
+
+
+def test_a_finished_run_is_not_shown_for_another_dataset(stopped, without_validation):
+    with pytest.raises(UserError, match="the run was begun on another dataset"):
+        toy_runs.train(
+            without_validation, stopped[0], "train.epochs=20", "train.patience=3", "plateau.learning_rate_reducer=True", "plateau.reducer_factor=0.1",
+            "plateau.reducer_patience=2", "optimizer.learning_rate=0.01",
+        )  # fmt: skip
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(toy):

@@ -7,6 +7,7 @@ The LabelMap and the split are set with --gin_param, e.g. --gin_param="label_map
 """
 
 import importlib
+import shlex
 import sys
 
 from absl import flags
@@ -98,7 +99,7 @@ def run(
             progress=lambda done, total: _show(bar, done, total),
         )
     print(_summary(directory, written))
-    print(f"\nnext: flexseg train --dataset={name} --data_dir={data_dir} --workdir=runs/{name}")
+    print("\nnext:", shlex.join(["flexseg", "train", f"--dataset={name}", f"--data_dir={data_dir}", f"--workdir=runs/{name}"]))
     return str(directory)
 
 

@@ -4,6 +4,7 @@ A command's module has
     a docstring; its first line is the summary in `flexseg --help`, all of it the head of `flexseg <command> --help`
     FLAGS = flags.FlagValues()     its flags (see config_flags.py)
     def main(args) -> int | None   called under absl.app with the positional arguments; the exit code, None is 0
+    BINDINGS = {"epochs": "train.epochs"}     only where people try flags for bindings: what to bind instead
     POSITIONAL = "IMAGE ..."       only where positional arguments are allowed: what they are
 and imports TensorFlow inside `main`, so that help and refusals come at once.
 
@@ -94,7 +95,8 @@ def _run_under_absl(program: str, module: ModuleType, arguments: Sequence[str]) 
         try:
             positional = flags.FLAGS(argv)[1:]
         except flags.UnrecognizedFlagError as error:
-            cure = f"{program} --help lists the flags.{suggest(error.flagname, list(module.FLAGS))}"
+            binding = getattr(module, "BINDINGS", {}).get(error.flagname.replace("-", "_"))
+            cure = f'--gin_param="{binding}=…"' if binding else f"{program} --help lists the flags.{suggest(error.flagname, list(module.FLAGS))}"
             raise UserError(f"--{error.flagname}", expected=f"a flag of {program}", found="an unknown one", cure=cure) from error
         except flags.Error as error:
             flag, missing, _ = str(error).partition("=None: ")  # absl's words for a required flag

@@ -5,6 +5,8 @@
 The same command again resumes where the last checkpoint was written. --dry_run prints what would be trained and tries two steps.
 """
 
+import shlex
+
 from absl import flags
 
 from flexseg.commands import config_flags
@@ -22,6 +24,12 @@ flags.DEFINE_string("init_from", None, "Run directory whose best weights the mod
 config_flags.define(FLAGS)
 
 DEFAULT_CONFIG = "default.gin"
+# What people try as flags because other trainers have them so.
+BINDINGS = {
+    **{name: f"train.{name}" for name in ("epochs", "steps_per_epoch", "global_batch_size", "precision", "xla", "seed", "monitor", "patience")},
+    **{"batch_size": "train.global_batch_size", "image_size": "input.image_size", "loss": "objective.loss", "metrics": "train.metrics"},
+    **{"learning_rate": "optimizer.learning_rate", "lr": "optimizer.learning_rate", "optimizer": "optimizer.name"},
+}
 
 
 def run(
@@ -71,7 +79,8 @@ def run(
         session.dry_run()
         return None
     session.train(init_from=init_from, operative_config=configuration.operative)
-    print(f"\nrun directory: {directory.path}\ntensorboard --logdir={directory.tensorboard} --samples_per_plugin=images=1000")
+    print(f"\nrun directory: {directory.path}")
+    print(shlex.join(["tensorboard", f"--logdir={directory.tensorboard}", "--samples_per_plugin=images=1000"]))
     return str(directory.path)
 
 

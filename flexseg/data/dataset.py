@@ -47,7 +47,8 @@ class BuiltDataset:
         splits = self.manifest.splits
         if split not in splits or not len(splits[split]):
             there = ", ".join(name for name, table in splits.items() if len(table))
-            raise UserError(f"dataset {self.name}", expected=f"a split {split!r}", found=f"the splits {there}", cure="name one of them with --split")
+            cure = f"name one of them with --split.{suggest(split, splits)}"
+            raise UserError(f"dataset {self.name}", expected=f"a split {split!r}", found=f"the splits {there}", cure=cure)
         return splits[split]
 
     def has(self, split: str) -> bool:

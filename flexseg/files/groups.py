@@ -8,7 +8,7 @@ warning says so, and prints the flag to try where names look like derivations of
 
 import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -121,12 +121,21 @@ def _unseen(table: Path, header: list[str] | None, column: str, stems: list[str]
         why = f"no groups are known: {table} has no column {column!r}, only {', '.join(header)}"
         how = f"build with --group_column= and the column that names the patient, slide or tile, if there is one.{suggest(column, header)}"
     text = f"{why}. Every image counts as a group of its own, and a leak between the splits cannot be seen. To see it, {how}"
+    alike = _derivations(stems)
+    if alike:
+        text += (f" {sum(map(len, alike))} names end in the number of another (such as {alike[0][0]} and {alike[0][1]}): "
+                 f"if they derive from one picture, build with --group_pattern='{LAST_NUMBER}' (and --overwrite where it is built already).")
+    return text
+
+
+def _derivations(stems: list[str]) -> list[list[str]]:
+    """Families of names that end in one number, shortest name first; none where the numbers merely restart (left_1, left_2, right_1, right_2)."""
     families = defaultdict(set)
     for stem in stems:
         if match := re.search(LAST_NUMBER, stem):
             families[match[1]].add(stem)
     alike = [sorted(family, key=lambda stem: (len(stem), stem)) for family in families.values() if len(family) > 1]
-    if alike:
-        text += (f" {sum(map(len, alike))} names end in the number of another (such as {alike[0][0]} and {alike[0][1]}): "
-                 f"if they derive from one picture, build with --group_pattern='{LAST_NUMBER}'.")
-    return text
+    prefixes = Counter(re.sub(LAST_NUMBER, "", stem) for family in alike for stem in family)
+    # A bare number is a source image; else a derivation's parameters (barrdistorted_1001_0.3_0.3_) make most prefixes single.
+    derived = "" in prefixes or 2 * list(prefixes.values()).count(1) > len(prefixes)
+    return alike if derived else []

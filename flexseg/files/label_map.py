@@ -191,11 +191,12 @@ class LabelMap:
         merge = f"replace the label map by {merge}"
         rare = min(counts.values()) <= _RARE * pixels
         blend = all(self._is_blend(color) for color in colors)
+        ignored = f"or, if they should count nowhere, add {binding('ignore', (*self.ignore, *colors))}"
         if not rare and not blend:
-            return merge
+            return f"{merge} (if they are classes); {ignored}"
         if rare and blend:
-            return f"{snap} (if they come from resampling or JPEG); or, if they are classes, {merge}"
-        return f"{merge} (if they are classes); or, if they come from resampling or JPEG, {snap}"
+            return f"{snap} (if they come from resampling or JPEG); or, if they are classes, {merge}; {ignored}"
+        return f"{merge} (if they are classes); or, if they come from resampling or JPEG, {snap}; {ignored}"
 
     def _is_blend(self, color: Color) -> bool:
         """Within 24 of the straight line between two colours of the map: what interpolation and compression make of an edge."""

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from flexseg.data.dataset import BuiltDataset
-from flexseg.errors import UserError
+from flexseg.errors import UserError, suggest
 from flexseg.evaluation.pictures import panel, save_png, sheet, tile_boxes
 from flexseg.evaluation.scores import count_case, mean_of_known
 from flexseg.files.cases import discover_pairs
@@ -129,6 +129,14 @@ def _from_split(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]
     if settings.split == "valid" and not dataset.has("valid"):  # the default, which nobody asked for
         say("no pictures of the epochs: the dataset has no validation split (epoch_change_infer.split='train' pictures training cases)")
         return []
+    if not dataset.has(settings.split):
+        there = [name for name in dataset.manifest.splits if dataset.has(name)]
+        raise UserError(
+            "epoch_change_infer.split",
+            expected=f"one of {', '.join(there)}",
+            found=repr(settings.split),
+            cure=f"bind one of them.{suggest(settings.split, there)}",
+        )
     table, records = dataset.table(settings.split), dataset.records(settings.split)
     first = np.argsort(table.case_id, kind="stable")[: settings.num_infer_images]
     return [_Case(table.case_id[index], *records.example(int(index))) for index in first]

@@ -11,7 +11,7 @@ import json
 import logging
 from pathlib import Path
 
-from flexseg.errors import UserError
+from flexseg.errors import UserError, suggest
 from flexseg.files.atomic import replace_file
 
 
@@ -84,7 +84,13 @@ class RunDirectory:
           UserError: when there is no run here.
         """
         if not self.environment.is_file():
-            raise UserError(f"--workdir={self.path}", expected="a run directory written by `flexseg train`", found="no environment.json")
+            beside = [path.parent.name for path in self.path.parent.glob("*/environment.json")]
+            raise UserError(
+                f"--workdir={self.path}",
+                expected="a run directory written by `flexseg train`",
+                found="no environment.json in it" if self.path.is_dir() else "no such directory",
+                cure=f"name one that holds a run.{suggest(self.path.name, beside)}",
+            )
         return json.loads(self.environment.read_text())
 
     def refuse_other_dataset(self, dataset_directory: Path) -> None:
