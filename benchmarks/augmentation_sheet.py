@@ -40,6 +40,7 @@ def generated_case(size=512, nuclei=90, seed=0):
 
 
 def read_case(image_path, mask_path):
+    """(image uint8 [h, w, 3], mask uint8 [h, w, 1] of 0 and 1) from files; an empty mask where none is given."""
     image = np.asarray(Image.open(image_path).convert("RGB"))
     mask = np.asarray(Image.open(mask_path).convert("L"))[..., None] > 127 if mask_path else np.zeros((*image.shape[:2], 1))
     return image, mask.astype(np.uint8)
@@ -57,6 +58,7 @@ def overlay(image, mask):
 
 
 def write_sheet(image, mask, output, seed):
+    """Draws every operation, a row each, at several positions of the stream."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -75,6 +77,7 @@ def write_sheet(image, mask, output, seed):
 
 
 def print_times(image, mask, repeats=50):
+    """Prints CPU milliseconds an image, operation by operation and together."""
     together = {" + ".join(TIMED): only(*TIMED), "all": only(*OPERATIONS), "the defaults": Augment()}
     for label, augment in ({name: only(name) for name in OPERATIONS} | together).items():
         graph = tf.function(lambda position, augment=augment: augment(image, mask, seed=0, position=position))
@@ -88,6 +91,7 @@ def print_times(image, mask, repeats=50):
 
 
 def main():
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image", help="an RGB image; default: a generated one")
     parser.add_argument("--mask", help="its mask, above 127 is foreground")

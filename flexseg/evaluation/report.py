@@ -112,6 +112,7 @@ class Report:
 
     @property
     def foreground(self) -> list[int]:
+        """Class ids of all classes but the background."""
         return [k for k in range(len(self.class_names)) if k != self.background]
 
     def result(self) -> dict:

@@ -46,6 +46,7 @@ class CaseCounts:
 
     @property
     def num_classes(self) -> int:
+        """Classes, background included."""
         return len(self.tp)
 
     @property
@@ -70,10 +71,12 @@ class CaseCounts:
 
     @functools.cached_property
     def precision(self) -> np.ndarray:
+        """float64 [K], the share of the predicted pixels that is right; nan where nothing is predicted."""
         return ratio(self.tp, self.tp + self.fp)
 
     @functools.cached_property
     def recall(self) -> np.ndarray:
+        """float64 [K], the share of the true pixels that is found; nan where there are none."""
         return ratio(self.tp, self.tp + self.fn)
 
 

@@ -55,6 +55,7 @@ class Header:
 
     @property
     def palette(self) -> bool:
+        """Whether pixels are indices into a table of colours."""
         return self.mode == "palette"
 
     @property
@@ -109,6 +110,7 @@ def header_of(stream: BinaryIO, where: object, *, max_pixels: int) -> Header:
 
 
 def unreadable(where: object, error: OSError) -> UserError:
+    """The refusal of a file that the operating system does not hand out."""
     return UserError(where, expected="a readable file", found=error.strerror or str(error))
 
 

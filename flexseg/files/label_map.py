@@ -147,6 +147,7 @@ class LabelMap:
 
     @classmethod
     def from_json(cls, saved: Mapping) -> "LabelMap":
+        """The map that `to_json` saved; a UserError for anything else."""
         # Every argument is given, so that no gin binding of the moment can change what was saved.
         def pairs(name):
             return {tuple(key) if isinstance(key, list) else key: i for key, i in saved[name]} if name in saved else None

@@ -16,6 +16,7 @@ class Conv2D(keras.layers.Conv2D):
     """keras.layers.Conv2D; only the bias's gradient differs, and only in 16 bits."""
 
     def call(self, inputs):
+        """Features [B, H, W, channels] to [B, H', W', filters]."""
         x = self.convolution_op(inputs, self.kernel)
         return self.activation(add_bias(x, self.bias) if self.use_bias else x)
 
@@ -25,6 +26,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
     """keras.layers.Conv2DTranspose; only the bias's gradient differs, and only in 16 bits."""
 
     def call(self, inputs):
+        """Features [B, H, W, channels] to [B, H', W', filters]."""
         x = keras.ops.conv_transpose(
             inputs, self.kernel, strides=self.strides, padding=self.padding, output_padding=self.output_padding,
             data_format=self.data_format, dilation_rate=self.dilation_rate,
