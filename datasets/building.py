@@ -22,6 +22,7 @@ from tensorflow_datasets.core.utils import tqdm_utils
 from flexseg.datasets.contents import Contents, Example
 from flexseg.datasets.segmentation_builder import SegmentationBuilder
 from flexseg.errors import UserError
+from flexseg.files.atomic import make_folder
 from flexseg.files.manifest import Manifest, SplitTable, tfrecord_offsets
 
 
@@ -90,8 +91,8 @@ def build_dataset(
         raise UserError(f"--data_dir={data_dir}", expected="a folder", found="a file")
     target = data_dir / dataset / name / str(builder_class.VERSION)
     if target.exists() and not overwrite:
-        changes = contents.difference(Manifest.load(target / "manifest.json"))
         manifest = Manifest.load(target / "manifest.json")
+        changes = contents.difference(manifest)
         shards = max(len(table.files) for table in manifest.splits.values())
         if num_shards is not None and num_shards != shards:
             changes = [*changes, f"{shards} shards a split instead of {num_shards}"]
@@ -103,6 +104,7 @@ def build_dataset(
             found="; ".join(changes),
             cure="add --overwrite, or take another --name",
         )
+    make_folder(data_dir, flag="--data_dir")
     for other in data_dir.glob(f"*/{name}/*/manifest.json"):
         if other.parents[2].name != dataset and not other.parents[2].name.startswith("."):
             raise UserError(f"--name={name}", expected="a name that no other dataset has", found=str(other.parent), cure="take another --name")

@@ -50,6 +50,7 @@ class SourceOptions:
       max_image_pixels: of an image, before it is decoded.
       label_map: as bound, or None: to be inferred from the masks.
       split: the division, or None where nothing is bound.
+      bound: the gin names that anything is bound of, e.g. `label_map`.
       warn: called with one sentence for everything the user should know.
       progress: called with (cases checked, all).
     """
@@ -62,14 +63,18 @@ class SourceOptions:
     max_image_pixels: int
     label_map: LabelMap | None
     split: Split | None
+    bound: frozenset[str]
     warn: Callable[[str], None]
     progress: Callable[[int, int], None] | None
 
     def refuse(self, dataset: str, *names: str) -> None:
-        """Refuses the named options where they are given, with a UserError."""
+        """Refuses the named flags and gin names (`label_map`, `split`) where they are given, with a UserError."""
         for name in names:
-            if getattr(self, name) is not None:
-                raise UserError(f"--{name}", expected=f"no such flag for {dataset}", found=repr(getattr(self, name)))
+            if name in self.bound:
+                raise UserError(f"{name}.*", expected=f"no such binding for --dataset={dataset}", found="one", cure="leave it out")
+            if name not in ("label_map", "split") and getattr(self, name) is not None:
+                cure = f"leave it out, or is it --dataset=image_mask_folder that you mean? {dataset} knows its own files"
+                raise UserError(f"--{name}", expected=f"no such flag for --dataset={dataset}", found=repr(getattr(self, name)), cure=cure)
 
     def require_source(self, dataset: str, layout: str) -> Path:
         """The source folder; refuses a missing one, with a UserError."""

@@ -14,8 +14,6 @@ import tensorflow_datasets as tfds
 
 from flexseg.datasets.contents import Contents, Example
 
-HOMEPAGE = "https://github.com/flexseg/flexseg"
-
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Writes `Contents` as TFRecords with the features image, mask, case_id, group_id and, where there are any, instances.
@@ -44,7 +42,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         if self._contents.has_instances:
             features["instances"] = tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png", doc="0 = none")
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features), supervised_keys=("image", "mask"), homepage=HOMEPAGE, disable_shuffling=True
+            features=tfds.features.FeaturesDict(features), supervised_keys=("image", "mask"), disable_shuffling=True
         )
 
     def _split_generators(self, dl_manager):

@@ -12,7 +12,6 @@ Not promised: that the values make sense together. The configured classes check 
 """
 
 import collections.abc
-import contextlib
 import importlib
 import importlib.resources
 import inspect
@@ -23,7 +22,6 @@ import re
 import sys
 import tokenize
 import traceback
-import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,31 +30,20 @@ from pathlib import Path
 import gin
 from gin import config_parser
 
+from flexseg.annotations import Symbol, fit
 from flexseg.errors import UserError, suggest
 
 _REGISTRY = gin.config._REGISTRY  # a mapping selector -> configurable; gin 0.5.0 has no public list of what is registered
-
-
-@dataclass(frozen=True)
-class _Symbol:
-    """`@name` (the function itself), `@name()` (what it returns), or the macro `%name`."""
-
-    sign: str
-    name: str
-    call: str = ""
-
-    def __repr__(self):
-        return self.sign + self.name + self.call
 
 
 class _Delegate(config_parser.ParserDelegate):
     """Keeps references and macros as they stand: what they mean is looked up after everything is parsed."""
 
     def configurable_reference(self, scoped_configurable_name, evaluate):
-        return _Symbol("@", scoped_configurable_name, "()" if evaluate else "")
+        return Symbol("@", scoped_configurable_name, "()" if evaluate else "")
 
     def macro(self, macro_name):
-        return _Symbol("%", macro_name)
+        return Symbol("%", macro_name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +78,10 @@ class Configuration:
         for name, keys in itertools.groupby(self.bindings, key=lambda key: key.rpartition(".")[0]):
             lines += ["", f"# {name}", *(f"{key} = {self.bindings[key]}" for key in keys)]
         return "\n".join(lines).lstrip("\n") + "\n"
+
+    def value(self, key: str) -> str:
+        """The value in force of "name.parameter" as gin text: what is bound, else the default."""
+        return self.bindings.get(key) or _default(key)
 
     def operative(self) -> str:
         """gin's record of what was used, defaults included. It is empty until the configured functions have been called."""
@@ -136,6 +127,8 @@ def configure(
     Raises:
       UserError: for each mistake that the module's docstring lists. gin's state is as before then.
     """
+    # In a notebook one writes gin_param="train.epochs=3".
+    gin_files, gin_params, user_modules = ([given] if isinstance(given, str) else given for given in (gin_files, gin_params, user_modules))
     folders = [Path(folder).resolve() for folder in config_folders or [str(importlib.resources.files("flexseg.configs"))]]
     statements = [statement for name in gin_files for statement in _read(_find(name, folders), folders, opened=())]
     for param in gin_params:
@@ -297,11 +290,11 @@ def _substitute(value: object, macros: dict[str, _Statement], where: str, trail:
         return {_substitute(key, macros, where, trail): _substitute(part, macros, where, trail) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_substitute(part, macros, where, trail) for part in value)
-    if isinstance(value, _Symbol) and "/" in value.name:
+    if isinstance(value, Symbol) and "/" in value.name:
         raise UserError(where, expected="a name without a scope", found=repr(value), cure=f"write {value.sign}{value.name.rpartition('/')[2]}")
-    if isinstance(value, _Symbol) and value.sign == "@":
-        return _Symbol("@", _configurable(value.name, where), value.call)
-    if isinstance(value, _Symbol):
+    if isinstance(value, Symbol) and value.sign == "@":
+        return Symbol("@", _configurable(value.name, where), value.call)
+    if isinstance(value, Symbol):
         if value.name not in macros or value.name in trail:
             found = f"{value!r}, which {'contains itself' if value.name in trail else 'is bound nowhere'}"
             raise UserError(where, expected="a macro", found=found, cure=f"add a line {value.name} = value.{suggest(value.name, macros)}")
@@ -313,38 +306,12 @@ def _substitute(value: object, macros: dict[str, _Statement], where: str, trail:
 
 def _typed(key: str, statement: _Statement, value: object, annotation: object) -> object:
     try:
-        return _fit(value, annotation)
+        return fit(value, annotation)
     except (TypeError, ValueError, OverflowError) as error:
+        if typing.get_origin(annotation) is collections.abc.Callable:
+            cure = f"write {key} = @name, without quotes and brackets"
+            raise UserError(f"{key} ({statement.where})", expected="a function", found=repr(value), cure=cure) from error
         expected = inspect.formatannotation(annotation).replace("typing.", "").replace("Literal[", "one of [")
-        found = f"{value!r} ({'a reference' if isinstance(value, _Symbol) else type(value).__name__})"
+        found = f"{value!r} ({'a reference' if isinstance(value, Symbol) else type(value).__name__})"
         near = suggest(str(value), [choice for choice in typing.get_args(annotation) if isinstance(choice, str)]).strip()
         raise UserError(f"{key} ({statement.where})", expected=expected, found=found, cure=near) from error
-
-
-def _fit(value: object, annotation: object) -> object:
-    """The value as the annotation wants it (3 -> 3.0 for float, [2, 3] -> (2, 3) for a tuple); raises TypeError where it does not fit."""
-    kind, arguments = typing.get_origin(annotation) or annotation or types.NoneType, typing.get_args(annotation)
-    if kind in (typing.Union, types.UnionType):
-        fitted = []
-        for member in arguments:
-            with contextlib.suppress(TypeError, ValueError):
-                fitted.append(_fit(value, member))
-        if fitted:
-            return next((result for result in fitted if type(result) is type(value)), fitted[0])
-    elif kind is typing.Literal:
-        if any(choice == value and type(choice) is type(value) for choice in arguments):
-            return value
-    elif isinstance(value, _Symbol) and (value.call or kind not in (bool, int, float, str, tuple, list, dict, types.NoneType)):
-        return value  # `@f()` may return anything, `@f` itself is no number, text or sequence
-    elif kind is float and type(value) in (int, float):
-        return float(value)
-    elif kind in (tuple, list, collections.abc.Sequence) and isinstance(value, list | tuple):
-        fixed = kind is tuple and arguments and arguments[-1] is not ...
-        members = arguments if fixed else [arguments[0] if arguments else object] * len(value)
-        return (list if kind is list else tuple)(_fit(part, member) for part, member in zip(value, members, strict=True))
-    elif kind in (dict, collections.abc.Mapping) and isinstance(value, dict):
-        of_key, of_value = arguments or (object, object)
-        return {_fit(key, of_key): _fit(part, of_value) for key, part in value.items()}
-    elif kind in (inspect.Parameter.empty, object) or not isinstance(kind, type) or type(value) is kind:
-        return value
-    raise TypeError

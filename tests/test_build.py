@@ -140,7 +140,8 @@ def test_a_colour_off_the_map_is_cured_by_what_is_printed(tmp_path, source):
     dataset = toys.build(tmp_path, source=source, name="toy", gin_param=printed_bindings(without_map.cure))
     assert dataset.label_map.colors == [(0, 0, 0), (255, 128, 0)]
     np.testing.assert_array_equal(toys.pixels(dataset, "a")[1], toys.binary_mask("train/a", (16, 16)) // 255)
-    three = toys.build(tmp_path, source=source, name="three", gin_param=printed_bindings(with_map.cure))
+    three = toys.build(tmp_path, source=source, name="three", gin_param=printed_bindings(with_map.cure)[:1])
+    assert printed_bindings(with_map.cure)[1] == "label_map.ignore=((255, 128, 0),)"
     assert three.label_map.num_classes == 3 and set(np.unique(toys.pixels(three, "a")[1])) == {0, 2}
 
 

@@ -121,6 +121,27 @@ def test_a_swap_that_was_killed_between_its_two_renames_is_undone_by_the_next_bu
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before and not beside.exists()
 
 
+def test_a_data_dir_that_cannot_be_made_is_refused(tmp_path, source):
+    (tmp_path / "file").write_text("mine")
+    assert "file" in toys.refusal(tmp_path, source=source, name="toy", data_dir=str(tmp_path / "file" / "data")).where
+
+
+@pytest.mark.parametrize("binding", ["split.proportions=(0.5,0.25,0.25)", "split.seed=5"])
+def test_shares_beside_the_folders_own_splits_are_refused(tmp_path, source, binding):
+    error = toys.refusal(tmp_path, source=source, name="toy", gin_param=[binding])
+    assert error.where == binding.split("=")[0] and "split.resplit=True" in error.cure
+    assert toys.build(tmp_path, source=source, name="toy", gin_param=[binding, "split.resplit=True"]).manifest.split["resplit"]
+
+
+@pytest.mark.parametrize("binding", ["label_map.class_names=('a','b')", "label_map.off_map='nearest'", "split.seed=1"])
+def test_a_generated_dataset_takes_no_bindings_of_files(tmp_path, binding):
+    assert toys.refusal(tmp_path, source=None, dataset="synthetic_nuclei", gin_param=[binding]).where == f"{binding.split('.')[0]}.*"
+
+
+def test_a_threshold_that_nothing_uses_is_refused(tmp_path, source):
+    assert "label_map.off_map" in toys.refusal(tmp_path, source=source, name="toy", gin_param=["label_map.threshold=60"]).expected
+
+
 def test_another_number_of_shards_under_a_used_name_is_refused(tmp_path):
     source = toys.write_folder(tmp_path / "source", [f"{split}/{split}{number}" for split in ("train", "valid") for number in range(2)])
     toys.build(tmp_path, source=source, name="toy", num_shards=1)

@@ -12,6 +12,7 @@ import toys
 from PIL import Image
 
 from flexseg.commands import dispatcher
+from flexseg.commands import predict as predict_command
 from flexseg.commands.runs import open_run
 from flexseg.data.images import resize_image, resize_mask
 from flexseg.distribution.step import EvaluationStep
@@ -141,10 +142,10 @@ def test_a_directory_without_a_run_is_refused(command, tmp_path, toy):
 
 def test_a_run_without_a_checkpoint_or_best_weights_is_refused(moved):
     shutil.rmtree(moved / "checkpoints")
-    with pytest.raises(UserError, match="expected a checkpoint, found none yet"):
+    with pytest.raises(UserError, match="expected a whole checkpoint, found none"):
         toy_runs.evaluate(moved, checkpoint="last")
     shutil.rmtree(moved / "best")
-    with pytest.raises(UserError, match="best: expected whole weights written by flexseg, found no such folder"):
+    with pytest.raises(UserError, match="best: expected the best weights, found none yet.*--checkpoint=last"):
         toy_runs.evaluate(moved)
 
 
@@ -212,8 +213,39 @@ def test_running_out_of_memory_in_evaluation_names_the_batch_size(moved, monkeyp
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[4,64,512,512]")
 
     monkeypatch.setattr(EvaluationStep, "__call__", out_of_memory)
-    with pytest.raises(UserError, match='eval.batch_size: .*found out of memory at 32 × 32 pixels.*--gin_param="eval.batch_size=1"'):
+    with pytest.raises(UserError, match='eval.batch_size: .*found out of memory with 4 of 32 × 32 pixels.*--gin_param="eval.batch_size=1"'):
         toy_runs.evaluate(moved, split="valid")
+
+
+def test_files_that_are_left_out_are_named(run, tmp_path):
+    Image.fromarray(toys.picture("a", (20, 20))).save(tmp_path / "a.png")
+    (tmp_path / "b.webp").write_bytes(b"RIFF")
+    with toy_runs.command() as said:
+        predict_command.run(workdir=str(run), images=[str(tmp_path)], output=str(tmp_path / "out"))
+    assert f"warning: {tmp_path}: 1 .webp files left out" in said.getvalue() and "1 mask written" in said.getvalue()
+
+
+def test_a_folder_for_masks_that_cannot_be_made_is_refused(run, toy, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="--output=.*file/masks: expected a folder that can be made, found Not a directory"):
+        toy_runs.predict(run, images=[images_of(toy)], output=str(tmp_path / "file" / "masks"))
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(moved):
+    last = max((moved / "checkpoints").iterdir())
+    shutil.copytree(last, last.with_name("step_000000009"))
+    (last.with_name("step_000000009") / "model.npz").write_bytes(b"garbage")
+    report, said = toy_runs.evaluate(moved, split="valid", checkpoint="last")
+    assert "step_000000009 is damaged" in said and report["provenance"]["step"] == 2
+    (moved / "environment.json").write_text("{")
+    with pytest.raises(UserError, match="environment.json: expected what `flexseg train` wrote, found no JSON"):
+        toy_runs.evaluate(moved)
+
+
+def test_augmentation_never_touches_an_evaluation(moved, evaluated):
+    strong = ["augment.enabled=True", "augment.rotation_probability=1.0", "augment.noise_probability=1.0"]
+    report, _ = toy_runs.evaluate(moved, split="valid", gin_param=strong)
+    assert report["mean_foreground_dice"] == evaluated[0]["mean_foreground_dice"] and report["loss"] == evaluated[0]["loss"]
 
 
 def test_two_images_of_one_stem_are_refused_before_anything_is_written(run, tmp_path):

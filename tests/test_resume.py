@@ -19,7 +19,7 @@ from flexseg.training.trainer import Trainer
 # Everything that could carry state from step to step: dropout, moving statistics, random crops, Adam's moments, a schedule, a plateau.
 FULL = (
     "train.deterministic=True", "flex_unet.dropout_rate=0.1", "flex_unet.normalization='batch'", "input.fit='random_crop'", "input.eval_fit='resize'",
-    "train.steps_per_epoch=3", "schedule.name='cosine'", "schedule.schedule_epochs=4", "schedule.warmup_steps=2", "plateau.reducer_patience=1", "plateau.min_delta=10.0",
+    "train.steps_per_epoch=3", "schedule.name='cosine'", "schedule.schedule_epochs=4", "schedule.warmup_steps=2", "plateau.learning_rate_reducer=True", "plateau.reducer_patience=1", "plateau.min_delta=10.0",
     "train.metrics=('dice_coef',)", "train.mode='max'",  # the loss falls: the first epoch stays the best, if it is remembered
 )  # fmt: skip
 

@@ -190,7 +190,7 @@ def test_a_file_in_place_of_the_directory_is_refused(toy, tmp_path):
 
 def test_a_directory_that_cannot_be_made_is_refused(toy, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="--workdir=.*expected a directory that can be made"):
+    with pytest.raises(UserError, match="--workdir=.*expected a folder that can be made"):
         toy_runs.train(toy, tmp_path / "file" / "run")
 
 

@@ -9,6 +9,7 @@ import toy_runs
 import toys
 
 from flexseg.commands import dispatcher
+from flexseg.commands import train as train_command
 from flexseg.distribution.step import Outcome, TrainStep
 from flexseg.errors import UserError
 from flexseg.evaluation.csv_log import read_rows
@@ -252,6 +253,80 @@ def test_a_finished_run_is_not_shown_for_another_dataset(stopped, without_valida
             without_validation, stopped[0], "train.epochs=20", "train.patience=3", "plateau.learning_rate_reducer=True", "plateau.reducer_factor=0.1",
             "plateau.reducer_patience=2", "optimizer.learning_rate=0.01",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("binding", "cure"),
+    [
+        ("flex_unet.num_classes=6", "build_model.num_classes=1"), ("flex_unet.image_size=(64,64)", "input.image_size"),
+        ("flex_unet.image_channels=1", "the dataset's images say it"), ("build_model.classes=5", "the dataset says it"), ("build_model.channels=1", "leave it out"),
+    ],
+)  # fmt: skip
+def test_a_binding_of_what_the_dataset_decides_is_refused(toy, binding, cure):
+    with pytest.raises(UserError, match=f"{binding.split('=')[0]}: expected no such binding, found.*{cure}"):
+        toy_runs.train(toy, None, binding, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("binding", "switch"),
+    [
+        ("plateau.reducer_factor=0.2", "plateau.learning_rate_reducer = True"), ("schedule.power=2.0", "schedule.name = 'polynomial'"),
+        ("flex_unet.group_count=4", "flex_unet.normalization = 'group'"), ("augment.rotation_probability=1.0", "augment.enabled = True"),
+        ("flex_unet.normalization_momentum=0.5", "flex_unet.normalization = 'batch' or 'sync_batch' or True"),
+    ],
+)  # fmt: skip
+def test_a_binding_that_another_one_switches_off_is_refused(toy, binding, switch):
+    with pytest.raises(UserError, match=f"expected {switch} beside it, found .*, with which it has no effect"):
+        toy_runs.train(toy, None, "plateau.learning_rate_reducer=False", binding, dry_run=True)
+
+
+def test_an_idle_binding_of_a_file_is_named_because_it_may_be_inherited(toy, tmp_path):
+    (tmp_path / "mine.gin").write_text("plateau.reducer_factor = 0.2\n")
+    said = toy_runs.train(toy, None, dry_run=True, gin_file=[str(tmp_path / "mine.gin")])
+    assert "plateau.reducer_factor has no effect while plateau.learning_rate_reducer = False" in said
+    (tmp_path / "mine.gin").write_text("plateau.reducer_factor = 0.2\nplateau.learning_rate_reducer = True\n")
+    assert "no effect" not in toy_runs.train(toy, None, dry_run=True, gin_file=[str(tmp_path / "mine.gin")])
+
+
+@pytest.mark.parametrize("architecture", ["'flex_unet'", "@flex_unet()"])
+def test_an_architecture_in_quotes_or_with_brackets_is_refused_with_the_right_way(toy, architecture):
+    with pytest.raises(UserError, match="expected a function, found.*write build_model.architecture = @name, without quotes and brackets"):
+        toy_runs.train(toy, None, f"build_model.architecture={architecture}", dry_run=True)
+
+
+@pytest.mark.parametrize(("binding", "where"), [("train.metrics=('dice_coeff',)", "train.metrics: .*Did you mean 'dice_coef'"),
+                                                ("train.monitor='val_los'", "train.monitor: .*Did you mean 'val_loss'")])  # fmt: skip
+def test_a_misspelt_metric_is_refused_with_the_binding_and_the_nearest_name(toy, binding, where):
+    with pytest.raises(UserError, match=where):
+        toy_runs.train(toy, None, binding, dry_run=True)
+
+
+def test_a_dry_run_starts_from_the_other_runs_weights_too(toy, tmp_path):
+    with pytest.raises(UserError, match="nowhere/best: expected whole weights"):
+        toy_runs.train(toy, None, init_from=str(tmp_path / "nowhere"), dry_run=True)
+
+
+def test_the_last_epoch_is_pictured_whatever_the_interval(toy, tmp_path):
+    params = ("train.steps_per_epoch=1", "epoch_change_infer.num_infer_images=1", "epoch_change_infer.every=3")
+    toy_runs.train(toy, tmp_path / "run", *params, "train.epochs=5")
+    drawn = sorted(path.name for path in (tmp_path / "run" / "epoch_change_infer").iterdir())
+    assert drawn == ["epoch_0001", "epoch_0004", "epoch_0005"]
+    toy_runs.train(toy, tmp_path / "stopped", *params, "train.epochs=9", "train.monitor='loss'", "train.mode='max'", "train.patience=1", "optimizer.learning_rate=1e-9")
+    last = json.loads((tmp_path / "stopped" / "finished.json").read_text())["epochs"]
+    assert (tmp_path / "stopped" / "epoch_change_infer" / f"epoch_{last:04d}").is_dir() and last < 9
+
+
+def test_masks_to_picture_that_the_label_map_does_not_know_name_the_build(toy, tmp_path):
+    toys.write_case(tmp_path / "mini", "a", toys.picture("a", (32, 32)), toys.picture("m", (32, 32), 1))
+    folder = ("epoch_change_infer.num_infer_images=1", f"epoch_change_infer.images='{tmp_path}/mini/images'", f"epoch_change_infer.masks='{tmp_path}/mini/masks'")
+    with pytest.raises(UserError, match="to widen it: flexseg build --overwrite …, and add --gin_param"):
+        toy_runs.train(toy, None, *folder, dry_run=True)
+
+
+def test_one_binding_as_a_plain_string_is_taken_as_one(toy):
+    arguments = toy_runs.arguments(toy, None)
+    with toy_runs.command(), pytest.raises(UserError, match='--gin_param="train.epoch=3"'):
+        train_command.run(**arguments | {"gin_param": "train.epoch=3", "dry_run": True})
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(toy):

@@ -8,7 +8,6 @@ The LabelMap and the split are set with --gin_param, e.g. --gin_param="label_map
 
 import importlib
 import shlex
-import sys
 
 from absl import flags
 
@@ -51,6 +50,7 @@ def run(
     user_module=(),
 ) -> str:
     """Builds a dataset and returns its directory; the arguments are the flags of `flexseg build`."""
+    from flexseg.commands.effects import idle_bindings
     from flexseg.commands.quiet import load_tensorflow
     from flexseg.configure import configure
     from flexseg.errors import UserError
@@ -64,15 +64,16 @@ def run(
     module = f"flexseg.datasets.{dataset}.{dataset}_dataset_builder"
     configuration = configure(gin_file, gin_param, modules=("flexseg.files.label_map", "flexseg.files.split", module), user_modules=user_module)
 
-    from tqdm import tqdm
-
+    from flexseg.console import progress
     from flexseg.datasets.building import build_dataset
     from flexseg.datasets.contents import SourceOptions
     from flexseg.files.label_map import LabelMap
     from flexseg.files.split import Split
 
-    bound = {key.split(".")[0] for key in configuration.bindings}
-    with tqdm(desc="checking", unit="case", disable=not sys.stderr.isatty(), leave=False) as bar:
+    notes = idle_bindings(configuration)
+    bound = frozenset(key.split(".")[0] for key in configuration.bindings)
+    print("".join(f"{note}\n" for note in notes), end="")
+    with progress("checking", unit="case") as bar:
         options = SourceOptions(
             source=source,
             image_pattern=image_pattern,
@@ -81,13 +82,14 @@ def run(
             group_column=group_column,
             max_image_pixels=max_image_pixels,
             label_map=LabelMap() if {"label_map.rgb_map", "label_map.values"} & configuration.bindings.keys() else None,
+            bound=bound,
             split=Split() if "split" in bound else None,
             warn=lambda sentence: print(f"warning: {sentence}", flush=True),
-            progress=lambda done, total: _show(bar, done, total),
+            progress=bar.at,
         )
         builder = importlib.import_module(module)
         contents = builder.open_source(options)
-    with tqdm(desc="building", unit="case", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with progress("building", unit="case") as bar:
         directory, written = build_dataset(
             builder.Builder,
             contents,
@@ -96,16 +98,11 @@ def run(
             data_dir=data_dir,
             overwrite=overwrite,
             num_shards=num_shards,
-            progress=lambda done, total: _show(bar, done, total),
+            progress=bar.at,
         )
     print(_summary(directory, written))
     print("\nnext:", shlex.join(["flexseg", "train", f"--dataset={name}", f"--data_dir={data_dir}", f"--workdir=runs/{name}"]))
     return str(directory)
-
-
-def _show(bar, done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
 
 
 def _summary(directory, written: bool) -> str:
@@ -122,7 +119,7 @@ def _summary(directory, written: bool) -> str:
         )
     if manifest.converted:
         window = f", values {manifest.window[0]:g} to {manifest.window[1]:g} mapped to 0 to 255" if manifest.window else ""
-        lines.append(f"  {manifest.converted} images were converted to 8-bit PNG{window}")
+        lines.append(f"  {manifest.converted} of the images were converted to 8-bit PNG{window}")
     if manifest.leaked:
         lines.append("  LEAKED: groups stand in two splits; every report on this dataset will say so")
     return "\n".join(lines)

@@ -67,7 +67,7 @@ def run(
         written = predict_files(
             opened.assembly.predictor, paths, folder, manifest=opened.facts.manifest, label_map=opened.facts.label_map, max_pixels=max_image_pixels
         )
-        print(f"{len(written)} masks written: {folder}")
+        print(f"{len(written)} {'mask' if len(written) == 1 else 'masks'} written: {folder}")
     return [str(path) for path in written]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexseg.commands.effects import idle_bindings, refuse_supplied
 from flexseg.commands.quiet import load_tensorflow
 from flexseg.configure import Configuration, configure
 from flexseg.errors import UserError
@@ -35,6 +36,8 @@ def read_experiment(gin_file: Sequence[str], gin_param: Sequence[str], *, user_m
     for key in configuration.bindings:
         if key.split(".")[0] in BUILD_ONLY:
             raise UserError(key, expected="bindings of training", found="one of `flexseg build`", cure="give it to `flexseg build`, not here")
+    refuse_supplied(configuration)
+    idle_bindings(configuration)
     from flexseg.training.assembly import Experiment
 
     return Experiment.from_gin(), configuration
@@ -82,7 +85,7 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
 
     from flexseg.data.dataset import BuiltDataset
     from flexseg.distribution.replicas import open_replicas
-    from flexseg.inference.weights import assign, model_variables, read_folder, recover
+    from flexseg.inference.weights import assign, model_variables, read_folder
     from flexseg.training.assembly import Assembly
     from flexseg.training.precision import precision_scope, resolve_precision
 
@@ -92,14 +95,27 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
     with precision_scope(policy):
         facts = BuiltDataset(run.path)
         assembly = Assembly(experiment, facts, devices, precision=policy, xla="auto" if experiment.train.xla == "on" else experiment.train.xla)
-        recover(run.best)
-        folders = sorted(run.checkpoints.glob("step_*"))
-        if checkpoint == "last" and not folders:
-            raise UserError(f"--workdir={run.path}", expected="a checkpoint", found="none yet")
-        folder = folders[-1] if checkpoint == "last" else run.best
+        folder = _chosen_weights(run, checkpoint)
         arrays, weights = read_folder(folder)
         assign(devices, model_variables(assembly.model), arrays["model"], where=folder)
         yield OpenedRun(run, experiment, facts, assembly, environment, weights)
+
+
+def _chosen_weights(run: "RunDirectory", checkpoint: str) -> Path:
+    from flexseg.console import say
+    from flexseg.inference.weights import damage, recover
+
+    recover(run.best)
+    if checkpoint == "best":
+        if not run.best.is_dir():
+            cure = "--checkpoint=last takes the last checkpoint"
+            raise UserError(run.best, expected="the best weights", found="none yet: no epoch has ended", cure=cure)
+        return run.best
+    for folder in sorted(run.checkpoints.glob("step_*"), reverse=True):
+        if not (wrong := damage(folder)):
+            return folder
+        say("%s is damaged (%s): the checkpoint before it is taken", folder, wrong)
+    raise UserError(f"--workdir={run.path}", expected="a whole checkpoint", found="none")
 
 
 def dataset_of(opened: OpenedRun, data_dir: str | None) -> "BuiltDataset":

@@ -46,6 +46,7 @@ def run(
     user_module=(),
 ) -> str | None:
     """Trains and returns the run directory; the arguments are the flags of `flexseg train`."""
+    from flexseg.commands.effects import idle_bindings
     from flexseg.commands.runs import read_experiment
     from flexseg.errors import UserError
 
@@ -74,9 +75,9 @@ def run(
     session = Session(
         experiment, built, directory, config=configuration.text, user_modules=list(user_module), replicas=replicas, logical_cpus=logical_cpus
     )
-    print(configuration.summary(), "\n")
+    print("\n".join([configuration.summary(), *idle_bindings(configuration)]), "\n")
     if dry_run:
-        session.dry_run()
+        session.dry_run(init_from=init_from)
         return None
     session.train(init_from=init_from, operative_config=configuration.operative)
     print(f"\nrun directory: {directory.path}")

@@ -1,1 +1,1 @@
-"""Scores per case, class and group; the report; pictures of masks; curves of a run. NumPy, Pillow and matplotlib only."""
+"""Scores, reports, curves and pictures; `evaluate.py` runs the model over a split, the rest is NumPy, Pillow and matplotlib."""

@@ -62,9 +62,9 @@ def _figure(epochs: np.ndarray, values: dict[str, list[str]], metrics: list[str]
         axes = figure.add_subplot(down, across, place)
         drawn = []
         for name, label, style in ((metric, "train", TRAIN), (f"val_{metric}", "validation", VALIDATION)):
-            if name in values:
+            if any(values.get(name, ())):  # a run without validation has no such curve
                 drawn.append(_draw(axes, epochs, values[name], label, style))
-        _dress(axes, metric, np.concatenate(drawn), epochs)
+        _dress(axes, metric, np.concatenate([*drawn, []]), epochs)
         if len(metrics) > 1:
             axes.set_title(metric, fontsize=13)
     figure.suptitle(title, fontsize=16)

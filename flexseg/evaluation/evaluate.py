@@ -10,6 +10,7 @@ import dataclasses
 
 import gin
 
+from flexseg.console import progress
 from flexseg.data.dataset import BuiltDataset
 from flexseg.data.stream import evaluation_batches
 from flexseg.errors import UserError
@@ -62,13 +63,15 @@ def evaluate_split(
         records, inputs=predictor.inputs, size=predictor.size, batch_size=settings.batch_size, replicas=predictor.replicas.count
     )
     report, meter = Report(dataset.label_map, leaked=dataset.manifest.leaked), Meter(measures)
-    for batch in predictor.replicas.distribute(batches):
-        values, cases = predictor.step(batch)
-        meter.add(values)
-        for index, scores in cases:
-            truth = records.truth(index)
-            prediction = predictor.ids(scores, truth.shape)
-            report.add(table.case_id[index], table.group_id[index], truth, prediction)
+    with progress(f"evaluating {split}", total=len(table), unit="case") as bar:
+        for batch in predictor.replicas.distribute(batches):
+            values, cases = predictor.step(batch)
+            meter.add(values)
+            for index, scores in cases:
+                truth = records.truth(index)
+                prediction = predictor.ids(scores, truth.shape)
+                report.add(table.case_id[index], table.group_id[index], truth, prediction)
+            bar.update(count=len(cases))
     results = meter.results()
     notes = [metric.note for metric in measures.metrics if metric.note]
     report.fill(loss=results.pop("loss"), metrics=results, loss_name=loss_name, notes=notes)

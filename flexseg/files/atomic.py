@@ -1,13 +1,17 @@
 """Write a small file so that a reader, or a run started again, sees the old content or the new, never half of it.
 
     replace_file("evaluation/report.json", text.encode())
+    make_folder("masks", flag="--output")               # a folder that a flag names, before hours of work want to write there
 
 The content must fit in memory. An `OSError` (a full disk) passes on to the caller and leaves the old file as it was.
 """
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+from flexseg.errors import UserError
 
 
 def replace_file(path: str | os.PathLike, content: bytes) -> Path:
@@ -28,3 +32,16 @@ def replace_file(path: str | os.PathLike, content: bytes) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def make_folder(path: str | os.PathLike, *, flag: str) -> Path:
+    """Makes the folder that `flag` names, with its parents; a UserError where it cannot be made or written to."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            raise
+        raise UserError(f"{flag}={path}", expected="a folder that can be made", found=error.strerror or str(error), cure="name another") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{flag}={path}", expected="a folder that can be written to", found="no permission", cure="name another")
+    return Path(path)

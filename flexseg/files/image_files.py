@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from flexseg.console import say
 from flexseg.errors import UserError
 from flexseg.files.cases import discover_pairs
 
@@ -20,7 +21,13 @@ def image_files(places: Sequence[str | Path]) -> list[Path]:
     for place in map(Path, places):
         if not place.exists():
             raise UserError(f"--images={place}", expected="a folder of images or an image", found="nothing there")
-        found += [case.image for case in discover_pairs(place).cases] if place.is_dir() else [place]
+        if place.is_dir():
+            inside = discover_pairs(place)
+            found += [case.image for case in inside.cases]
+            for warning in inside.warnings:
+                say("warning: %s", warning)
+        else:
+            found.append(place)
     first: dict[str, Path] = {}
     for path in found:
         if first.setdefault(path.stem, path) != path:

@@ -29,7 +29,7 @@ class Split:
     Attributes:
       proportions: share of the cases wanted in train, valid, test; they sum to 1, a 0 means no such split.
       train_groups, valid_groups, test_groups: explicit groups of each split, every group in one of them; numbers count as their digits.
-        Any of them given: proportions and seed play no part.
+        Not together with proportions or seed.
       seed: picks the cut among those that fit the proportions; any int.
       resplit: pool the folder's own splits and cut them again.
       allow_leak: accept a group in two of the folder's own splits; every report on the data set then says LEAKED.
@@ -64,6 +64,12 @@ class Split:
         cases = sorted(cases, key=lambda case: case.case_id)
         own = any(case.split is not None for case in cases) and not self.resplit
         lists = {name: groups for name in SPLITS if (groups := getattr(self, f"{name}_groups")) is not None}
+        if (own or lists) and (tuple(self.proportions) != Split.proportions or self.seed != Split.seed):
+            name = "seed" if tuple(self.proportions) == Split.proportions else "proportions"
+            beside = "a folder with its own splits" if own else "lists of groups"
+            raise UserError(f"split.{name}", expected="one division", found=f"shares to cut, and {beside}",
+                            cure='--gin_param="split.resplit=True" pools the folder\'s splits and cuts them again; or leave it out.' if own
+                            else "leave it out, or the lists.")
         if own and lists:
             raise UserError(f"split.{next(iter(lists))}_groups", expected="one division", found="lists of groups, and a folder with its own splits",
                             cure='--gin_param="split.resplit=True" pools the folder\'s splits; or leave the lists out.')

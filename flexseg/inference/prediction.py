@@ -5,18 +5,17 @@
 A file goes through the same conversion, decode, resize and forward pass as a case of the dataset.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
+from flexseg.console import progress
 from flexseg.data.images import decode_image
 from flexseg.errors import UserError
-from flexseg.files.atomic import replace_file
+from flexseg.files.atomic import make_folder, replace_file
 from flexseg.files.headers import Header, read_header
 from flexseg.files.images import stored_bytes
 from flexseg.files.label_map import LabelMap
@@ -37,7 +36,8 @@ def load_image(path: Path, *, manifest: Manifest, max_pixels: int) -> np.ndarray
 
 def _check_depth(path: Path, header: Header, manifest: Manifest) -> None:
     if manifest.window is None and header.needs_window:
-        raise UserError(path, expected="8 bits a channel, as in the dataset", found="more, and the dataset recorded no window for them")
+        raise UserError(path, expected="8 bits a channel, as in the dataset", found="more, and the dataset recorded no window for them",
+                        cure="convert it as the training images were converted, or train on images of this depth")
 
 
 def encode_mask(ids: np.ndarray, label_map: LabelMap) -> bytes:
@@ -59,9 +59,10 @@ def predict_files(
         header = read_header(path, max_pixels=max_pixels)
         _check_depth(path, header, manifest)
         predictor.check_size((header.height, header.width), where=path)
+    make_folder(folder, flag="--output")
     written = []
     group = predictor.replicas.count
-    with tqdm(desc="predicting", total=len(paths), unit="image", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with progress("predicting", total=len(paths), unit="image") as bar:
         for start in range(0, len(paths), group):
             part = paths[start : start + group]
             images = [load_image(path, manifest=manifest, max_pixels=max_pixels) for path in part]

@@ -78,11 +78,13 @@ class Predictor:
         try:
             values, outputs = self._step(batch)
         except tf.errors.ResourceExhaustedError as error:
+            examples = len(self.replicas.local(batch["weight"])[0])
+            smaller = '--gin_param="eval.batch_size=1", or ' if examples > 1 else ""
             raise UserError(
-                "eval.batch_size",
+                "eval.batch_size" if examples > 1 else "input.eval_image_size",
                 expected="a batch that fits into the device's memory",
-                found=f"out of memory at {self.size[0]} × {self.size[1]} pixels",
-                cure='--gin_param="eval.batch_size=1", or a smaller input.eval_image_size',
+                found=f"out of memory with {examples} of {self.size[0]} × {self.size[1]} pixels on a device",
+                cure=f"{smaller}a smaller input.eval_image_size",
             ) from error
         cases = []
         for output in outputs:

@@ -107,7 +107,7 @@ def categorical_accuracy(head: Head) -> Metric:
       UserError: for one sigmoid logit, where Keras's formula is 1 whatever is predicted.
     """
     if head.num_classes == 1:
-        raise UserError("metric", expected="a metric that one sigmoid logit has (num_classes = 1)", found="categorical_accuracy",
+        raise UserError("train.metrics", expected="a metric that one sigmoid logit has (num_classes = 1)", found="categorical_accuracy",
                         cure="name binary_accuracy instead")  # fmt: skip
 
     def correct(pixels):
@@ -175,5 +175,5 @@ def metric_named(name: str, *, num_classes: int, background: int | None) -> Metr
       UserError: for an unknown name, or a head that has no such metric.
     """
     if name not in _BUILDERS:
-        raise UserError("metric", expected="one of " + ", ".join(metric_names()), found=repr(name), cure=suggest(name, _BUILDERS).strip())
+        raise UserError("train.metrics", expected="one of " + ", ".join(metric_names()), found=repr(name), cure=suggest(name, _BUILDERS).strip())
     return _BUILDERS[name](Head(num_classes=num_classes, background=background))

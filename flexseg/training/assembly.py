@@ -17,6 +17,7 @@ from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
 from flexseg.evaluation.evaluate import EvaluationSettings
 from flexseg.inference.predictor import Predictor
+from flexseg.inference.weights import model_variables
 from flexseg.models.build import build_model
 from flexseg.objectives.measures import Measures
 from flexseg.objectives.metrics import metric_named
@@ -129,7 +130,7 @@ class Assembly:
     @property
     def parameters(self) -> int:
         """Number of trainable and other weights, without dropout seeds."""
-        return sum(int(tf.size(v.value)) for v in self.model.variables if not v.path.endswith("seed_generator_state"))
+        return sum(int(tf.size(v.value)) for v in model_variables(self.model))
 
     def summary(self) -> str:
         """Keras's summary table of the model."""

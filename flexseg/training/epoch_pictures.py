@@ -12,6 +12,7 @@ import gin
 import numpy as np
 from PIL import Image
 
+from flexseg.console import say
 from flexseg.data.dataset import BuiltDataset
 from flexseg.errors import UserError, suggest
 from flexseg.evaluation.pictures import panel, save_png, sheet, tile_boxes
@@ -21,7 +22,6 @@ from flexseg.files.headers import MAX_PIXELS
 from flexseg.files.images import read_mask
 from flexseg.inference.prediction import load_image
 from flexseg.inference.predictor import Predictor
-from flexseg.training.console import say
 from flexseg.training.run_directory import RunDirectory
 
 
@@ -35,7 +35,7 @@ class PictureSettings:
       split: of the dataset, unless a folder is given.
       images: a folder of images to take instead.
       masks: the folder of their masks, paired by stem; optional.
-      every: epochs between pictures.
+      every: epochs between pictures; the last epoch is always pictured.
     """
 
     num_infer_images: int = 6
@@ -81,9 +81,9 @@ class EpochPictures:
         for case in self._cases:
             predictor.check_size(case.image.shape[:2], where=case.name)
 
-    def due(self, epoch: int) -> bool:
-        """Whether `epoch` is pictured."""
-        return bool(self._cases) and (epoch - 1) % self._settings.every == 0
+    def due(self, epoch: int, *, last: bool) -> bool:
+        """Whether `epoch` is pictured: the first, every `every`-th after it, and the last."""
+        return bool(self._cases) and (last or (epoch - 1) % self._settings.every == 0)
 
     def draw(self, epoch: int) -> dict[str, np.ndarray]:
         """Predicts and draws every case, writes the PNG files of `epoch` and returns {case: uint8 [h, w, 3]}."""
@@ -96,9 +96,10 @@ class EpochPictures:
             save_png(self._run.pictures / f"epoch_{epoch:04d}" / f"{case.name}.png", panels[case.name])
         return panels
 
-    def sheet(self) -> Path | None:
-        """Writes `epoch_change_infer.png`: the first, middle and last three pictured epochs as rows, cases as columns."""
-        folders = sorted(self._run.pictures.glob("epoch_*"))
+    def sheet(self, *, epochs: int) -> Path | None:
+        """Writes `epoch_change_infer.png`: the first, middle and last three pictured epochs up to `epochs` as rows, cases as columns."""
+        drawn = {f"epoch_{epoch:04d}" for epoch in range(1, epochs + 1)}  # later ones are of a run that was begun anew
+        folders = sorted(folder for folder in self._run.pictures.glob("epoch_*") if folder.name in drawn)
         if not folders or not self._cases:
             return None
         middle = max(0, len(folders) // 2 - 1)
@@ -145,12 +146,23 @@ def _from_split(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]
 def _from_folder(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]:
     manifest = dataset.manifest
     found = []
-    for case in discover_pairs(settings.images, settings.masks).cases[: settings.num_infer_images]:
+    pairs = discover_pairs(settings.images, settings.masks)
+    for warning in pairs.warnings:
+        say("warning: %s", warning)
+    for case in pairs.cases[: settings.num_infer_images]:
         image = load_image(case.image, manifest=manifest, max_pixels=MAX_PIXELS)
-        truth = dataset.label_map.encode(read_mask(case.mask), case.mask) if case.mask else None
+        truth = _encoded(case.mask, dataset) if case.mask else None
         if truth is not None and truth.shape != image.shape[:2]:
             raise UserError(
                 case.mask, expected=f"the image's {image.shape[0]} × {image.shape[1]} pixels", found=f"{truth.shape[0]} × {truth.shape[1]}"
             )
         found.append(_Case(case.case_id, image, truth))
     return found
+
+
+def _encoded(mask: Path, dataset: BuiltDataset) -> np.ndarray:
+    try:
+        return dataset.label_map.encode(read_mask(mask), mask)
+    except UserError as error:  # its cure is one of `flexseg build`
+        cure = f"these masks need the label map that the dataset was built with; to widen it: flexseg build --overwrite …, and {error.cure}"
+        raise UserError(error.where, expected=error.expected, found=error.found, cure=cure) from error

@@ -1,6 +1,6 @@
 """Reporter: what an epoch leaves behind: TensorBoard scalars, two CSV files, their curves, one line on the console.
 
-    reporter = Reporter(run, metrics=["dice_coef", "mean_foreground_dice"], classes=["background", "nucleus"], leaked=False)
+    reporter = Reporter(run, metrics=["dice_coef", "mean_foreground_dice"], leaked=False)
     reporter.start(epoch=3)                                # after a resume: later rows and events are cut
     reporter.epoch(4, step=1600, train={...}, valid={...}, facts={"learning_rate": 1e-3, ...})
 """
@@ -11,9 +11,9 @@ import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from flexseg.console import say
 from flexseg.evaluation.csv_log import CsvLog
 from flexseg.evaluation.curves import plot_curves
-from flexseg.training.console import say
 from flexseg.training.run_directory import RunDirectory
 
 

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 
 from flexseg.errors import UserError, suggest
-from flexseg.files.atomic import replace_file
+from flexseg.files.atomic import make_folder, replace_file
 
 
 class RunDirectory:
@@ -61,10 +61,7 @@ class RunDirectory:
 
     def make(self) -> None:
         """Makes the directory and sends the log to `log.txt` too."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--workdir={self.path}", expected="a directory that can be made", found=error.strerror or str(error)) from error
+        make_folder(self.path, flag="--workdir")
         handler = logging.FileHandler(self.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
         log = logging.getLogger("flexseg")
@@ -91,7 +88,11 @@ class RunDirectory:
                 found="no environment.json in it" if self.path.is_dir() else "no such directory",
                 cure=f"name one that holds a run.{suggest(self.path.name, beside)}",
             )
-        return json.loads(self.environment.read_text())
+        try:
+            return json.loads(self.environment.read_text())
+        except ValueError as error:
+            cure = "put it back, or train into another --workdir"
+            raise UserError(self.environment, expected="what `flexseg train` wrote", found=f"no JSON ({error})", cure=cure) from error
 
     def refuse_other_dataset(self, dataset_directory: Path) -> None:
         """Refuses a dataset other than the one that the run was begun on, or another build of it, with a UserError."""

@@ -18,13 +18,13 @@ import keras
 import psutil
 import tensorflow as tf
 
+from flexseg.console import say
 from flexseg.data.dataset import BuiltDataset
 from flexseg.distribution.replicas import open_replicas
 from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import assign, model_variables, read_folder
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
-from flexseg.training.console import say
 from flexseg.training.precision import precision_scope, resolve_precision
 from flexseg.training.run_directory import RunDirectory
 from flexseg.training.trainer import TRAIN, Trainer
@@ -96,7 +96,9 @@ class Session:
             return
         with precision_scope(self._precision):
             assembly, trainer = self._make()
-            if init_from and not any(run.checkpoints.glob("step_*")):
+            if init_from and any(run.checkpoints.glob("step_*")):
+                say("this run goes on from its own checkpoint; --init_from=%s served its beginning", init_from)
+            elif init_from:
                 self._init(assembly, init_from)
             run.copy_dataset_facts(self._dataset.directory, self._dataset.manifest.label_map)
             run.write_environment(self._environment(assembly, trainer))
@@ -107,10 +109,12 @@ class Session:
             reason = trainer.train()
         say("finished: %s", reason)
 
-    def dry_run(self) -> None:
+    def dry_run(self, *, init_from: str | None) -> None:
         """Makes everything, runs the first steps, and prints their time and the memory."""
         with precision_scope(self._precision):
             assembly, trainer = self._make()
+            if init_from:
+                self._init(assembly, init_from)
             self._print_facts(assembly, trainer)
             batches = self._replicas.distribute(trainer.stream.batches(0, replicas=self._replicas.count))
             times = []

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import keras
 
+from flexseg.console import say
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
 from flexseg.inference.weights import assign, damage, model_variables, named_arrays, read_folder, recover, write_folder
-from flexseg.training.console import say
 
 
 class TrainState:

@@ -13,18 +13,18 @@ import time
 import psutil
 import tensorflow as tf
 
+from flexseg.console import progress, say
 from flexseg.data.dataset import BuiltDataset
 from flexseg.data.ram_cache import RamCache
 from flexseg.data.stream import Stream
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.step import TrainStep
-from flexseg.errors import UserError
+from flexseg.errors import UserError, suggest
 from flexseg.evaluation.evaluate import evaluate_split
 from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import model_variables, named_arrays, recover, write_folder
 from flexseg.objectives.measures import Meter
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
-from flexseg.training.console import progress, say
 from flexseg.training.epoch_pictures import EpochPictures
 from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.reporter import Reporter
@@ -121,11 +121,13 @@ class Trainer:
             epoch = self._epochs_done + 1
             self._run_steps(batches, epoch)
             self._end_epoch(reporter, epoch)
-        reason = "early stopping" if self._best.exhausted else "epochs"
+        reason, last = ("early stopping" if self._best.exhausted else "epochs"), self._epochs_done
+        if self._pictures.due(last, last=True) and not self._pictures.due(last, last=last == settings.epochs):
+            reporter.images(last, self._pictures.draw(last))
         self._save()
         reporter.curves()
         reporter.close()
-        sheet = self._pictures.sheet()
+        sheet = self._pictures.sheet(epochs=last)
         if sheet:
             say("pictures of the epochs: %s", sheet)
         replace_file(self._run.finished, json.dumps({"reason": reason, "epochs": self._epochs_done, "step": self.step}).encode())
@@ -165,11 +167,12 @@ class Trainer:
             count = self._assembly.replicas.count
             each = max(1, self.batch_size // count // 2)
             name, size = ("batch_size_per_replica", each) if self._settings.batch_size_per_replica else ("global_batch_size", each * count)
+            smaller = f'--gin_param="train.{name}={size}", or ' if self.batch_size > count else ""
             raise UserError(
                 f"train.{name}",
                 expected="a batch that fits into the device's memory",
                 found=f"out of memory at {self.batch_size}",
-                cure=f'--gin_param="train.{name}={size}", or a smaller input.image_size',
+                cure=f"{smaller}a smaller input.image_size or network",
             ) from error
 
     def settle(self) -> None:
@@ -199,7 +202,7 @@ class Trainer:
         train = self._meter.results()
         due = self._validates and (epoch % settings.validate_every == 0 or epoch == settings.epochs)
         valid = self.validate() if due else None
-        panels = self._pictures.draw(epoch) if self._pictures.due(epoch) else {}
+        panels = self._pictures.draw(epoch) if self._pictures.due(epoch, last=epoch == settings.epochs) else {}
         facts = {"learning_rate": rate, "loss_scale": float(self.loss_scale.scale.numpy()), **self._throughput.facts(), **self._memory()}
         reporter.epoch(epoch, step=self.step, train=train, valid=valid, facts=facts)
         if panels:
@@ -244,7 +247,8 @@ class Trainer:
         train = ["loss", *metrics]
         valid = [f"val_{name}" for name in [*train, *(f"dice/{name}" for name in self._dataset.label_map.class_names)]]
         if settings.monitor not in train + valid:
-            raise UserError("train.monitor", expected="one of " + ", ".join(train + valid), found=repr(settings.monitor))
+            cure = f"bind one of them.{suggest(settings.monitor, train + valid)}"
+            raise UserError("train.monitor", expected="one of " + ", ".join(train + valid), found=repr(settings.monitor), cure=cure)
         if settings.monitor in valid and not self._validates:
             raise UserError(
                 "train.monitor", expected="a validation split for " + settings.monitor, found="none", cure="--gin_param=\"train.monitor='loss'\""

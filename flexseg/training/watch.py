@@ -59,7 +59,7 @@ class PlateauSettings:
       learning_rate_reducer: whether it does.
       reducer_factor: what the rate is multiplied by.
       reducer_patience: validations without improvement before that.
-      min_learning_rate: the rate never falls below this.
+      min_learning_rate: plateaus never take the rate below this; a schedule, which multiplies it, may.
       min_delta: the least change that counts as an improvement (Keras's default).
     """
 

@@ -1,0 +1,57 @@
+"""Whether a value of a gin file fits the annotation of the parameter it is bound to; gin itself lets `lr='0.1'` pass.
+
+    fit(3, float)                                # 3.0
+    fit([2, 3], tuple[int, int])                 # (2, 3)
+    fit("sdg", Literal["adam", "sgd"])           # TypeError
+"""
+
+import collections.abc
+import contextlib
+import inspect
+import types
+import typing
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """`@name` (the function itself), `@name()` (what it returns), or the macro `%name`."""
+
+    sign: str
+    name: str
+    call: str = ""
+
+    def __repr__(self):
+        return self.sign + self.name + self.call
+
+
+def fit(value: object, annotation: object) -> object:
+    """The value as the annotation wants it (3 -> 3.0 for float, [2, 3] -> (2, 3) for a tuple); raises TypeError where it does not fit."""
+    kind, arguments = typing.get_origin(annotation) or annotation or types.NoneType, typing.get_args(annotation)
+    if kind in (typing.Union, types.UnionType):
+        fitted = []
+        for member in arguments:
+            with contextlib.suppress(TypeError, ValueError):
+                fitted.append(fit(value, member))
+        if fitted:
+            return next((result for result in fitted if type(result) is type(value)), fitted[0])
+    elif kind is typing.Literal:
+        if any(choice == value and type(choice) is type(value) for choice in arguments):
+            return value
+    elif kind is collections.abc.Callable:
+        if isinstance(value, Symbol) and not value.call:
+            return value
+    elif isinstance(value, Symbol) and (value.call or kind not in (bool, int, float, str, tuple, list, dict, types.NoneType)):
+        return value  # `@f()` may return anything, `@f` itself is no number, text or sequence
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif kind in (tuple, list, collections.abc.Sequence) and isinstance(value, list | tuple):
+        fixed = kind is tuple and arguments and arguments[-1] is not ...
+        members = arguments if fixed else [arguments[0] if arguments else object] * len(value)
+        return (list if kind is list else tuple)(fit(part, member) for part, member in zip(value, members, strict=True))
+    elif kind in (dict, collections.abc.Mapping) and isinstance(value, dict):
+        of_key, of_value = arguments or (object, object)
+        return {fit(key, of_key): fit(part, of_value) for key, part in value.items()}
+    elif kind in (inspect.Parameter.empty, object) or not isinstance(kind, type) or type(value) is kind:
+        return value
+    raise TypeError

@@ -1,0 +1,58 @@
+"""Bindings that would change nothing: an option that is written down and ignored is a wrong record of the experiment.
+
+    refuse_supplied(configuration)      # what the dataset or another binding decides: flex_unet.num_classes
+    notes = idle_bindings(configuration)    # what another binding switches off: plateau.reducer_factor without the reducer
+
+An idle binding on the command line is refused. One in a file may be inherited from an included file, so it is only named.
+"""
+
+import ast
+from collections.abc import Sequence
+
+from flexseg.configure import Configuration
+from flexseg.errors import UserError
+
+# What flexseg passes to the architecture itself, and where it comes from.
+_SUPPLIED = {
+    "image_size": 'bind input.image_size: --gin_param="input.image_size=(512,512)"',
+    "image_channels": "leave it out: the dataset's images say it",
+    "channels": "leave it out: the dataset's images say it",
+    "num_classes": 'the dataset says it; --gin_param="build_model.num_classes=1" takes the sigmoid form of two classes',
+    "classes": 'the dataset says it; --gin_param="build_model.num_classes=1" takes the sigmoid form of two classes',
+}
+_OWN = {"build_model.num_classes", "build_model.image_channels"}  # these are looked at
+
+# A binding, or all of a configurable: (the binding that must have one of these values, the values).
+_NEEDS: dict[str, tuple[str, Sequence[object]]] = {
+    "plateau": ("plateau.learning_rate_reducer", (True,)),
+    "augment": ("augment.enabled", (True,)),
+    "schedule.power": ("schedule.name", ("polynomial",)),
+    "flex_unet.group_count": ("flex_unet.normalization", ("group",)),
+    "flex_unet.normalization_momentum": ("flex_unet.normalization", ("batch", "sync_batch", True)),
+    "flex_unet.normalization_position": ("flex_unet.normalization", ("batch", "sync_batch", "group", True)),
+    "epoch_change_infer.split": ("epoch_change_infer.images", (None,)),
+    "label_map.threshold": ("label_map.off_map", ("threshold",)),
+}
+
+
+def refuse_supplied(configuration: Configuration) -> None:
+    """Refuses bindings of parameters that flexseg supplies to the architecture, with a UserError."""
+    architecture = configuration.value("build_model.architecture").lstrip("@")
+    for key in configuration.bindings:
+        owner, _, parameter = key.rpartition(".")
+        if owner in ("build_model", architecture) and parameter in _SUPPLIED and key not in _OWN:
+            raise UserError(key, expected="no such binding", found=configuration.bindings[key], cure=_SUPPLIED[parameter])
+
+
+def idle_bindings(configuration: Configuration) -> list[str]:
+    """A sentence for every binding of a file that another binding switches off; refuses those of the command line, with a UserError."""
+    notes = []
+    for key, value in configuration.bindings.items():
+        switch, acting = _NEEDS.get(key) or _NEEDS.get(key.rpartition(".")[0]) or (key, ())
+        if key == switch or (found := ast.literal_eval(configuration.value(switch))) in acting:
+            continue
+        if configuration.sources[key].startswith("--gin_param"):
+            wanted = " or ".join(map(repr, acting))
+            raise UserError(f"{key} = {value}", expected=f"{switch} = {wanted} beside it", found=f"{found!r}, with which it has no effect")
+        notes.append(f"note: {key} has no effect while {switch} = {found!r}")
+    return notes

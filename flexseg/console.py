@@ -1,0 +1,61 @@
+"""What a command says while it works: a progress bar on a terminal, plain lines elsewhere, and everything in a run's `log.txt`.
+
+    say("resumed at step %d", step)
+    with progress("epoch 3/100", total=400) as bar:
+        bar.update(lambda: {"loss": 0.12})
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+_LOG = logging.getLogger("flexseg")
+_SECONDS = 60.0  # between two lines where there is no terminal
+
+
+def say(message: str, *values) -> None:
+    """Prints one line above any progress bar, and logs it."""
+    text = message % values if values else message
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+    _LOG.info(text)
+
+
+class progress:  # noqa: N801  (used like a function)
+    """A bar on a terminal; elsewhere a line a minute, so that short work says nothing. A context manager.
+
+    Args:
+      label: in front of the bar.
+      total: how much there is to do; None while nobody knows.
+      done: how much was done before.
+      unit: what is counted.
+    """
+
+    def __init__(self, label: str, *, total: int | None = None, done: int = 0, unit: str = "step"):
+        self._label, self._unit, self._done, self._total, self._said_at = label, unit, done, total, time.monotonic()
+        self._bar = tqdm(desc=label, total=total, initial=done, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True, unit=unit)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def update(self, figures: Callable[[], dict[str, float]] = dict, *, count: int = 1) -> None:
+        """`count` more are done; what `figures` returns is shown behind, and asked for only when something is shown."""
+        self._done += count
+        if not self._bar.disable:
+            self._bar.set_postfix({name: f"{value:.4g}" for name, value in figures().items()}, refresh=False)
+            self._bar.update(count)
+        elif time.monotonic() - self._said_at >= _SECONDS:
+            self._said_at = time.monotonic()
+            of = "" if self._total is None else f" of {self._total}"
+            say("%s: %d%s %ss%s", self._label, self._done, of, self._unit, "".join(f"  {name} {value:.4g}" for name, value in figures().items()))
+
+    def at(self, done: int, total: int) -> None:
+        """`done` of `total` are done."""
+        self._total = self._bar.total = total
+        self.update(count=done - self._done)
