@@ -96,7 +96,9 @@ class TrainStep:
         values, gradients, state = self._forward_backward(weights, state, batch, scale, total_weight)
         moving = [state[i] / self._replicas.count for i in self._moving]
         reduced = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, *moving, values])
-        gradients = [g / tf.cast(scale, g.dtype) for g in reduced[: len(weights)]]
+        gradients = reduced[: len(weights)]
+        if self._loss_scale.dynamic:  # a hundred divisions by 1 cost a small step a percent
+            gradients = [g / tf.cast(scale, g.dtype) for g in gradients]
         moving, values = reduced[len(weights) : -1], reduced[-1]
         # values[0] is the loss: a loss that is not finite is skipped even where its gradient happens to be.
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in [*gradients, *moving, values[:1]]])
