@@ -32,12 +32,36 @@ def test_without_a_bound_gradients_pass_as_they_are():
 
 def test_each_name_builds_the_optimizer_of_keras_with_its_defaults():
     sgd = OptimizerSettings(name="SGD", learning_rate=0.2).build()
-    assert type(sgd) is keras.optimizers.SGD and sgd.momentum == 0.9 and not sgd.nesterov
+    assert isinstance(sgd, keras.optimizers.SGD) and sgd.momentum == 0.9 and not sgd.nesterov
     assert float(sgd.learning_rate) == pytest.approx(0.2)
     plain = OptimizerSettings(name="SGD", momentum=0.0).build()
     assert plain.momentum == 0.0, "0 is a value, not a default"
     adam = OptimizerSettings(beta_1=0.5, epsilon=1e-3).build()
-    assert type(adam) is keras.optimizers.Adam and (adam.beta_1, adam.beta_2, adam.epsilon) == (0.5, 0.999, 1e-3)
+    assert isinstance(adam, keras.optimizers.Adam) and (adam.beta_1, adam.beta_2, adam.epsilon) == (0.5, 0.999, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("settings", "plain"),
+    [
+        ({"name": "Adam", "beta_1": 0.75, "beta_2": 1 - 2**-9, "epsilon": 2**-10}, keras.optimizers.Adam(0.5, 0.75, 1 - 2**-9, 2**-10)),
+        ({"name": "SGD", "momentum": 0.0}, keras.optimizers.SGD(0.5)),
+        ({"name": "SGD", "momentum": 0.75}, keras.optimizers.SGD(0.5, 0.75)),
+        ({"name": "SGD", "momentum": 0.75, "nesterov": True}, keras.optimizers.SGD(0.5, 0.75, True)),
+    ],
+)
+def test_the_fused_update_is_that_of_keras(settings, plain, dtype):
+    ours, plain = OptimizerSettings(learning_rate=0.5, **settings).build(), type(plain).from_config(plain.get_config())
+    weights = [[keras.Variable(np.ones_like(g), dtype=dtype) for g in GRADIENTS] for _ in range(2)]
+    ours.build(weights[0])
+    for count in (1, 2, 3):
+        gradients = [tf.constant(g / count, dtype) for g in GRADIENTS]
+        for gradient, weight in zip(gradients, weights[0], strict=True):
+            ours.update_weight(gradient, weight.value, ours.scalars(tf.constant(0.5, dtype)))
+        ours.iterations.assign_add(1)
+        plain.apply(gradients, weights[1])
+    for found, expected in zip([*weights[0], *ours.variables], [*weights[1], *plain.variables], strict=True):
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6 if dtype == "float32" else 1e-13)
 
 
 def test_decay_is_left_to_the_step_and_has_keras_default():

@@ -25,8 +25,10 @@ IMAGES = _random.uniform(0, 255, (8, 32, 32, 3))
 MASKS = (IMAGES.mean(-1, keepdims=True) > 128).astype(np.uint8)
 MASKS[0, :8] = 255  # ignored pixels belong to a correct mean over examples
 WEIGHTS = np.array([1.0, 0.5, 2.0, 0.0, 1.0, 1.0, 0.25, 0.0])
-SGD = OptimizerSettings(name="SGD", learning_rate=0.1)
-ADAM = OptimizerSettings(name="Adam", learning_rate=1e-2)
+# Keras rounds its momentum and betas to float32, also under float64: fractions of two are the same in both.
+MOMENTUM, BETAS = 0.875, {"beta_1": 0.875, "beta_2": 1 - 2**-9}
+SGD = OptimizerSettings(name="SGD", learning_rate=0.1, momentum=MOMENTUM)
+ADAM = OptimizerSettings(name="Adam", learning_rate=1e-2, **BETAS)
 
 
 def unet(*, normalization="none", dropout_rate=0.0, num_classes=2):
@@ -113,7 +115,7 @@ COMBINATIONS = [
 def test_two_replicas_one_device_and_plain_keras_give_the_same_weights(name, normalization, xla):
     settings, steps = {"SGD": (SGD, 10), "Adam": (ADAM, 5)}[name]
     with precision_scope("float64"):
-        plain = keras.optimizers.SGD(0.1, momentum=0.9) if name == "SGD" else keras.optimizers.Adam(1e-2)
+        plain = keras.optimizers.SGD(0.1, momentum=MOMENTUM) if name == "SGD" else keras.optimizers.Adam(1e-2, **BETAS)
     start, expected, losses = trained_by_keras(plain, steps=steps, normalization=normalization)
     assert all(np.abs(a - b).max() >= 1e-3 for a, b in zip(start, expected, strict=True)), "weights that do not move prove nothing"
     for count in (1, 2):
@@ -141,10 +143,10 @@ def test_on_one_device_a_loss_of_the_whole_batch_compiles():
 
 def test_decoupled_weight_decay_is_that_of_keras_adamw():
     with precision_scope("float64"):
-        plain, undecayed = keras.optimizers.AdamW(1e-2, weight_decay=0.1), keras.optimizers.Adam(1e-2)
+        plain, undecayed = keras.optimizers.AdamW(1e-2, weight_decay=0.1, **BETAS), keras.optimizers.Adam(1e-2, **BETAS)
     _, expected, _ = trained_by_keras(plain)
     _, without, _ = trained_by_keras(undecayed)
-    settings = OptimizerSettings(name="AdamW", learning_rate=1e-2, weight_decay=0.1)
+    settings = dataclasses.replace(ADAM, name="AdamW", weight_decay=0.1)
     two, _ = trained(2, settings)
     assert largest_difference(two, expected) <= 4e-10  # Keras rounds its decay to float32
     assert largest_difference(expected, without) >= 1e-4
@@ -154,9 +156,9 @@ def test_decoupled_weight_decay_is_that_of_keras_adamw():
 def test_gradients_are_clipped_after_the_reduction(name, bound):
     """Keras clips each replica's share, so that its result depends on the number of replicas (FACTS.md, item 2)."""
     with precision_scope("float64"):
-        plain = keras.optimizers.SGD(0.1, momentum=0.9, **{name: bound})
+        plain = keras.optimizers.SGD(0.1, momentum=MOMENTUM, **{name: bound})
     start, expected, _ = trained_by_keras(plain, steps=2)
-    _, unclipped, _ = trained_by_keras(keras.optimizers.SGD(0.1, momentum=0.9), steps=2)
+    _, unclipped, _ = trained_by_keras(keras.optimizers.SGD(0.1, momentum=MOMENTUM), steps=2)
     two, _ = trained(2, dataclasses.replace(SGD, **{name: bound}), steps=2)
     assert largest_difference(two, expected) <= 1e-10
     assert largest_difference(expected, unclipped) >= 1e-3, "the bound must be felt"
@@ -234,7 +236,7 @@ def dropout_step(count):
         inner = keras.Input((16,))
         nested = keras.Model(inner, keras.layers.Dropout(0.5)(inner))
         model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate(name="both")([keras.layers.Dropout(0.5)(inputs), nested(inputs)])))
-        optimizer = keras.optimizers.SGD(0.1)
+        optimizer = OptimizerSettings(name="SGD", learning_rate=0.1, momentum=0.0).build()
         optimizer.build(model.trainable_variables)
         scale = LossScale(dynamic=False, growth_steps=1)
         probe = keras.Model(inputs, model.get_layer("both").output)

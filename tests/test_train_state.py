@@ -9,6 +9,7 @@ import pytest
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.replicas import open_replicas
 from flexseg.errors import UserError
+from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.train_state import TrainState
 
 
@@ -20,7 +21,7 @@ class Parts:
         with self.replicas.scope():
             inputs = keras.Input((4, 4, 1))
             self.model = keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Conv2D(filters, 3)(inputs)))
-            self.optimizer = keras.optimizers.Adam(0.1)
+            self.optimizer = OptimizerSettings(learning_rate=0.1).build()
             self.optimizer.build(self.model.trainable_variables)
             self.scale = LossScale(dynamic=True, growth_steps=5)
         self.state = TrainState(directory, self.replicas, model=self.model, optimizer=self.optimizer, loss_scale=self.scale, keep=keep)

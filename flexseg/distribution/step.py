@@ -43,7 +43,8 @@ class TrainStep:
     Args:
       replicas: the devices.
       model: a built Keras model, made in their scope.
-      optimizer: a Keras optimizer, built on the model's trainable variables; only its `update_step` is used.
+      optimizer: built on the model's trainable variables; `scalars` and `update_weight` as in `training/fused_optimizers.py`, and its
+        `iterations`, are used.
       loss_scale: the loss scale, made in the scope.
       forward_backward: pure function (weights, state, batch, scale, total_weight) -> (values float [n], gradients, state);
         gradients of this replica's share of the scaled loss, so that their sum over replicas is the gradient of the global
@@ -100,18 +101,21 @@ class TrainStep:
         if self._loss_scale.dynamic:  # a hundred divisions by 1 cost a small step a percent
             gradients = [g / tf.cast(scale, g.dtype) for g in gradients]
         moving, values = reduced[len(weights) : -1], reduced[-1]
-        # values[0] is the loss: a loss that is not finite is skipped even where its gradient happens to be.
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(t)) for t in [*gradients, *moving, values[:1]]])
+        # values[0] is the loss: a loss that is not finite is skipped even where its gradient happens to be. NaN and infinity survive every
+        # sum, so that one look at the sum of all serves for all: three small nodes a tensor would cost a small step a percent.
+        finite = tf.math.is_finite(tf.add_n([tf.reduce_sum(t) for t in [*gradients, *moving, values[:1]]]))
         return self._clip(gradients), moving, values, finite
 
     def _step(self, batch, number: tf.Tensor, rate: tf.Tensor, total_weight: tf.Tensor) -> Outcome:
         gradients, moving, values, finite = self._replicas.strategy.run(self._replica, args=(batch, number, total_weight))
         update = self._replicas.strategy.extended.update
 
+        scalars = self._optimizer.scalars(rate)
+
         def update_weight(variable, gradient):
             if self._weight_decay:
-                variable.assign_sub(variable * tf.cast(self._weight_decay * rate, variable.dtype))
-            self._optimizer.update_step(gradient, variable, rate)
+                variable.assign_sub(variable * (self._weight_decay * rate))
+            self._optimizer.update_weight(gradient, variable, scalars)
 
         def apply():
             for variable, gradient in zip(self._weights, gradients, strict=True):

@@ -17,7 +17,7 @@ from flexseg.errors import UserError, suggest
 from flexseg.objectives.head import Head
 from flexseg.objectives.loss import example_terms
 from flexseg.objectives.metric import Metric
-from flexseg.objectives.overlap import dice, iou, pooled_overlap
+from flexseg.objectives.overlap import confusion_matrices, dice, iou, pooled_overlap
 from flexseg.objectives.pixels import Pixels, sum_pixels
 
 _KERAS_EPSILON = 1e-7  # keras.backend.epsilon(), which the reference adds to the denominators of sensitivity and specificity
@@ -31,9 +31,9 @@ def mean_foreground_dice(head: Head) -> Metric:
     foreground = head.foreground
 
     def example_sums(pixels):
-        predicted = tf.one_hot(pixels.predicted_ids, head.class_count, dtype=pixels.dtype) * pixels.valid
-        truth = pixels.class_truth
-        both, total = (tf.gather(tf.reduce_sum(x, axis=[1, 2]), foreground, axis=-1) for x in (truth * predicted, truth + predicted))
+        confusion = confusion_matrices(pixels)
+        truth, predicted = tf.reduce_sum(confusion, axis=2), tf.reduce_sum(confusion, axis=1)
+        both, total = (tf.gather(x, foreground, axis=-1) for x in (tf.linalg.diag_part(confusion), truth + predicted))
         classes = tf.math.count_nonzero(total, axis=-1, dtype=pixels.dtype)
         of_example = tf.math.divide_no_nan(tf.reduce_sum(tf.math.divide_no_nan(2.0 * both, total), axis=-1), classes)
         return tf.stack([of_example, tf.cast(classes > 0, pixels.dtype)], axis=-1)

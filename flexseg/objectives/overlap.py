@@ -34,6 +34,17 @@ def class_overlap(pixels: Pixels, classes: tuple[int, ...]) -> tf.Tensor:
     return tf.concat([tf.gather(sums, classes, axis=-1) for sums in over_pixels], axis=-1)
 
 
+def confusion_matrices(pixels: Pixels) -> tf.Tensor:
+    """[B, C, C]: how many pixels of each true class (rows) were predicted as each class (columns), ignored pixels left out.
+
+    One product of matrices instead of a sum for each class and quantity; zeros and ones are exact in every precision that sums in float32.
+    """
+    batch, classes = pixels.ids.shape[0] or tf.shape(pixels.ids)[0], pixels.class_truth.shape[-1]
+    one_hot = pixels.class_truth, tf.one_hot(pixels.predicted_ids, classes, dtype=pixels.dtype)
+    truth, predicted = (tf.reshape(x, [batch, -1, classes]) for x in one_hot)
+    return tf.matmul(truth, predicted, transpose_a=True)
+
+
 def tversky_index(overlap: tf.Tensor, *, alpha: float, beta: float, smooth: float) -> tf.Tensor:
     """[..., 3 F] -> [..., F]: (I + s) / (I + alpha FP + beta FN + s) per class (Salehi et al. 2017, arXiv:1706.05721).
 

@@ -4,7 +4,7 @@
     optimizer.learning_rate = 1e-3
     optimizer.weight_decay = 1e-4
 
-Keras's optimizers keep the moments and do the arithmetic of an update; decoupled weight decay and clipping stand in the step,
+The optimizers are Keras's, with fused updates (`fused_optimizers.py`); decoupled weight decay and clipping stand in the step,
 after the all-reduce, where they mean the same on any number of replicas.
 """
 
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Literal
 
 import gin
-import keras
 import tensorflow as tf
 
 from flexseg.errors import UserError
+from flexseg.training.fused_optimizers import FusedAdam, FusedSGD
 
 
 @gin.configurable("optimizer")
@@ -70,12 +70,12 @@ class OptimizerSettings:
             return 0.0
         return 0.004 if self.weight_decay is None else self.weight_decay
 
-    def build(self) -> keras.optimizers.Optimizer:
-        """The Keras optimizer, without clipping and decay; to be made and built in the replicas' scope."""
+    def build(self) -> FusedAdam | FusedSGD:
+        """The optimizer, without clipping and decay; to be made and built in the replicas' scope."""
         if self.name == "SGD":
-            return keras.optimizers.SGD(self.learning_rate, momentum=0.9 if self.momentum is None else self.momentum, nesterov=self.nesterov)
+            return FusedSGD(self.learning_rate, momentum=0.9 if self.momentum is None else self.momentum, nesterov=self.nesterov)
         given = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon") if getattr(self, name) is not None}
-        return keras.optimizers.Adam(self.learning_rate, **given)
+        return FusedAdam(self.learning_rate, **given)
 
     def clip(self) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
         """A pure function of the reduced gradients."""
