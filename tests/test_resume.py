@@ -24,13 +24,6 @@ FULL = (
 )  # fmt: skip
 
 
-def outcome(workdir):
-    """What two runs must have in common: every array of the last checkpoint and of the best weights, and both tables."""
-    best = {f"best {name}": array for name, array in read_folder(workdir / "best")[0]["model"].items()}
-    arrays = {name: array.tobytes() for name, array in (toy_runs.last_checkpoint(workdir) | best).items()}
-    return arrays | {name: (workdir / name).read_text() for name in ("train_losses.csv", "train_metrics.csv")}
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(toy, tmp_path_factory):
     """The directory of a run of four epochs of three steps."""
@@ -41,10 +34,10 @@ def uninterrupted(toy, tmp_path_factory):
 
 def test_a_run_that_is_extended_equals_one_that_was_longer_from_the_start(uninterrupted, toy, tmp_path):
     toy_runs.train(toy, tmp_path / "run", *FULL, "train.epochs=2")
-    half = outcome(tmp_path / "run")
+    half = toy_runs.outcome(tmp_path / "run")
     said = toy_runs.train(toy, tmp_path / "run", *FULL, "train.epochs=4")
     assert "resumed after epoch 2, step 6" in said and "epoch 3  step 9" in said and "epoch 2  step" not in said
-    assert outcome(tmp_path / "run") == outcome(uninterrupted) != half
+    assert toy_runs.outcome(tmp_path / "run") == toy_runs.outcome(uninterrupted) != half
 
 
 class Killed(BaseException):
@@ -80,7 +73,7 @@ def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(
         toy_runs.train(toy, tmp_path / "run", *params)
     monkeypatch.undo()
     assert resumed in toy_runs.train(toy, tmp_path / "run", *params)
-    assert outcome(tmp_path / "run") == outcome(uninterrupted)
+    assert toy_runs.outcome(tmp_path / "run") == toy_runs.outcome(uninterrupted)
     for split in ("train", "valid"):
         events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / split), size_guidance={"tensors": 0})
         events.Reload()
@@ -94,7 +87,7 @@ def test_two_replicas_resume_to_the_bit_in_every_precision(toy, tmp_path, precis
     toy_runs.train(toy, tmp_path / "long", *params, "train.epochs=4", logical_cpus=2)
     for epochs in (2, 4):
         toy_runs.train(toy, tmp_path / "run", *params, f"train.epochs={epochs}", logical_cpus=2)
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "long")
+    assert toy_runs.outcome(tmp_path / "run") == toy_runs.outcome(tmp_path / "long")
     scale = toy_runs.last_checkpoint(tmp_path / "run")["loss_scale 0000"]
     assert scale == (2.0**18 if precision == "mixed_float16" else 1.0)
 

@@ -125,7 +125,7 @@ def test_the_facts_of_the_run_are_recorded_and_printed(finished, toy):
     assert (workdir / "manifest.json").read_bytes() == (toy.directory / "manifest.json").read_bytes()
     assert json.loads((workdir / "label_map.json").read_text()) == toy.manifest.label_map
     assert f"{environment['parameters']:,} parameters" in said and "train 19, valid 5, test 1" in said
-    for line in ("epoch 1  step 2", "epoch 3  step 6", "finished: epochs"):
+    for line in ("epoch 1  step 2", "epoch 3  step 6", "ended: epochs"):
         assert line in said and line in (workdir / "log.txt").read_text()
 
 

@@ -31,12 +31,10 @@ SGD = OptimizerSettings(name="SGD", learning_rate=0.1, momentum=MOMENTUM)
 ADAM = OptimizerSettings(name="Adam", learning_rate=1e-2, **BETAS)
 
 
-def unet(*, normalization="none", dropout_rate=0.0, num_classes=2):
+def unet(*, size=32, num_classes=2, **options):
     keras.utils.set_random_seed(0)
-    return flex_unet(
-        image_size=(32, 32), image_channels=3, num_classes=num_classes, base_filters=4, num_layers=2, dropout_rate=dropout_rate,
-        normalization=normalization, group_count=2,
-    )  # fmt: skip
+    options = {"base_filters": 4, "num_layers": 2, "dropout_rate": 0.0, "normalization": "none", "group_count": 2} | options
+    return flex_unet(image_size=(size, size), image_channels=3, num_classes=num_classes, **options)
 
 
 @dataclasses.dataclass
@@ -48,10 +46,12 @@ class Rig:
     optimizer: keras.optimizers.Optimizer
     scale: LossScale
     step: TrainStep
+    images: np.ndarray
+    masks: np.ndarray
 
-    def run(self, number, images=IMAGES, *, rate, weights=WEIGHTS):
+    def run(self, number, images=None, *, rate, weights=WEIGHTS):
         kind = self.model.inputs[0].dtype
-        batch = {"image": images.astype(kind), "mask": MASKS, "weight": weights.astype(kind)}
+        batch = {"image": (self.images if images is None else images).astype(kind), "mask": self.masks, "weight": weights.astype(kind)}
         return self.step(self.replicas.place(batch), number=number, learning_rate=rate, total_weight=float(weights.sum()))
 
     def everything(self, replica=0):
@@ -59,12 +59,12 @@ class Rig:
         return [self.replicas.local(v.value)[replica].numpy() for v in [*self.model.variables, *self.optimizer.variables]]
 
 
-def rig(count, settings, *, policy="float64", xla=False, loss="ce_dice", reduction="example", num_classes=2, growth_steps=2000, **options) -> Rig:
+def rig(count, settings, *, policy="float64", xla=False, loss="ce_dice", reduction="example", num_classes=2, growth_steps=2000, images=IMAGES, masks=MASKS, **options) -> Rig:
     """To be called, and used, inside the policy's `precision_scope`."""
-    replicas = open_replicas(global_batch_size=len(IMAGES), replicas=1, logical_cpus=count if count > 1 else 0)
+    replicas = open_replicas(global_batch_size=len(images), replicas=1, logical_cpus=count if count > 1 else 0)
     measures = Measures(loss=loss_named(loss, num_classes=num_classes, background=0), reduction=reduction, metrics=[])
     with replicas.scope():
-        model = unet(num_classes=num_classes, **options)
+        model = unet(size=images.shape[1], num_classes=num_classes, **options)
         optimizer = settings.build()
         optimizer.build(model.trainable_variables)
         scale = LossScale(dynamic=policy == "mixed_float16", growth_steps=growth_steps, dtype="float64" if policy == "float64" else "float32")
@@ -72,7 +72,7 @@ def rig(count, settings, *, policy="float64", xla=False, loss="ce_dice", reducti
         replicas, model, optimizer, scale, make_forward_backward(model, measures, replicas=count),
         clip=settings.clip(), weight_decay=settings.decay, seed=7, xla=xla,
     )  # fmt: skip
-    return Rig(replicas, model, optimizer, scale, step)
+    return Rig(replicas, model, optimizer, scale, step, images, masks)
 
 
 def trained(count, settings, *, steps=5, **options):

@@ -51,7 +51,7 @@ def stopped(toy, tmp_path_factory):
 
 def test_early_stopping_ends_the_run_after_its_patience(stopped, toy):
     workdir, true, said = stopped
-    assert len(true) == 5 and "finished: early stopping" in said
+    assert len(true) == 5 and "ended: early stopping" in said
     assert json.loads((workdir / "finished.json").read_text()) == {"reason": "early stopping", "epochs": 5, "step": 10}
     assert json.loads((workdir / "best" / "facts.json").read_text()) == {"epoch": 2, "step": 4, "monitor": "val_loss", "value": 0.5}
 
@@ -125,7 +125,7 @@ def test_skipped_steps_that_are_not_in_a_row_are_survived_and_enter_no_mean(toy,
 
     monkeypatch.setattr(TrainStep, "__call__", every_second)
     said = toy_runs.train(toy, tmp_path / "run", "train.max_skipped_steps=2", "train.steps_per_epoch=4", "train.epochs=1")
-    assert said.count("not finite (1 in a row)") == 2 and "finished: epochs" in said
+    assert said.count("not finite (1 in a row)") == 2 and "ended: epochs" in said
     _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
     assert np.isfinite(float(rows[0][1]))
 

@@ -9,6 +9,8 @@ What a command leaves behind in the process (gin's state, op determinism, where 
 
 import contextlib
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +75,25 @@ def last_checkpoint(workdir: Path) -> dict[str, np.ndarray]:
     """Every array of the latest checkpoint, by part and place (Keras's numbers are left out of the names)."""
     parts, _ = read_folder(max((workdir / "checkpoints").glob("step_*")))
     return {f"{part} {name.split(' ')[0]}": array for part, arrays in parts.items() for name, array in arrays.items()}
+
+
+def outcome(workdir: Path) -> dict[str, bytes | str]:
+    """What two runs must have in common: every array of the last checkpoint and of the best weights, and both tables."""
+    best = {f"best {name}": array for name, array in read_folder(workdir / "best")[0]["model"].items()}
+    arrays = {name: array.tobytes() for name, array in (last_checkpoint(workdir) | best).items()}
+    return arrays | {name: (workdir / name).read_text() for name in ("train_losses.csv", "train_metrics.csv")}
+
+
+def process(
+    dataset: BuiltDataset, workdir: Path, *params: str, fault: str = "none", call: int = 0, **flags
+) -> subprocess.CompletedProcess:
+    """`flexseg train` in a process of its own, with a fault (see faulty_run.py); its output is text."""
+    command = [sys.executable, str(Path(__file__).with_name("faulty_run.py")), fault, str(call), *train_command_line(dataset, workdir, *params, **flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def train_command_line(dataset: BuiltDataset, workdir: Path, *params: str, **flags) -> list[str]:
+    """The words behind `flexseg`."""
+    given = arguments(dataset, workdir, *params)
+    bindings = [f"--gin_param={binding}" for binding in given.pop("gin_param")]
+    return ["train", *(f"--{name}={value}" for name, value in (given | flags).items()), *bindings]

@@ -9,7 +9,8 @@ A command's module has
 and imports TensorFlow inside `main`, so that help and refusals come at once.
 
 Exit codes: what `main` returns or raises as SystemExit; 1 a user's mistake (one line); 70 an unexpected error, traceback in the file
-named with `write_tracebacks_to`, or on stderr; 74 a full or failing disk; 130 interrupted.
+named with `write_tracebacks_to`, or on stderr; 74 a full or failing disk; 75, 143, 130 after SIGUSR1, SIGTERM, SIGINT (training/interruption.py);
+141 when nobody reads the output any more, as the shell has it for SIGPIPE.
 """
 
 import ast
@@ -43,10 +44,10 @@ def commands() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: (_ORDER.index(item[0]) if item[0] in _ORDER else len(_ORDER), item[0])))
 
 
-def write_tracebacks_to(path: Path) -> None:
-    """From now on tracebacks are appended to this file, a run's log.txt, instead of filling the terminal."""
+def write_tracebacks_to(path: Path | None) -> None:
+    """From now on tracebacks are appended to this file, a run's log.txt, instead of filling the terminal; None for stderr again."""
     global _traceback_file
-    _traceback_file = Path(path)
+    _traceback_file = path and Path(path)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -77,8 +78,11 @@ def run(argv: Sequence[str]) -> int:
         if isinstance(exit_.code, str):
             return _say(program, exit_.code, 1)
         return int(exit_.code or 0)
-    except KeyboardInterrupt:
-        return _say(program, "interrupted", 130)
+    except KeyboardInterrupt as interrupt:  # a run that wrote its checkpoint says so, and with which code it leaves
+        return _say(program, str(interrupt) or "interrupted", getattr(interrupt, "exit_code", 130))
+    except BrokenPipeError:  # `| head` has seen enough
+        _close_stdout()
+        return 141
     except Exception as error:
         return _report(program, error)
 
@@ -136,8 +140,12 @@ def _help(program: str, module: ModuleType) -> str:
 def _show(text: str) -> None:
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # `| head` has seen enough; Python would complain again at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `| head` has seen enough
+        _close_stdout()
+
+
+def _close_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at its exit
 
 
 def _say(program: str, message: str, code: int) -> int:

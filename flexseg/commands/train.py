@@ -57,6 +57,7 @@ def run(
 
     from flexseg.commands.dispatcher import write_tracebacks_to
     from flexseg.data.dataset import open_dataset
+    from flexseg.files.lock import FolderLock
     from flexseg.training.run_directory import RunDirectory
     from flexseg.training.session import Session
 
@@ -65,21 +66,30 @@ def run(
         raise UserError(
             f"--dataset={dataset}", expected="a training split", found="none", cure="build it with split.proportions or split.train_groups"
         )
-    directory = None if dry_run else RunDirectory(workdir)
-    if directory is not None:
-        directory.refuse_foreign_files()
-        if directory.started:
-            _refuse_other_config(directory, configuration, experiment)
-        directory.make()
-        write_tracebacks_to(directory.log)
-    session = Session(
-        experiment, built, directory, config=configuration.text, user_modules=list(user_module), replicas=replicas, logical_cpus=logical_cpus
-    )
-    print("\n".join([configuration.summary(), *idle_bindings(configuration)]), "\n")
+    facts = "\n".join([configuration.summary(), *idle_bindings(configuration)])
+    machine = {"config": configuration.text, "user_modules": list(user_module), "replicas": replicas, "logical_cpus": logical_cpus}
     if dry_run:
+        session = Session(experiment, built, None, **machine)
+        print(facts, "\n")
         session.dry_run(init_from=init_from)
         return None
-    session.train(init_from=init_from, operative_config=configuration.operative)
+    directory = RunDirectory(workdir)
+    directory.refuse_foreign_files()
+    if directory.started:
+        _refuse_other_config(directory, configuration, experiment)
+    fresh = not directory.path.exists()
+    directory.make()
+    try:
+        with FolderLock(directory.lock_file, what="flexseg train") as lock:
+            write_tracebacks_to(directory.log)
+            session = Session(experiment, built, directory, **machine)
+            print(facts, "\n")
+            session.train(init_from=init_from, operative_config=configuration.operative, check=lock.check)
+    except UserError:
+        if fresh and not directory.started:
+            write_tracebacks_to(None)
+            directory.withdraw()
+        raise
     print(f"\nrun directory: {directory.path}")
     print(shlex.join(["tensorboard", f"--logdir={directory.tensorboard}", "--samples_per_plugin=images=1000"]))
     return str(directory.path)

@@ -7,15 +7,21 @@
 It reads what `flexseg build` wrote: the TFDS files, `manifest.json`, and the LabelMap inside it. Plain TFDS opens the same directory.
 """
 
+import contextlib
 import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from flexseg.data.records import Records
 from flexseg.errors import UserError, suggest
 from flexseg.files.label_map import LabelMap
 from flexseg.files.manifest import Manifest, SplitTable
+
+# What reading a record from a damaged shard raises: a wrong checksum, a cut off record, an offset beyond the end.
+_DAMAGE = (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
 
 
 class BuiltDataset:
@@ -67,6 +73,29 @@ class BuiltDataset:
         return Records(
             files=files, shard=np.array(table.shard), offset=np.array(table.offset), length=np.array(table.length), channels=self.manifest.channels
         )
+
+    @contextlib.contextmanager
+    def naming_damage(self, split: str, indices: Callable[[], Iterable[int]] | None = None) -> Iterator[None]:
+        """Around reading: when a record of `split` turns out to be damaged, the UserError names shard, record and case.
+
+        TensorFlow's own error names a byte, but no file. `indices` tells the records that were being read; default all of the split.
+        """
+        try:
+            yield
+        except _DAMAGE as error:
+            table, records = self.table(split), self.records(split)
+            for index in indices() if indices else range(len(table)):
+                try:
+                    records.read(tf.constant(index, tf.int64))
+                except _DAMAGE as damage:
+                    number = table.shard[: index + 1].count(table.shard[index]) - 1
+                    raise UserError(
+                        self.directory / table.files[table.shard[index]],
+                        expected="sound TFRecords",
+                        found=f"record {number} damaged (case {table.case_id[index]}): {damage.message.partition(' [Op:')[0].splitlines()[-1]}",
+                        cure="build the dataset again with --overwrite, or bring the file back",
+                    ) from error
+            raise
 
     def sizes(self, split: str) -> np.ndarray:
         """int64 [N, 2]: (height, width) of every record."""

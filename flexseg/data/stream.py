@@ -54,6 +54,12 @@ class Stream:
         self._records, self._inputs, self._augment, self._background = records, inputs, augment, background
         self._seed, self.global_batch_size = seed, global_batch_size
 
+    def indices(self, step: int) -> list[int]:
+        """The record numbers of the global batch of `step`, on the host."""
+        positions, count = range(step * self.global_batch_size, (step + 1) * self.global_batch_size), self._records.count
+        orders = {n: order(self._seed, tf.constant(n, tf.int64), count).numpy() for n in {p // count for p in positions}}
+        return [int(orders[p // count][p % count]) for p in positions]
+
     def batches(self, first_step: int, *, replicas: int, workers: int = 1, worker: int = 0) -> tf.data.Dataset:
         """This worker's batches from `first_step` on: step by step, replica by replica, B / (replicas · workers) examples each.
 

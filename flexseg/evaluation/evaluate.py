@@ -7,6 +7,7 @@ The validation of every epoch and `flexseg evaluate` are this one function.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import gin
 
@@ -43,6 +44,7 @@ def evaluate_split(
     settings: EvaluationSettings,
     measures: Measures,
     loss_name: str = "loss",
+    between_batches: Callable[[], None] = lambda: None,
 ) -> Report:
     """Scores `split`.
 
@@ -52,6 +54,7 @@ def evaluate_split(
       settings: the batch.
       measures: loss and metrics.
       loss_name: under which the loss enters `evaluation.csv`.
+      between_batches: called after each; what it raises ends the evaluation.
 
     Returns:
       The report, with loss and metrics filled in.
@@ -63,7 +66,7 @@ def evaluate_split(
         records, inputs=predictor.inputs, size=predictor.size, batch_size=settings.batch_size, replicas=predictor.replicas.count
     )
     report, meter = Report(dataset.label_map, leaked=dataset.manifest.leaked), Meter(measures)
-    with progress(f"evaluating {split}", total=len(table), unit="case") as bar:
+    with progress(f"evaluating {split}", total=len(table), unit="case") as bar, dataset.naming_damage(split):
         for batch in predictor.replicas.distribute(batches):
             values, cases = predictor.step(batch)
             meter.add(values)
@@ -72,6 +75,7 @@ def evaluate_split(
                 prediction = predictor.ids(scores, truth.shape)
                 report.add(table.case_id[index], table.group_id[index], truth, prediction)
             bar.update(count=len(cases))
+            between_batches()
     results = meter.results()
     notes = [metric.note for metric in measures.metrics if metric.note]
     report.fill(loss=results.pop("loss"), metrics=results, loss_name=loss_name, notes=notes)

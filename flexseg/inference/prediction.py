@@ -59,14 +59,19 @@ def predict_files(
         header = read_header(path, max_pixels=max_pixels)
         _check_depth(path, header, manifest)
         predictor.check_size((header.height, header.width), where=path)
+    fresh = not folder.exists()
     make_folder(folder, flag="--output")
     written = []
     group = predictor.replicas.count
-    with progress("predicting", total=len(paths), unit="image") as bar:
-        for start in range(0, len(paths), group):
-            part = paths[start : start + group]
-            images = [load_image(path, manifest=manifest, max_pixels=max_pixels) for path in part]
-            for path, ids in zip(part, predictor.predict(images), strict=True):
-                written.append(replace_file(folder / f"{path.stem}.png", encode_mask(ids, label_map)))
-                bar.update()
+    try:
+        with progress("predicting", total=len(paths), unit="image") as bar:
+            for start in range(0, len(paths), group):
+                part = paths[start : start + group]
+                images = [load_image(path, manifest=manifest, max_pixels=max_pixels) for path in part]
+                for path, ids in zip(part, predictor.predict(images), strict=True):
+                    written.append(replace_file(folder / f"{path.stem}.png", encode_mask(ids, label_map)))
+                    bar.update()
+    finally:
+        if fresh and not written:
+            folder.rmdir()
     return written

@@ -41,14 +41,18 @@ def write_folder(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], fa
     writing = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
-    for name, arrays in parts.items():
-        with open(writing / f"{name}.npz", "wb") as stream:
-            np.savez(stream, **arrays)
-    (writing / _FACTS).write_text(json.dumps(facts, indent=1))
-    sums = "".join(f"{_digest(path)}  {path.name}\n" for path in sorted(writing.iterdir()))
-    (writing / _SUMS).write_text(sums)
-    for path in [*writing.iterdir(), writing]:
-        _flush(path)
+    try:
+        for name, arrays in parts.items():
+            with open(writing / f"{name}.npz", "wb") as stream:
+                np.savez(stream, **arrays)
+        (writing / _FACTS).write_text(json.dumps(facts, indent=1))
+        sums = "".join(f"{_digest(path)}  {path.name}\n" for path in sorted(writing.iterdir()))
+        (writing / _SUMS).write_text(sums)
+        for path in [*writing.iterdir(), writing]:
+            _flush(path)
+    except BaseException:  # a full disk most of all: what is half-written takes the room of what is to come
+        shutil.rmtree(writing, ignore_errors=True)
+        raise
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

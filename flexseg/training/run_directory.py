@@ -7,6 +7,7 @@
 Nothing of the user's is ever deleted here.
 """
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -39,6 +40,8 @@ class RunDirectory:
         self.pictures = self.path / "epoch_change_infer"
         self.picture_sheet = self.path / "epoch_change_infer.png"
         self.finished = self.path / "finished.json"
+        self.stop_file = self.path / "break_training"
+        self.lock_file = self.path / "run.lock"
 
     @property
     def started(self) -> bool:
@@ -49,7 +52,8 @@ class RunDirectory:
         """Refuses a directory that holds files but no run, with a UserError."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir={self.path}", expected="a directory", found="a file")
-        entries = set() if self.started or not self.path.is_dir() else set(self.path.iterdir()) - {self.log}  # a log of refusals is no run
+        entries = set() if self.started or not self.path.is_dir() else set(self.path.iterdir())
+        entries -= {self.log, self.lock_file}  # a log of refusals is no run
         begun = {self.manifest, self.label_map, self.environment, self.summary, self.operative_config}  # a start cut off before config.gin
         if entries and not (self.manifest in entries and entries <= begun):
             raise UserError(
@@ -69,6 +73,16 @@ class RunDirectory:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False  # absl would print every line a second time
+
+    def withdraw(self) -> None:
+        """Takes back what `make` made, for a start that was refused before anything of a run was written."""
+        log = logging.getLogger("flexseg")
+        for handler in [other for other in log.handlers if isinstance(other, logging.FileHandler)]:
+            log.removeHandler(handler)
+            handler.close()
+        self.log.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds something
+            self.path.rmdir()
 
     def write_environment(self, environment: dict) -> None:
         """Writes `environment.json`: versions, devices, the dataset's place, what `auto` became."""

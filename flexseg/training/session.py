@@ -81,12 +81,13 @@ class Session:
                 cure=f'--gin_param="train.batch_size_per_replica=None" --gin_param="train.global_batch_size={stored["global_batch_size"]}"',
             )
 
-    def train(self, *, init_from: str | None, operative_config: Callable[[], str]) -> None:
+    def train(self, *, init_from: str | None, operative_config: Callable[[], str], check: Callable[[], None]) -> None:
         """Trains to the end.
 
         Args:
           init_from: a run directory whose best weights a fresh run starts from.
           operative_config: tells the parameters that gin supplied, called when all were.
+          check: see `Trainer.train`.
         """
         run = self._run
         run.refuse_other_dataset(self._dataset.directory)
@@ -106,8 +107,8 @@ class Session:
             replace_file(run.operative_config, operative_config().encode())
             replace_file(run.config, self._config.encode())  # last: a directory with a config.gin holds all the rest
             self._print_facts(assembly, trainer)
-            reason = trainer.train()
-        say("finished: %s", reason)
+            reason = trainer.train(check=check)
+        say("ended: %s", reason)
 
     def dry_run(self, *, init_from: str | None) -> None:
         """Makes everything, runs the first steps, and prints their time and the memory."""

@@ -57,6 +57,8 @@ class TrainState:
         """
         for cut_off in self._directory.glob(".step_*.old"):
             recover(cut_off.with_name(cut_off.name.removeprefix(".").removesuffix(".old")))
+        for cut_off in self._directory.glob(".step_*.writing"):  # of a save that was killed
+            shutil.rmtree(cut_off, ignore_errors=True)
         folders = self.folders()
         for folder in reversed(folders):
             wrong = damage(folder)

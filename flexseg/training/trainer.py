@@ -9,6 +9,7 @@ checkpoint, and at the end the sheet of pictures. The host waits for step k only
 
 import json
 import time
+from collections.abc import Callable
 
 import psutil
 import tensorflow as tf
@@ -27,6 +28,7 @@ from flexseg.objectives.measures import Meter
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
 from flexseg.training.epoch_pictures import EpochPictures
 from flexseg.training.forward_backward import make_forward_backward
+from flexseg.training.interruption import Interruption, StopRequested
 from flexseg.training.reporter import Reporter
 from flexseg.training.run_directory import RunDirectory
 from flexseg.training.throughput import Throughput
@@ -60,7 +62,8 @@ class Trainer:
         self._check_padding()
         self._pictures = EpochPictures(experiment.pictures, dataset, run, assembly.predictor)
         if inputs.cache == "ram":
-            records = RamCache(records, sizes=dataset.sizes(TRAIN))
+            with dataset.naming_damage(TRAIN):
+                records = RamCache(records, sizes=dataset.sizes(TRAIN))
         self.stream = Stream(
             records,
             inputs=inputs,
@@ -98,11 +101,19 @@ class Trainer:
         )
         self.step, self._epochs_done, self._skipped = 0, 0, 0
         self._pending = None
+        self._checks: tuple[Callable[[], None], ...] = ()
         self._throughput = Throughput()
-        self._saved_at, self._save_seconds = time.monotonic(), 0.0
+        self._saved_at, self._save_seconds, self._checkpoint_seconds = time.monotonic(), 0.0, 0.0
 
-    def train(self) -> str:
-        """Trains to the end and returns why it ended, in words."""
+    def train(self, *, check: Callable[[], None] = lambda: None) -> str:
+        """Trains to the end and returns why it ended, in words.
+
+        Args:
+          check: called after every step and every batch of the validation; what it raises ends the run where it stands.
+
+        Raises:
+          Interrupted: after a signal, once its checkpoint is written.
+        """
         settings = self._settings
         recover(self._run.best)
         host = self._state.restore()
@@ -117,10 +128,17 @@ class Trainer:
         else:
             reporter.texts(config=self._run.config.read_text(), model=self._assembly.summary())
         batches = self._assembly.replicas.distribute(self.stream.batches(self.step, replicas=self._assembly.replicas.count))
-        while self._epochs_done < settings.epochs and not self._best.exhausted:
-            epoch = self._epochs_done + 1
-            self._run_steps(batches, epoch)
-            self._end_epoch(reporter, epoch)
+        with Interruption(self._run.stop_file) as interruption:
+            self._checks = (check, interruption.check)
+            try:
+                while self._epochs_done < settings.epochs and not self._best.exhausted:
+                    epoch = self._epochs_done + 1
+                    self._run_steps(batches, epoch)
+                    self._end_epoch(reporter, epoch)
+            except StopRequested as request:
+                self._save()
+                reporter.close()
+                return interruption.end(request.signal, step=self.step)
         reason, last = ("early stopping" if self._best.exhausted else "epochs"), self._epochs_done
         if self._pictures.due(last, last=True) and not self._pictures.due(last, last=last == settings.epochs):
             reporter.images(last, self._pictures.draw(last))
@@ -141,18 +159,15 @@ class Trainer:
                 bar.update(self._meter.results)
                 if self._checkpoint_due():
                     self._save()
+                self._check()
             self.settle()
         self._throughput.pause()
 
     def one_step(self, batches) -> None:
         """Draws the next batch, dispatches its step, and takes in the outcome of the step before."""
         began = time.perf_counter()
-        try:
+        with self._dataset.naming_damage(TRAIN, lambda: self.stream.indices(self.step)):
             batch = next(batches)
-        except tf.errors.DataLossError as error:
-            raise UserError(
-                self._dataset.directory, expected="sound TFRecord shards", found=str(error.message), cure="build the dataset again"
-            ) from error
         waited = time.perf_counter() - began
         outcome = self._dispatch(batch)
         self.settle()
@@ -204,6 +219,7 @@ class Trainer:
         valid = self.validate() if due else None
         panels = self._pictures.draw(epoch) if self._pictures.due(epoch, last=epoch == settings.epochs) else {}
         facts = {"learning_rate": rate, "loss_scale": float(self.loss_scale.scale.numpy()), **self._throughput.facts(), **self._memory()}
+        facts["checkpoint_seconds"] = self._checkpoint_seconds  # since the last epoch was reported
         reporter.epoch(epoch, step=self.step, train=train, valid=valid, facts=facts)
         if panels:
             reporter.images(epoch, panels)
@@ -215,6 +231,7 @@ class Trainer:
         self._epochs_done = epoch
         self._meter.reset()
         self._throughput.reset()
+        self._checkpoint_seconds = 0.0
         if self._checkpoint_due() or time.monotonic() - self._saved_at > self._save_seconds / _CHECKPOINT_SHARE:
             self._save()
 
@@ -228,13 +245,22 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """`loss`, every metric, and the report's scores of the validation split with the present weights."""
         report = evaluate_split(
-            self._assembly.predictor, self._dataset, VALID, settings=self._experiment.evaluation, measures=self._assembly.measures
+            self._assembly.predictor,
+            self._dataset,
+            VALID,
+            settings=self._experiment.evaluation,
+            measures=self._assembly.measures,
+            between_batches=self._check,
         )
         result = report.result()
         scores = {**result["metrics"], "loss": result["loss"], "mean_foreground_dice": result["mean_foreground_dice"]}
         for name, values in result["per_class"].items():
             scores[f"dice/{name}"] = values["dice"]
         return {name: float("nan") if value is None else value for name, value in scores.items()}
+
+    def _check(self) -> None:
+        for check in self._checks:
+            check()
 
     def learning_rate(self, step: int) -> float:
         """The rate at `step`: schedule times plateau reduction."""
@@ -288,6 +314,7 @@ class Trainer:
         self._state.save(step=self.step, host=host)
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - began
+        self._checkpoint_seconds += self._save_seconds
 
     def _restore_host(self, host: dict) -> None:
         self.step, self._epochs_done, self._skipped = host["step"], host["epochs_done"], host["skipped"]

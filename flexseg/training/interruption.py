@@ -1,0 +1,80 @@
+"""Interruption: what asks a run to stop, and how it ends then.
+
+    with Interruption(run.stop_file) as interruption:
+        ...
+        interruption.check()        # after every step and every batch of the validation
+
+A signal is noted and acted on at the next `check`, where the state is whole: the trainer writes a checkpoint and leaves with the code that
+schedulers know: 75 after SIGUSR1 (Slurm's warning: "run me again"), 143 after SIGTERM, 130 after SIGINT (Ctrl-C). A second Ctrl-C does not wait
+for the checkpoint. The stop file ends the run with 0 and is removed once its checkpoint is written.
+"""
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+_EXIT_CODES = {signal.SIGUSR1: 75, signal.SIGTERM: 143, signal.SIGINT: 130}
+_LOOK_SECONDS = 1.0  # between two looks for the stop file, which may lie on a slow file system
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that ended by a signal, after its checkpoint; `exit_code` is the command's."""
+
+    def __init__(self, message: str, *, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class StopRequested(Exception):  # noqa: N818  (it is no error)
+    """Raised by `check`: the run should write a checkpoint and end. `signal` is None for the stop file."""
+
+    def __init__(self, number: signal.Signals | None):
+        super().__init__(number.name if number else "the stop file")
+        self.signal = number
+
+
+class Interruption:
+    """Listens for signals and for the stop file while a run trains.
+
+    Args:
+      stop_file: whose existence ends the run.
+    """
+
+    def __init__(self, stop_file: Path):
+        self._stop_file, self._signal, self._before, self._looked_at = Path(stop_file), None, {}, float("-inf")
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread install handlers
+            self._before = {number: signal.signal(number, self._note) for number in _EXIT_CODES}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        if self._signal == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self._signal = signal.Signals(number)
+
+    def check(self) -> None:
+        """Raises StopRequested when a signal came or the stop file lies there."""
+        if self._signal is not None:
+            raise StopRequested(self._signal)
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            if self._stop_file.exists():
+                raise StopRequested(None)
+
+    def end(self, number: signal.Signals | None, *, step: int) -> str:
+        """The last act, once the checkpoint of `step` is written: removes the stop file and returns why the run ended.
+
+        Raises:
+          Interrupted: after a signal.
+        """
+        if number is not None:
+            raise Interrupted(f"{number.name}: checkpoint of step {step} written, the same command goes on from there", exit_code=_EXIT_CODES[number])
+        self._stop_file.unlink(missing_ok=True)
+        return f"{self._stop_file.name} was found; checkpoint of step {step} written, the same command goes on from there"

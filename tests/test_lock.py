@@ -1,0 +1,130 @@
+"""The lock on a run directory: one living holder; a dead or silent one is taken over and named."""
+
+import json
+import multiprocessing
+import os
+import socket
+
+import pytest
+
+from flexseg.errors import UserError
+from flexseg.files import lock as lock_module
+from flexseg.files.lock import STALE_SECONDS, FolderLock
+
+
+def hold(path, what="flexseg train"):
+    return FolderLock(path, what=what)
+
+
+def left_behind(path, age=0.0, **other):
+    """A lock file that nobody renews."""
+    with hold(path):
+        holder = json.loads(path.read_text())
+    path.write_text(json.dumps(holder | other))
+    now = path.stat().st_mtime
+    os.utime(path, (now - age, now - age))
+
+
+def test_a_lock_is_free_again_after_its_holder(tmp_path):
+    for _ in range(2):
+        with hold(tmp_path / "lock") as lock:
+            lock.check()
+            assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir()), "nothing is left"
+
+
+def test_a_living_holder_is_named_and_keeps_its_lock(tmp_path):
+    with hold(tmp_path / "lock", "flexseg train") as first:
+        with pytest.raises(UserError, match=rf"flexseg train, process {os.getpid()} on {socket.gethostname()} since .*name another --workdir"):
+            hold(tmp_path / "lock").__enter__()
+        first.check()
+    assert not list(tmp_path.iterdir())
+
+
+def finished_process() -> int:
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    process.join()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    ("other", "age", "reason"),
+    [
+        ({"pid": None}, 0, "that process is gone"),  # filled in below
+        ({"process_started": 1.0}, 0, "its number belongs to another"),
+        ({"host": "another-host"}, STALE_SECONDS + 5, "not heard of for 12"),
+    ],
+)
+def test_a_dead_or_silent_holder_is_taken_over_and_that_is_said(tmp_path, capsys, other, age, reason):
+    other = {"pid": finished_process()} if "pid" in other else other
+    left_behind(tmp_path / "lock", age, **other)
+    with hold(tmp_path / "lock") as lock:
+        lock.check()
+    said = capsys.readouterr().out
+    assert "is taken over: " in said and reason in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("other", "age"), [({"host": "another-host"}, STALE_SECONDS - 5), ({}, 10 * STALE_SECONDS)])
+def test_a_holder_elsewhere_that_renewed_lately_or_one_here_that_lives_is_not_taken_over(tmp_path, other, age):
+    left_behind(tmp_path / "lock", age, **other)
+    with pytest.raises(UserError, match="no other process"):
+        hold(tmp_path / "lock").__enter__()
+
+
+def test_a_lock_that_was_cut_off_while_it_was_written_becomes_stale(tmp_path):
+    (tmp_path / "lock").write_text('{"what": "flex')
+    with pytest.raises(UserError):
+        hold(tmp_path / "lock").__enter__()
+    os.utime(tmp_path / "lock", (1, 1))
+    with hold(tmp_path / "lock"):
+        pass
+
+
+def test_a_holder_whose_lock_was_taken_over_learns_it_and_leaves_the_others_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "RENEW_SECONDS", 0.01)
+    with hold(tmp_path / "lock") as lock:
+        (tmp_path / "lock").write_text('{"pid": 1}')
+        lock._renewer.join(5)
+        with pytest.raises(UserError, match="the lock of this process"):
+            lock.check()
+    assert (tmp_path / "lock").read_text() == '{"pid": 1}'
+
+
+def test_the_holder_renews_its_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "RENEW_SECONDS", 0.01)
+    with hold(tmp_path / "lock"):
+        os.utime(tmp_path / "lock", (1, 1))
+        for _ in range(500):
+            if (tmp_path / "lock").stat().st_mtime > 1000:
+                break
+            lock_module.time.sleep(0.01)
+        assert (tmp_path / "lock").stat().st_mtime > 1000
+
+
+def _race(path, start, results):
+    start.wait()
+    try:
+        with hold(path):
+            results.put(os.getpid())
+            start_over = lock_module.time.monotonic() + 1.0
+            while lock_module.time.monotonic() < start_over:
+                assert json.loads(path.read_text())["pid"] == os.getpid()
+    except UserError:
+        results.put(None)
+
+
+def test_of_many_that_find_a_stale_lock_one_gets_it(tmp_path):
+    left_behind(tmp_path / "lock", pid=finished_process())
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Event(), context.Queue()
+    processes = [context.Process(target=_race, args=(tmp_path / "lock", start, results)) for _ in range(6)]
+    for process in processes:
+        process.start()
+    start.set()
+    winners = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sum(winner is not None for winner in winners) == 1
+    assert all(process.exitcode == 0 for process in processes)

@@ -1,0 +1,132 @@
+"""N replicas and one device are one training: gradients, weights, moving statistics, what crosses between replicas, and a NaN on any of them.
+
+FlexUNet at 64 x 64 on the same global batch with unequal weights, dropout 0. In float64, where correct variants agree to rounding; one comparison
+in float32. How the step deals with losses, clipping and the loss scale: test_step.py.
+"""
+
+import numpy as np
+import pytest
+from test_step import ADAM, MOMENTUM, SGD, rig
+
+from flexseg.distribution.loss_scale import INITIAL
+from flexseg.training.optimizers import OptimizerSettings
+from flexseg.training.precision import precision_scope
+
+SIZE, BATCH = 64, 8
+_random = np.random.default_rng(1)
+IMAGES = _random.uniform(0, 255, (BATCH, SIZE, SIZE, 3))
+MASKS = (IMAGES.mean(-1, keepdims=True) > 128).astype(np.uint8)
+MASKS[0, :9] = 255
+WEIGHTS = np.array([1.0, 0.5, 2.0, 0.25, 1.0, 1.0, 0.25, 3.0])
+UNET = {"images": IMAGES, "masks": MASKS, "base_filters": 4, "num_layers": 3}
+KEEP_GRADIENT = OptimizerSettings(name="SGD", learning_rate=1.0, momentum=MOMENTUM)  # after one step at rate 1 the momentum is minus the gradient
+
+
+def slow_unless(fast, *values):
+    return pytest.param(*values, marks=() if fast else pytest.mark.slow)
+
+
+VARIANTS = [slow_unless(n == "group" and xla or n == "sync_batch", n, xla) for n, xla in (("none", False), ("none", True), ("group", False), ("group", True), ("sync_batch", False))]
+
+
+def reduced_gradients(count, policy, **options) -> dict[str, np.ndarray]:
+    with precision_scope(policy):
+        made = rig(count, KEEP_GRADIENT, policy=policy, **UNET, **options)
+        assert bool(made.run(0, rate=1.0, weights=WEIGHTS).applied)
+        return {v.path: -made.replicas.read(m) for v, m in zip(made.model.trainable_variables, made.optimizer.momentums, strict=True)}
+
+
+def assert_alike(found, expected, bound):
+    assert len(expected) > 20 and all(np.abs(gradient).max() > 0 for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert np.linalg.norm(found[name] - gradient) <= bound * np.linalg.norm(gradient), name
+
+
+@pytest.mark.parametrize(("normalization", "xla"), VARIANTS)
+def test_the_reduced_gradient_of_every_weight_is_that_of_one_device(normalization, xla):
+    expected = reduced_gradients(1, "float64", normalization=normalization)
+    for count in (2, 4):
+        assert_alike(reduced_gradients(count, "float64", normalization=normalization, xla=xla), expected, 1e-10)
+
+
+def test_in_float32_the_reduced_gradients_agree_to_its_rounding():
+    assert_alike(reduced_gradients(2, "float32"), reduced_gradients(1, "float32"), 1e-5)
+
+
+@pytest.mark.parametrize("settings", [slow_unless(True, (SGD, 10)), slow_unless(False, (ADAM, 5))], ids=["SGD", "Adam"])
+@pytest.mark.parametrize(("normalization", "xla"), [slow_unless(n == "sync_batch", n, x) for n, x in (("none", False), ("none", True), ("group", False), ("group", True), ("sync_batch", False))])
+def test_weights_after_some_steps_are_those_of_one_device(normalization, xla, settings):
+    optimizer, steps = settings
+    weights = {}
+    for count in (1, 2, 4):
+        with precision_scope("float64"):
+            made = rig(count, optimizer, normalization=normalization, xla=xla and count > 1, **UNET)
+            start = [made.replicas.read(v) for v in made.model.trainable_variables]
+            for number in range(steps):
+                made.run(number, rate=optimizer.learning_rate, weights=WEIGHTS)
+            weights[count] = [made.replicas.read(v) for v in made.model.trainable_variables]
+    moved = [np.abs(now - was) >= 1e-3 for now, was in zip(weights[1], start, strict=True)]
+    assert np.concatenate([m.ravel() for m in moved]).mean() > 0.3, "weights that do not move prove nothing"
+    for count in (2, 4):
+        for mine, theirs, where in zip(weights[count], weights[1], moved, strict=True):
+            assert np.abs(mine - theirs)[where].max(initial=0) <= 1e-10, f"{count} replicas"
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch", "sync_batch", "group"])
+@pytest.mark.parametrize("policy", ["float32", slow_unless(False, "mixed_bfloat16"), slow_unless(False, "mixed_float16")])
+def test_after_any_step_every_replica_holds_the_same(policy, normalization):
+    with precision_scope(policy):
+        made = rig(4, ADAM, policy=policy, normalization=normalization, dropout_rate=0.1, **UNET)
+        for number in range(3):
+            made.run(number, rate=1e-2, weights=WEIGHTS)
+        first = made.everything(0)
+        for replica in (1, 2, 3):
+            for one, other in zip(first, made.everything(replica), strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def collectives(graph) -> list[int]:
+    """The number of elements that each collective of a graph, functions that it calls included, carries for the first replica."""
+    found = []
+    definition = graph.as_graph_def(add_shapes=True)
+    for nodes in (definition.node, *(function.node_def for function in definition.library.function)):
+        for node in nodes:
+            if node.op.startswith(("CollectiveReduce", "NcclAllReduce")):
+                shape = node.attr["_output_shapes"].list.shape[0]
+                found.append(int(np.prod([d.size for d in shape.dim])))
+    return found
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_gradients_moving_statistics_and_values_cross_once_and_nothing_else_does(xla):
+    with precision_scope("float32"):
+        made = rig(2, ADAM, policy="float32", normalization="batch", xla=xla, **UNET)
+        made.run(0, rate=1e-2, weights=WEIGHTS)
+        graph = made.step._compiled._list_all_concrete_functions()[0].graph
+        state = sum(int(np.prod(v.shape)) for v in made.model.non_trainable_variables if not v.path.endswith("seed_generator_state"))
+        once = sum(int(np.prod(v.shape)) for v in made.model.trainable_variables) + state + 2  # the loss and the weight
+        assert sum(collectives(graph)) == 2 * once, "each of the two replicas sends each number once"
+
+
+@pytest.mark.parametrize(
+    ("normalization", "policy", "xla"),
+    [slow_unless((n, p, x) == ("none", "float32", True), n, p, x) for n in ("none", "batch") for p in ("float32", "mixed_bfloat16", "mixed_float16") for x in (False, True)],
+)
+def test_a_nan_on_any_replica_changes_nothing_and_training_goes_on(normalization, policy, xla):
+    with precision_scope(policy):
+        made = rig(4, ADAM, policy=policy, normalization=normalization, dropout_rate=0.1, xla=xla, **UNET)
+        assert bool(made.run(0, rate=1e-2, weights=WEIGHTS).applied)
+        before = made.everything()
+        for number, replica in enumerate(range(4), start=1):
+            images = IMAGES.copy()
+            images[2 * replica + 1, 5, 7, 1] = np.nan
+            assert not bool(made.run(number, images, rate=1e-2, weights=WEIGHTS).applied)
+            assert made.replicas.read(made.scale.scale) == (INITIAL / 2**number if policy == "mixed_float16" else 1)
+            for each in range(4):
+                for was, now in zip(before, made.everything(each), strict=True):
+                    np.testing.assert_array_equal(now, was)
+        assert bool(made.run(9, rate=1e-2, weights=WEIGHTS).applied)
+        for each in range(1, 4):
+            for one, other in zip(made.everything(0), made.everything(each), strict=True):
+                np.testing.assert_array_equal(one, other)
+        assert all(np.isfinite(v).all() for v in made.everything())
