@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from flexseg.evaluation.lettering import font, legend_rows, shorten
-from flexseg.evaluation.pictures import CORRECT_OUTLINE, ERROR_COLORS, panel, save_png, sheet, tile_boxes
+from flexseg.evaluation.pictures import CORRECT_OUTLINE, ERROR_COLORS, error_colors, panel, save_png, sheet, tile_boxes
 from flexseg.files.label_map import LabelMap
 
 SIDE = 256
@@ -58,6 +58,14 @@ def test_every_kind_of_error_has_its_colour_over_the_dark_image():
     assert dark.max() < 40
     corner = errors[squares["correct"]][0, 0]
     assert tuple(corner) == CORRECT_OUTLINE
+
+
+def test_where_a_class_is_yellow_a_wrong_class_has_another_colour():
+    aerial = [(60, 16, 152), (132, 41, 246), (110, 193, 228), (254, 221, 58), (226, 169, 41), (155, 155, 155)]  # shared/data: vegetation is yellow
+    names = ("building", "land", "road", "vegetation", "water", "unlabeled")
+    found = error_colors(LabelMap(rgb_map={color: k for k, color in enumerate(aerial)}, class_names=names))["wrong class"]
+    assert found != ERROR_COLORS["wrong class"] == error_colors(label_map())["wrong class"]
+    assert min(np.linalg.norm(np.subtract(found, color)) for color in aerial) >= 80
 
 
 def test_ignored_pixels_are_hatched_in_truth_and_errors():

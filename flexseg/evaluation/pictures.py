@@ -25,6 +25,8 @@ from flexseg.files.label_map import IGNORE
 
 # Okabe and Ito's colours (2008), told apart with every common colour vision, on a darkened grey image.
 ERROR_COLORS = {"false positive": (213, 94, 0), "false negative": (86, 180, 233), "wrong class": (240, 228, 66)}
+_OTHER_WRONG = ((204, 121, 167), (0, 158, 115))  # for "wrong class" where a class is about as yellow
+_ALIKE = 80  # distance of two RGB colours below which a legend cannot tell them apart
 CORRECT_OUTLINE = (255, 255, 255)
 _IGNORED = ((105, 105, 105), (150, 150, 150))  # the two greys of the hatching
 _GAP = 6
@@ -193,13 +195,25 @@ def _errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, label_
     nothing = np.zeros(truth.shape, bool)
     positive = truth == background if background is not None else nothing
     negative = prediction == background if background is not None else nothing
+    colors = error_colors(label_map)
     kinds = {"false positive": wrong & positive, "false negative": wrong & negative, "wrong class": wrong & ~positive & ~negative}
     for name, where in kinds.items():
-        out[where] = 0.25 * out[where] + 0.75 * np.array(ERROR_COLORS[name], np.float32)
+        out[where] = 0.25 * out[where] + 0.75 * np.array(colors[name], np.float32)
     out = out.round().astype(np.uint8)
     right = (truth == prediction) & ~negative
     out[right & _edge(np.where(right, prediction, IGNORE))] = CORRECT_OUTLINE
     return _hatch(out, ignored)
+
+
+def error_colors(label_map) -> dict[str, tuple[int, int, int]]:
+    """ERROR_COLORS, with another one for "wrong class" where a class of the LabelMap already looks like it."""
+
+    def distance(color: tuple[int, int, int]) -> float:
+        return min(math.dist(color, other) for other in label_map.colors)
+
+    candidates = (ERROR_COLORS["wrong class"], *_OTHER_WRONG)
+    wrong = next((color for color in candidates if distance(color) >= _ALIKE), max(candidates, key=distance))
+    return ERROR_COLORS | {"wrong class": wrong}
 
 
 def _edge(mask: np.ndarray) -> np.ndarray:
@@ -228,7 +242,7 @@ def _entries(label_map, masks: list[np.ndarray], *, errors: bool) -> list[tuple[
             possible = {"wrong class"}
         elif label_map.num_classes == 2:
             possible -= {"wrong class"}
-        entries += [(color, name) for name, color in ERROR_COLORS.items() if name in possible]
+        entries += [(color, name) for name, color in error_colors(label_map).items() if name in possible]
         entries += [(CORRECT_OUTLINE, "white outline: correct"), (_IGNORED[0], "ignored")]
     return entries
 
