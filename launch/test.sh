@@ -3,6 +3,7 @@
 #
 #   bash launch/test.sh                                  without the slow tests
 #   bash launch/test.sh --all                            with them
+#   bash launch/test.sh --gpu                            no tests: what one GPU must show, at most 10 minutes (launch/gpu_check.py)
 #   bash launch/test.sh tests/test_split.py -k leak      further arguments go to pytest
 #
 # Fails when ruff or pytest does; both run in any case.
@@ -11,10 +12,12 @@ set -euo pipefail
 
 selection=(-m "not slow")
 arguments=()
+gpu=0
 for argument in "$@"; do
     case $argument in
     --all) selection=() ;;
-    --help | -h) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit ;;
+    --gpu) gpu=1 ;;
+    --help | -h) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit ;;
     *) arguments+=("$argument") ;;
     esac
 done
@@ -30,6 +33,10 @@ install_browser() { # for the one test that looks at TensorBoard; without it tha
 }
 
 prepare_environment test
+if [[ $gpu == 1 ]]; then
+    cd "$root"
+    exec python -m flexseg.launch.gpu_check ${arguments[@]+"${arguments[@]}"}
+fi
 [[ ${#selection[@]} != 0 ]] || install_browser
 cd "$root"
 ruff=0

@@ -108,6 +108,19 @@ def test_the_global_batches_are_the_same_on_any_machine_and_after_any_restart(to
     assert_same(global_batches(stream(toy), first, 30, replicas=replicas, workers=workers), thirty_steps[first:])
 
 
+@pytest.mark.slow
+def test_two_hundred_global_batches_are_the_same_on_1_2_and_4_replicas_and_from_step_100_on(toy):
+    whole = global_batches(stream(toy), 0, 200)
+    for replicas, first in ((2, 0), (4, 0), (1, 100), (2, 100), (4, 100)):
+        assert_same(global_batches(stream(toy), first, 200, replicas=replicas), whole[first:])
+
+
+def test_the_host_knows_the_records_of_any_step_without_reading_them(toy, thirty_steps):
+    of = plain_stream(toy)
+    for step in (0, 2, 30):
+        assert of.indices(step) == thirty_steps[step]["index"].tolist()
+
+
 def test_fewer_records_than_a_batch_holds_come_again_in_it(toy):
     batches = global_batches(plain_stream(toy, split="valid"), 0, 4)
     index = np.concatenate([batch["index"] for batch in batches])

@@ -83,13 +83,14 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices)
 
 
-def open_replicas(*, global_batch_size: int | None, replicas: int = 0, logical_cpus: int = 0) -> Replicas:
+def open_replicas(*, global_batch_size: int | None, replicas: int = 0, logical_cpus: int = 0, logical_gpus: int = 0) -> Replicas:
     """Chooses the devices.
 
     Args:
       global_batch_size: examples a step over all replicas; None when the batch is given per replica and any number divides it.
       replicas: how many devices; 0 takes the largest number of visible GPUs that divides the global batch, else one CPU.
       logical_cpus: make this many logical CPU devices and use them (for tests; must be the first use of TensorFlow's devices).
+      logical_gpus: use this many logical GPUs that the caller made on one card (launch/gpu_check.py).
 
     Raises:
       UserError: when fewer GPUs are visible than asked for, or the batch does not divide.
@@ -103,6 +104,8 @@ def open_replicas(*, global_batch_size: int | None, replicas: int = 0, logical_c
         count = logical_cpus
         devices = [f"CPU:{i}" for i in range(count)]
         why = "asked for by --logical_cpus"
+    elif logical_gpus:
+        count, devices, why = logical_gpus, [f"GPU:{i}" for i in range(logical_gpus)], "logical devices of one card"
     else:
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:

@@ -1,0 +1,202 @@
+"""What a GPU must show before long runs are trusted to it: `bash launch/test.sh --gpu`.
+
+    python -m flexseg.launch.gpu_check                               # one card, at most 10 minutes
+    python -m flexseg.launch.gpu_check --devices=cpu --steps=2 --image_size=32 --num_layers=3     # tries this program itself
+
+Both reference settings (tnbc_flexunet.gin, malignant_breastdm_flexunet.gin) × {1 device, 2 logical devices on one card} × {mixed_bfloat16,
+mixed_float16} × XLA {off, on}, 200 steps each, beside float32 without XLA. With two devices the loss is reduced by example, because the batch
+reduction excludes XLA there. Each number of devices has a process of its own, which is stopped when it says nothing for --silence seconds: a hang.
+
+Printed: the mean loss of the last quarter of the steps against float32's, images per second without the first quarter, skipped steps, and
+whether all replicas hold the same weights at the end. Exit code 1 after a hang, a crash, a step that cannot be made finite, or replicas that
+differ. The losses are for a reader: these settings have no normalization and their first steps are wild.
+Not shown: anything about several cards. Two logical devices on one card never run NCCL.
+"""
+
+import itertools
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("devices", "gpu", ["gpu", "cpu"], "What to run on; cpu tries this program where there is no GPU.")
+flags.DEFINE_integer("steps", 200, "Steps of each combination.", lower_bound=2)
+flags.DEFINE_integer("image_size", 512, "Height and width of the network's input in pixels.", lower_bound=32)
+flags.DEFINE_integer("num_layers", 8, "Levels of the network, 8 in both settings.", lower_bound=2)
+flags.DEFINE_integer("global_batch_size", 2, "Examples a step over all devices, 2 in both settings.", lower_bound=2)
+flags.DEFINE_integer("gpu_memory_mib", 16384, "Memory of each of two logical GPUs.", lower_bound=1024)
+flags.DEFINE_float("minutes", 10, "What is not done by then is left out, and said.", lower_bound=0)
+flags.DEFINE_float("silence", 180, "Seconds without a finished combination that count as a hang.", lower_bound=1)
+flags.DEFINE_integer("child", 0, "Internal: run all combinations on this many devices.")
+flags.DEFINE_string("data_dir", None, "Internal: where the built dataset lies.")
+
+SETTINGS = ("tnbc_flexunet.gin", "malignant_breastdm_flexunet.gin")
+FIRST = {"precision": "float32", "xla": "off"}
+
+
+def combinations(devices: int) -> list[dict]:
+    """What one process runs, float32 first on one device."""
+    rest = [{"precision": p, "xla": x} for p, x in itertools.product(("mixed_bfloat16", "mixed_float16"), ("off", "on"))]
+    return [{"settings": s, "devices": devices, **c} for s in SETTINGS for c in ([FIRST] if devices == 1 else []) + rest]
+
+
+def measure(combination: dict, data_dir: str, replicas) -> dict:
+    """Trains one combination and tells how it went."""
+    import gin
+    import numpy as np
+
+    from flexseg.configure import configure
+    from flexseg.data.dataset import open_dataset
+    from flexseg.training.assembly import Assembly, Experiment
+    from flexseg.training.precision import precision_scope
+    from flexseg.training.run_directory import RunDirectory
+    from flexseg.training.trainer import Trainer
+
+    gin.clear_config()
+    params = [
+        f"input.image_size=({FLAGS.image_size},{FLAGS.image_size})", f"train.global_batch_size={FLAGS.global_batch_size}",
+        f"flex_unet.num_layers={FLAGS.num_layers}", "train.monitor='loss'",
+    ]  # fmt: skip
+    if combination["devices"] > 1:
+        params.append("objective.reduction='example'")
+    configure([combination["settings"]], params, modules=("flexseg.training.assembly",))
+    experiment, dataset = Experiment.from_gin(), open_dataset("synthetic_nuclei", data_dir)
+    losses, applied, began = [], 0, 0.0
+    quarter = FLAGS.steps // 4
+    with precision_scope(combination["precision"]):
+        assembly = Assembly(experiment, dataset, replicas, precision=combination["precision"], xla=combination["xla"])
+        trainer = Trainer(assembly, experiment, dataset, RunDirectory(os.devnull))
+        batches = replicas.distribute(trainer.stream.batches(0, replicas=replicas.count))
+        for number in range(FLAGS.steps):
+            outcome = trainer.step_function(
+                next(batches), number=number, learning_rate=trainer.learning_rate(number), total_weight=float(trainer.batch_size)
+            )
+            losses.append(float(outcome.values[0] / outcome.values[1]))
+            applied += bool(outcome.applied)
+            if number == quarter:
+                began = time.perf_counter()
+        seconds = time.perf_counter() - began
+        weights = [replicas.local(v.value) for v in assembly.model.trainable_variables]
+    tail = [loss for loss in losses[-quarter - 1 :] if np.isfinite(loss)]
+    return combination | {
+        "loss": float(np.mean(tail)) if tail else float("nan"),
+        "images_per_second": (FLAGS.steps - quarter - 1) * trainer.batch_size / seconds,
+        "skipped": FLAGS.steps - applied,
+        "last_finite": bool(np.isfinite(losses[-1])),
+        "replicas_equal": all(np.array_equal(each[0].numpy(), other.numpy()) for each in weights for other in each[1:]),
+        "parameters": assembly.parameters,
+    }
+
+
+def open_devices(count: int):
+    """`count` devices of one card, or of the CPU."""
+    import tensorflow as tf
+
+    from flexseg.distribution.replicas import open_replicas
+
+    if FLAGS.devices == "cpu":
+        return open_replicas(global_batch_size=FLAGS.global_batch_size, logical_cpus=count)
+    gpus = tf.config.list_physical_devices("GPU")[:1]
+    if not gpus:
+        raise SystemExit("gpu_check: expected a GPU, found none. To mend it: install the extra [gpu], or --devices=cpu to try this program")
+    tf.config.set_visible_devices(gpus, "GPU")
+    if count > 1:
+        tf.config.set_logical_device_configuration(gpus[0], [tf.config.LogicalDeviceConfiguration(memory_limit=FLAGS.gpu_memory_mib)] * count)
+    return open_replicas(global_batch_size=FLAGS.global_batch_size, logical_gpus=count)
+
+
+def child() -> None:
+    """One process: prints a line of JSON for every combination that is done."""
+    from flexseg.commands.quiet import load_tensorflow
+
+    load_tensorflow()
+    replicas = open_devices(FLAGS.child)
+    for combination in combinations(FLAGS.child):
+        print("DONE " + json.dumps(measure(combination, FLAGS.data_dir, replicas)), flush=True)
+
+
+def watch(devices: int, data_dir: str, deadline: float, before: list[dict]) -> tuple[list[dict], str]:
+    """(what a child measured, what went wrong in words); `before` is what earlier ones measured."""
+    command = [sys.executable, "-m", "flexseg.launch.gpu_check", f"--child={devices}", f"--data_dir={data_dir}", *sys.argv[1:]]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    lines: queue.Queue = queue.Queue()
+
+    def read() -> None:
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    found, last = [], []
+    wanted = combinations(devices)
+    heard = time.monotonic()
+    try:
+        while True:
+            try:
+                line = lines.get(timeout=1.0)
+            except queue.Empty:
+                now = time.monotonic()
+                if now - heard > FLAGS.silence:
+                    return found, f"hang: nothing for {FLAGS.silence:.0f} s in {wanted[len(found)]}"
+                if now > deadline:
+                    return found, f"left out after {FLAGS.minutes} minutes: {len(wanted) - len(found)} of {len(wanted)} on {devices} devices"
+                continue
+            if line is None:
+                break
+            if line.startswith("DONE "):
+                heard = time.monotonic()
+                found.append(json.loads(line.removeprefix("DONE ")))
+                show(found[-1], [*before, *found])
+            else:
+                last = [*last[-15:], line.rstrip()]
+    finally:
+        process.kill()
+        process.wait()
+    if len(found) < len(wanted):
+        return found, f"ended in {wanted[len(found)]}:\n" + "\n".join(last)
+    return found, ""
+
+
+def show(row: dict, rows: list[dict]) -> None:
+    """One line of the table."""
+    base = next((r["loss"] for r in rows if r["settings"] == row["settings"] and r["precision"] == "float32"), None)
+    against = f"{row['loss'] / base:6.3f}" if base else "     –"
+    replicas = "equal" if row["replicas_equal"] else "DIFFER"
+    print(
+        f"{row['settings'].removesuffix('_flexunet.gin'):20} {row['devices']}  {row['precision']:15} {row['xla']:4} {row['loss']:9.4f} {against} "
+        f"{row['images_per_second']:9.1f} {row['skipped']:8d}  {replicas}",
+        flush=True,
+    )
+
+
+def main(_) -> None:
+    """The check."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if FLAGS.child:
+        return child()
+    from flexseg.commands import build
+
+    deadline, rows, wrong = time.monotonic() + 60 * FLAGS.minutes, [], []
+    with tempfile.TemporaryDirectory() as data_dir:
+        size = f"({FLAGS.image_size},{FLAGS.image_size})"
+        build.run(dataset="synthetic_nuclei", data_dir=data_dir, gin_param=[f"synthetic_nuclei.image_size={size}", "synthetic_nuclei.slides=(2,0,0)"])
+        print(f"\n{'settings':20} n  {'precision':15} XLA       loss ÷ fp32  images/s  skipped  replicas")
+        for devices in (1, 2):
+            measured, problem = watch(devices, data_dir, deadline, rows)
+            rows += measured
+            wrong += [problem] if problem else []
+        wrong += [f"not finite at the end: {row}" for row in rows if not row["last_finite"]]
+        wrong += [f"replicas differ: {row}" for row in rows if not row["replicas_equal"]]
+    print("\n" + ("\n".join(wrong) or "all combinations ran; two logical devices on one card prove nothing about NCCL"))
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,30 @@
+"""launch/gpu_check.py runs all its combinations on a CPU's logical devices, so that only the GPU itself is new where there is one."""
+
+import subprocess
+import sys
+
+import pytest
+
+SMALL = ("--devices=cpu", "--steps=4", "--image_size=32", "--num_layers=3")
+
+
+def check(*flags):
+    return subprocess.run([sys.executable, "-m", "flexseg.launch.gpu_check", *SMALL, *flags], capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_every_combination_is_run_and_reported():
+    done = check()
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("tnbc ", "malignant_breastdm "))]
+    assert len(rows) == 2 * (1 + 4 + 4), done.stdout
+    assert {(row[0], row[1], row[2], row[3]) for row in rows if row[2] != "float32"} == {
+        (settings, devices, precision, xla)
+        for settings in ("tnbc", "malignant_breastdm") for devices in "12" for precision in ("mixed_bfloat16", "mixed_float16") for xla in ("off", "on")
+    }  # fmt: skip
+    assert all(row[-1] == "equal" and float(row[5]) > 0 for row in rows), "replicas hold the same, and a float32 loss stands beside each"
+
+
+def test_what_says_nothing_is_called_a_hang():
+    done = check("--silence=1")
+    assert done.returncode == 1 and "hang: nothing for 1 s in" in done.stdout
