@@ -155,7 +155,7 @@ def test_a_start_that_was_killed_before_its_config_was_written_can_be_repeated(t
         toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")
     monkeypatch.undo()
     assert not (tmp_path / "run" / "config.gin").exists() and (tmp_path / "run" / "manifest.json").exists()
-    monkeypatch.setattr(Trainer, "train", lambda self: "epochs")
+    monkeypatch.setattr(Trainer, "train", lambda self, **_: "epochs")
     toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")
     assert json.loads((tmp_path / "run" / "label_map.json").read_text()) == toy.manifest.label_map
 
