@@ -219,7 +219,7 @@ class Trainer:
         valid = self.validate() if due else None
         panels = self._pictures.draw(epoch) if self._pictures.due(epoch, last=epoch == settings.epochs) else {}
         facts = {"learning_rate": rate, "loss_scale": float(self.loss_scale.scale.numpy()), **self._throughput.facts(), **self._memory()}
-        facts["checkpoint_seconds"] = self._checkpoint_seconds  # since the last epoch was reported
+        facts["seconds_in_checkpoints"] = self._checkpoint_seconds  # since the last epoch was reported
         reporter.epoch(epoch, step=self.step, train=train, valid=valid, facts=facts)
         if panels:
             reporter.images(epoch, panels)
