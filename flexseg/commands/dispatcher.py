@@ -80,10 +80,10 @@ def run(argv: Sequence[str]) -> int:
         return int(exit_.code or 0)
     except KeyboardInterrupt as interrupt:  # a run that wrote its checkpoint says so, and with which code it leaves
         return _say(program, str(interrupt) or "interrupted", getattr(interrupt, "exit_code", 130))
-    except BrokenPipeError:  # `| head` has seen enough
-        _close_stdout()
-        return 141
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _traceback_file is None:  # `| head` has seen enough; a run's log would want to know
+            _close_stdout()
+            return 141
         return _report(program, error)
 
 

@@ -5,6 +5,7 @@
 The same command again resumes where the last checkpoint was written. --dry_run prints what would be trained and tries two steps.
 """
 
+import contextlib
 import shlex
 
 from absl import flags
@@ -82,14 +83,21 @@ def run(
     try:
         with FolderLock(directory.lock_file, what="flexseg train") as lock:
             write_tracebacks_to(directory.log)
-            session = Session(experiment, built, directory, **machine)
-            print(facts, "\n")
-            session.train(init_from=init_from, operative_config=configuration.operative, check=lock.check)
-    except UserError:
-        if fresh and not directory.started:
-            write_tracebacks_to(None)
-            directory.withdraw()
-        raise
+            try:
+                if directory.started:  # by another process, between the look above and the lock
+                    _refuse_other_config(directory, configuration, experiment)
+                session = Session(experiment, built, directory, **machine)
+                print(facts, "\n")
+                session.train(init_from=init_from, operative_config=configuration.operative, check=lock.check)
+            except UserError:
+                if fresh and not directory.started:  # refused before anything of a run was written: nothing is left
+                    write_tracebacks_to(None)
+                    directory.close_log(remove=True)
+                raise
+    finally:
+        if fresh:
+            with contextlib.suppress(OSError):  # it holds a run, or files of somebody else
+                directory.path.rmdir()
     print(f"\nrun directory: {directory.path}")
     print(shlex.join(["tensorboard", f"--logdir={directory.tensorboard}", "--samples_per_plugin=images=1000"]))
     return str(directory.path)

@@ -1,13 +1,14 @@
 """FolderLock: one writer at a time in a folder, on one host or on several that share a file system.
 
-    with FolderLock(run.path / ".lock", what="flexseg train") as lock:
+    with FolderLock(run.lock_file, what="flexseg train") as lock:
         ...
         lock.check()          # raises when another process took the lock over meanwhile (this one was suspended for minutes)
 
-The lock is a file that names host, process and start, and whose modification time is renewed while the holder lives. It is stale, taken over
-and reported when its holder is known to be dead (same host, no such process) or was not heard of for `STALE_SECONDS`. Ages are differences of
-two times that the file system itself gave, so that clocks of hosts need not agree. An advisory `flock` is not used: it is the host's own
-affair on many network file systems. Not promised: exclusion from programs that do not look at the lock.
+The lock is a file that names its holder, appears whole, and whose modification time is renewed while the holder lives. It is stale, taken over and
+reported when its holder is known to be dead (same machine, no such process) or was not heard of for `STALE_SECONDS`; a start that finds a silent
+lock of another machine waits that long, because a scheduler that moves a killed job must not be told that its user made a mistake.
+Ages are differences of two times that the file system itself gave, so that clocks need not agree. An advisory `flock` is not used: it is the host's
+own affair on many network file systems. Not promised: exclusion from programs that do not look at the lock.
 """
 
 import contextlib
@@ -19,13 +20,28 @@ import time
 import uuid
 from pathlib import Path
 
-import psutil
-
 from flexseg.console import say
 from flexseg.errors import UserError
 
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 120.0  # a holder that missed a dozen renewals is gone, or as good as gone
+_LOOK_SECONDS = 1.0  # between two looks while waiting
+
+
+def _machine() -> str:
+    """What numbers processes alike: one boot of one kernel, one pid namespace. Two containers of one host name are two machines."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + " " + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return f"unknown {uuid.uuid4()}"  # equal to no other: only age decides
+
+
+def _started(pid: int) -> int | None:
+    """When a process started, in clock ticks since the boot, which no change of the clock moves; None where there is no such process."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 class FolderLock:
@@ -41,9 +57,8 @@ class FolderLock:
 
     def __init__(self, path: Path, *, what: str):
         self._path, self._token, self._lost, self._done = Path(path), uuid.uuid4().hex, threading.Event(), threading.Event()
-        process = psutil.Process()
         self._holder = {
-            "what": what, "host": socket.gethostname(), "pid": process.pid, "process_started": process.create_time(),
+            "what": what, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "process_started": _started(os.getpid()),
             "started": time.strftime("%Y-%m-%d %H:%M:%S"), "token": self._token,
         }  # fmt: skip
 
@@ -66,13 +81,30 @@ class FolderLock:
             cure = "one of the two must go; what this one did since its last checkpoint is lost"
             raise UserError(self._path, expected="the lock of this process", found="that of another, which thought this one dead", cure=cure)
 
-    def _create(self) -> bool:
+    @contextlib.contextmanager
+    def _written(self):
+        """This holder's lock under a name of its own, ready to be put in place."""
+        mine = self._path.with_name(f"{self._path.name}.{self._token}")
         try:
-            descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            return False
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(json.dumps(self._holder))
+            mine.write_text(json.dumps(self._holder))
+            yield mine
+        finally:
+            mine.unlink(missing_ok=True)
+
+    def _create(self) -> bool:
+        """Puts the lock where none is; false where one is."""
+        with self._written() as mine:
+            try:
+                os.link(mine, self._path)  # whole at once, and never over another
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links
+                try:
+                    descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                except FileExistsError:
+                    return False
+                with os.fdopen(descriptor, "w") as stream:
+                    stream.write(json.dumps(self._holder))
         return True
 
     def _read(self) -> dict | None:
@@ -86,62 +118,71 @@ class FolderLock:
         return found if isinstance(found, dict) else {}
 
     def _take_over(self) -> None:
+        """Removes a stale lock, so that it can be created anew; of several that want to, one at a time looks and removes."""
         holder = self._read()
         if holder is None:
             return
         name = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('started', '?')}"
-        if not (reason := self._stale(holder)):
+        if not (reason := self._stale(holder, name)):
             raise UserError(
                 self._path.parent, expected="no other process that writes there", found=f"{holder.get('what', 'one')}, {name}",
                 cure="wait for it or stop it, or name another --workdir",
             )  # fmt: skip
-        aside = self._path.with_name(f"{self._path.name}.{self._token}")
+        guard = self._path.with_name(f"{self._path.name}.takeover")
         try:
-            os.rename(self._path, aside)
-        except FileNotFoundError:
+            os.close(os.open(guard, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            if self._age(guard) > STALE_SECONDS:  # who made it was killed within the next three lines
+                guard.unlink(missing_ok=True)
+            time.sleep(0.05)
             return
         try:
-            moved = json.loads(aside.read_text() or "{}")
-        except ValueError:
-            moved = {}
-        if moved != holder:  # another start was quicker: what was moved is its fresh lock
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, self._path)
-        else:
-            say("the lock of %s is taken over: %s", name, reason)
-        aside.unlink()
-
-    def _stale(self, holder: dict) -> str:
-        """Why a lock is no longer anybody's; empty where it is."""
-        if holder.get("host") == self._holder["host"] and "pid" in holder:
-            try:
-                started = psutil.Process(holder["pid"]).create_time()
-            except psutil.NoSuchProcess:
-                return "that process is gone"
-            if abs(started - holder.get("process_started", started)) > 2:
-                return "that process is gone, its number belongs to another"
-            return ""  # alive: suspended perhaps, but it would go on
-        age = self._age()
-        return f"not heard of for {age:.0f} s" if age > STALE_SECONDS else ""
-
-    def _age(self) -> float:
-        """Seconds since the lock was renewed, by the file system's own clock."""
-        probe = self._path.with_name(f"{self._path.name}.{self._token}.now")
-        probe.touch()
-        try:
-            return probe.stat().st_mtime - self._path.stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
+            if self._read() == holder:
+                self._path.unlink()
+                say("the lock of %s is taken over: %s", name, reason)
         finally:
-            probe.unlink()
+            guard.unlink(missing_ok=True)
+
+    def _stale(self, holder: dict, name: str) -> str:
+        """Why a lock is no longer anybody's; empty where it is. Waits for a sign of life where only age can tell."""
+        if holder.get("machine") == self._holder["machine"]:
+            started = _started(holder["pid"])
+            if started is None:
+                return "that process is gone"
+            return "" if started == holder["process_started"] else "that process is gone, its number belongs to another"
+        first, said = self._modified(self._path), False
+        while (age := self._age(self._path)) <= STALE_SECONDS:
+            if self._read() != holder:
+                return "it was given back"
+            if self._modified(self._path) != first:
+                return ""
+            if not said:
+                say("waiting up to %.0f s for a sign of life of %s, which holds the lock", STALE_SECONDS - age, name)
+                said = True
+            time.sleep(_LOOK_SECONDS)
+        return f"not heard of for {age:.0f} s"
+
+    @staticmethod
+    def _modified(path: Path) -> float | None:
+        try:
+            return path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def _age(self, path: Path) -> float:
+        """Seconds since `path` was modified, by the file system's own clock; 0 where it is gone."""
+        probe = self._path.with_name(f"{self._path.name}.{self._token}.now")
+        try:
+            probe.touch()
+            modified = self._modified(path)
+            return 0.0 if modified is None else probe.stat().st_mtime - modified
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._done.wait(RENEW_SECONDS):
-            try:
-                if self._read() == self._holder:
-                    os.utime(self._path)
-                else:
+            with contextlib.suppress(OSError):  # a file system that is away for a moment
+                if self._read() != self._holder:
                     self._lost.set()
                     return
-            except OSError:
-                continue  # a file system that is away for a moment
+                os.utime(self._path)

@@ -5,6 +5,7 @@
 A file goes through the same conversion, decode, resize and forward pass as a case of the dataset.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,5 +74,6 @@ def predict_files(
                     bar.update()
     finally:
         if fresh and not written:
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # somebody else's files are in it
+                folder.rmdir()
     return written

@@ -140,7 +140,8 @@ def _from_split(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]
         )
     table, records = dataset.table(settings.split), dataset.records(settings.split)
     first = np.argsort(table.case_id, kind="stable")[: settings.num_infer_images]
-    return [_Case(table.case_id[index], *records.example(int(index))) for index in first]
+    with dataset.naming_damage(settings.split, lambda: first.tolist()):
+        return [_Case(table.case_id[index], *records.example(int(index))) for index in first]
 
 
 def _from_folder(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]:

@@ -46,7 +46,9 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread install handlers
-            self._before = {number: signal.signal(number, self._note) for number in _EXIT_CODES}
+            # What is ignored stays so: a shell starts `flexseg train &` with SIGINT ignored, and Ctrl-C is meant for another program then.
+            heard = [number for number in _EXIT_CODES if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_) -> None:

@@ -7,7 +7,6 @@
 Nothing of the user's is ever deleted here.
 """
 
-import contextlib
 import json
 import logging
 from pathlib import Path
@@ -74,15 +73,14 @@ class RunDirectory:
         log.setLevel(logging.INFO)
         log.propagate = False  # absl would print every line a second time
 
-    def withdraw(self) -> None:
-        """Takes back what `make` made, for a start that was refused before anything of a run was written."""
+    def close_log(self, *, remove: bool) -> None:
+        """Ends what `make` began; `remove` takes `log.txt` away too, for a start that was refused before it wrote anything of a run."""
         log = logging.getLogger("flexseg")
         for handler in [other for other in log.handlers if isinstance(other, logging.FileHandler)]:
             log.removeHandler(handler)
             handler.close()
-        self.log.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it holds something
-            self.path.rmdir()
+        if remove:
+            self.log.unlink(missing_ok=True)
 
     def write_environment(self, environment: dict) -> None:
         """Writes `environment.json`: versions, devices, the dataset's place, what `auto` became."""

@@ -143,6 +143,7 @@ class Trainer:
         if self._pictures.due(last, last=True) and not self._pictures.due(last, last=last == settings.epochs):
             reporter.images(last, self._pictures.draw(last))
         self._save()
+        self._run.stop_file.unlink(missing_ok=True)  # laid after the last look
         reporter.curves()
         reporter.close()
         sheet = self._pictures.sheet(epochs=last)
@@ -157,9 +158,9 @@ class Trainer:
             while self.step < last:
                 self.one_step(batches)
                 bar.update(self._meter.results)
+                self._check()  # first: a stop writes its checkpoint itself
                 if self._checkpoint_due():
                     self._save()
-                self._check()
             self.settle()
         self._throughput.pause()
 
