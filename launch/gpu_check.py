@@ -5,11 +5,11 @@
 
 Both reference settings (tnbc_flexunet.gin, malignant_breastdm_flexunet.gin) × {1 device, 2 logical devices on one card} × {mixed_bfloat16,
 mixed_float16} × XLA {off, on}, 200 steps each, beside float32 without XLA. With two devices the loss is reduced by example, because the batch
-reduction excludes XLA there. Each number of devices has a process of its own, which is stopped when it says nothing for --silence seconds: a hang.
+reduction excludes XLA there. Each number of devices has a process of its own, which is stopped when no step ends for --silence seconds: a hang.
 
 Printed: the mean loss of the last quarter of the steps against float32's, images per second without the first quarter, skipped steps, and
-whether all replicas hold the same weights at the end. Exit code 1 after a hang, a crash, a step that cannot be made finite, or replicas that
-differ. The losses are for a reader: these settings have no normalization and their first steps are wild.
+whether all replicas hold the same weights at the end. Exit code 1 after a hang, a crash, a last loss that is not finite, replicas that
+differ, or when time did not suffice for all. The losses are for a reader: these settings have no normalization and their first steps are wild.
 Not shown: anything about several cards. Two logical devices on one card never run NCCL.
 """
 
@@ -33,7 +33,7 @@ flags.DEFINE_integer("num_layers", 8, "Levels of the network, 8 in both settings
 flags.DEFINE_integer("global_batch_size", 2, "Examples a step over all devices, 2 in both settings.", lower_bound=2)
 flags.DEFINE_integer("gpu_memory_mib", 16384, "Memory of each of two logical GPUs.", lower_bound=1024)
 flags.DEFINE_float("minutes", 10, "What is not done by then is left out, and said.", lower_bound=0)
-flags.DEFINE_float("silence", 180, "Seconds without a finished combination that count as a hang.", lower_bound=1)
+flags.DEFINE_float("silence", 180, "Seconds without a step, compilation included, that count as a hang.", lower_bound=1)
 flags.DEFINE_integer("child", 0, "Internal: run all combinations on this many devices.")
 flags.DEFINE_string("data_dir", None, "Internal: where the built dataset lies.")
 
@@ -80,6 +80,8 @@ def measure(combination: dict, data_dir: str, replicas) -> dict:
             )
             losses.append(float(outcome.values[0] / outcome.values[1]))
             applied += bool(outcome.applied)
+            if number % 20 == 0:
+                print(f"STEP {number}", flush=True)  # a sign of life
             if number == quarter:
                 began = time.perf_counter()
         seconds = time.perf_counter() - began
@@ -139,19 +141,21 @@ def watch(devices: int, data_dir: str, deadline: float, before: list[dict]) -> t
     heard = time.monotonic()
     try:
         while True:
+            now = time.monotonic()
+            if now - heard > FLAGS.silence:
+                return found, f"hang: nothing for {FLAGS.silence:.0f} s in {wanted[len(found)]}"
+            if now > deadline:
+                return found, f"left out after {FLAGS.minutes} minutes: {len(wanted) - len(found)} of {len(wanted)} on {devices} devices"
             try:
                 line = lines.get(timeout=1.0)
             except queue.Empty:
-                now = time.monotonic()
-                if now - heard > FLAGS.silence:
-                    return found, f"hang: nothing for {FLAGS.silence:.0f} s in {wanted[len(found)]}"
-                if now > deadline:
-                    return found, f"left out after {FLAGS.minutes} minutes: {len(wanted) - len(found)} of {len(wanted)} on {devices} devices"
                 continue
             if line is None:
                 break
-            if line.startswith("DONE "):
-                heard = time.monotonic()
+            if line.startswith("STEP "):
+                heard = now
+            elif line.startswith("DONE "):
+                heard = now
                 found.append(json.loads(line.removeprefix("DONE ")))
                 show(found[-1], [*before, *found])
             else:

@@ -38,7 +38,7 @@ def seed_places(model: keras.Model) -> set[int]:
 
 
 class TrainStep:
-    """The compiled step over all replicas.
+    """The compiled step over all replicas. Weights, statistics and values have one dtype (a Keras dtype policy sees to it).
 
     Args:
       replicas: the devices.
