@@ -3,7 +3,7 @@
 #
 #   bash launch/test.sh                                  without the slow tests
 #   bash launch/test.sh --all                            with them
-#   bash launch/test.sh --gpu                            no tests: what one GPU must show, at most 10 minutes (launch/gpu_check.py)
+#   bash launch/test.sh --gpu                            no tests: what one GPU must show, at most 10 minutes (benchmarks/gpu_check.py)
 #   bash launch/test.sh tests/test_split.py -k leak      further arguments go to pytest
 #
 # Fails when ruff or pytest does; both run in any case.
@@ -35,7 +35,7 @@ install_browser() { # for the one test that looks at TensorBoard; without it tha
 prepare_environment test
 if [[ $gpu == 1 ]]; then
     cd "$root"
-    exec python -m flexseg.launch.gpu_check ${arguments[@]+"${arguments[@]}"}
+    exec python benchmarks/gpu_check.py ${arguments[@]+"${arguments[@]}"}
 fi
 [[ ${#selection[@]} != 0 ]] || install_browser
 cd "$root"

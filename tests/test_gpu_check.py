@@ -1,7 +1,8 @@
-"""launch/gpu_check.py runs all its combinations on a CPU's logical devices, so that only the GPU itself is new where there is one."""
+"""benchmarks/gpu_check.py runs all its combinations on a CPU's logical devices, so that only the GPU itself is new where there is one."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ SMALL = ("--devices=cpu", "--steps=4", "--image_size=32", "--num_layers=3")
 
 
 def check(*flags):
-    return subprocess.run([sys.executable, "-m", "flexseg.launch.gpu_check", *SMALL, *flags], capture_output=True, text=True, timeout=600)
+    return subprocess.run([sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"), *SMALL, *flags], capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.slow

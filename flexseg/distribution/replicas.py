@@ -90,7 +90,7 @@ def open_replicas(*, global_batch_size: int | None, replicas: int = 0, logical_c
       global_batch_size: examples a step over all replicas; None when the batch is given per replica and any number divides it.
       replicas: how many devices; 0 takes the largest number of visible GPUs that divides the global batch, else one CPU.
       logical_cpus: make this many logical CPU devices and use them (for tests; must be the first use of TensorFlow's devices).
-      logical_gpus: use this many logical GPUs that the caller made on one card (launch/gpu_check.py).
+      logical_gpus: use this many logical GPUs that the caller made on one card (benchmarks/gpu_check.py).
 
     Raises:
       UserError: when fewer GPUs are visible than asked for, or the batch does not divide.

@@ -1,7 +1,7 @@
 """What a GPU must show before long runs are trusted to it: `bash launch/test.sh --gpu`.
 
-    python -m flexseg.launch.gpu_check                               # one card, at most 10 minutes
-    python -m flexseg.launch.gpu_check --devices=cpu --steps=2 --image_size=32 --num_layers=3     # tries this program itself
+    python benchmarks/gpu_check.py                               # one card, at most 10 minutes
+    python benchmarks/gpu_check.py --devices=cpu --steps=2 --image_size=32 --num_layers=3     # tries this program itself
 
 Both reference settings (tnbc_flexunet.gin, malignant_breastdm_flexunet.gin) × {1 device, 2 logical devices on one card} × {mixed_bfloat16,
 mixed_float16} × XLA {off, on}, 200 steps each, beside float32 without XLA. With two devices the loss is reduced by example, because the batch
@@ -126,7 +126,7 @@ def child() -> None:
 
 def watch(devices: int, data_dir: str, deadline: float, before: list[dict]) -> tuple[list[dict], str]:
     """(what a child measured, what went wrong in words); `before` is what earlier ones measured."""
-    command = [sys.executable, "-m", "flexseg.launch.gpu_check", f"--child={devices}", f"--data_dir={data_dir}", *sys.argv[1:]]
+    command = [sys.executable, __file__, f"--child={devices}", f"--data_dir={data_dir}", *sys.argv[1:]]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     lines: queue.Queue = queue.Queue()
 
