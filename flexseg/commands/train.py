@@ -92,7 +92,7 @@ def run(
             except UserError:
                 if fresh and not directory.started:  # refused before anything of a run was written: nothing is left
                     write_tracebacks_to(None)
-                    directory.close_log(remove=True)
+                    directory.remove_log()
                 raise
     finally:
         if fresh:

@@ -73,14 +73,13 @@ class RunDirectory:
         log.setLevel(logging.INFO)
         log.propagate = False  # absl would print every line a second time
 
-    def close_log(self, *, remove: bool) -> None:
-        """Ends what `make` began; `remove` takes `log.txt` away too, for a start that was refused before it wrote anything of a run."""
+    def remove_log(self) -> None:
+        """Takes `log.txt` back, for a start that was refused before it wrote anything of a run."""
         log = logging.getLogger("flexseg")
         for handler in [other for other in log.handlers if isinstance(other, logging.FileHandler)]:
             log.removeHandler(handler)
             handler.close()
-        if remove:
-            self.log.unlink(missing_ok=True)
+        self.log.unlink(missing_ok=True)
 
     def write_environment(self, environment: dict) -> None:
         """Writes `environment.json`: versions, devices, the dataset's place, what `auto` became."""
