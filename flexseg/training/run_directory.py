@@ -52,7 +52,8 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir={self.path}", expected="a directory", found="a file")
         entries = set() if self.started or not self.path.is_dir() else set(self.path.iterdir())
-        entries -= {self.log, self.lock_file}  # a log of refusals is no run
+        # A log of refusals is no run, nor is what a lock leaves behind when its holder is killed.
+        entries = {entry for entry in entries if entry != self.log and not entry.name.startswith(self.lock_file.name)}
         begun = {self.manifest, self.label_map, self.environment, self.summary, self.operative_config}  # a start cut off before config.gin
         if entries and not (self.manifest in entries and entries <= begun):
             raise UserError(
