@@ -5,11 +5,11 @@
     reporter.epoch(4, step=1600, train={...}, valid={...}, facts={"learning_rate": 1e-3, ...})
 """
 
+import time
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from flexseg.console import say
 from flexseg.evaluation.csv_log import CsvLog
@@ -45,9 +45,9 @@ class Reporter:
         self._losses.truncate_after(epoch)
         self._scores.truncate_after(epoch)
         for split in ("train", "valid"):
-            mark = EventFileWriter(str(self._run.tensorboard / split))
-            mark.add_event(event_pb2.Event(step=epoch + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
-            mark.close()
+            mark = event_pb2.Event(wall_time=time.time(), step=epoch + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+            # Into the file of the events themselves: TensorBoard reads files in the order of their names, and two of one second have none.
+            tf.raw_ops.ImportEvent(writer=self._writer(split)._resource, event=mark.SerializeToString())
 
     def texts(self, **texts: str) -> None:
         """Shows texts (config, model summary) in TensorBoard, as they are."""
