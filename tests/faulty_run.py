@@ -5,6 +5,7 @@
 At call number CALL (from 1) of the function that FAULT names, the process
     step, validation, checkpoint    is killed with SIGKILL: inside an epoch, inside the validation, with half a checkpoint written
     SIGUSR1, SIGTERM, SIGINT        is sent that signal, at a step
+    early                           is sent SIGTERM, before the model is built
     full_disk                       finds no room for a checkpoint's arrays
 """
 
@@ -41,6 +42,7 @@ def kill(*_) -> None:
 def plant() -> None:
     from flexseg.inference import weights
     from flexseg.inference.predictor import Predictor
+    from flexseg.training.session import Session
     from flexseg.training.trainer import Trainer
 
     def write_half_and_kill(stream, **_):
@@ -58,6 +60,8 @@ def plant() -> None:
         before(Predictor, "step", kill)
     elif FAULT in ("checkpoint", "full_disk"):
         before(weights.np, "savez", write_half_and_kill if FAULT == "checkpoint" else fill_the_disk)
+    elif FAULT == "early":
+        before(Session, "_make", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     elif FAULT != "none":
         before(Trainer, "one_step", lambda *_: os.kill(os.getpid(), signal.Signals[FAULT]))
 

@@ -15,6 +15,7 @@ from flexseg.commands import dispatcher
 from flexseg.errors import UserError
 from flexseg.inference.weights import read_folder
 from flexseg.training.interruption import Interrupted, Interruption, StopRequested
+from flexseg.training.reporter import Reporter
 
 PARAMS = ("flex_unet.dropout_rate=0.1", "train.deterministic=True", "train.steps_per_epoch=3", "train.epochs=3", "train.checkpoint_minutes=0")
 
@@ -25,6 +26,14 @@ def whole(toy, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole") / "run"
     toy_runs.train(toy, workdir, *PARAMS)
     return toy_runs.outcome(workdir)
+
+
+@pytest.fixture(autouse=True)
+def _heard():
+    """The tests may have been started by a shell's `&`, which has everything behind it ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +48,35 @@ def test_a_signal_ends_in_a_checkpoint_and_its_exit_code_and_the_same_command_go
     assert not (workdir / "run.lock").exists() and not (workdir / "finished.json").exists()
     assert "resumed after epoch 1, step 5" in toy_runs.train(toy, workdir, *PARAMS)
     assert toy_runs.outcome(workdir) == whole
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_first_step_ends_at_once_and_leaves_what_was_there(toy, tmp_path, whole):
+    workdir = tmp_path / "run"
+    said = "flexseg train: SIGTERM: nothing was trained yet that is not in a checkpoint, the same command goes on\n"
+    ended = toy_runs.process(toy, workdir, *PARAMS, fault="early", call=1)
+    assert (ended.returncode, ended.stderr) == (143, said)
+    assert not workdir.exists(), "of a run that was never begun nothing stays"
+    toy_runs.train(toy, workdir, *PARAMS, "train.epochs=1")
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.name != "log.txt"}
+    ended = toy_runs.process(toy, workdir, *PARAMS, fault="early", call=1)
+    assert (ended.returncode, ended.stderr) == (143, said)
+    assert before == {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.name != "log.txt"}
+    toy_runs.train(toy, workdir, *PARAMS)
+    assert toy_runs.outcome(workdir) == whole
+
+
+def test_a_signal_after_the_last_step_comes_too_late(toy, tmp_path, monkeypatch):
+    curves = Reporter.curves
+
+    def late(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        curves(self)
+
+    monkeypatch.setattr(Reporter, "curves", late)
+    assert "ended: epochs" in toy_runs.train(toy, tmp_path / "run", *PARAMS, "train.epochs=1")
+    assert (tmp_path / "run" / "finished.json").is_file() and (tmp_path / "run" / "train_losses.png").is_file()
 
 
 def test_the_stop_file_ends_the_run_with_0_and_is_removed_once_its_checkpoint_is_written(toy, tmp_path, whole):
@@ -73,7 +111,7 @@ def test_a_signal_in_the_validation_does_not_wait_for_its_end(toy, tmp_path, mon
 
 def test_a_second_ctrl_c_does_not_wait_and_handlers_are_put_back():
     before = signal.getsignal(signal.SIGINT)
-    with Interruption(Path("none")) as interruption:
+    with Interruption(Path("none")) as interruption, interruption.deferred():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(StopRequested):
             interruption.check()

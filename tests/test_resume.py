@@ -10,10 +10,11 @@ import toy_runs
 import toys
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # as TensorBoard itself reads
 
+from flexseg.errors import UserError
 from flexseg.evaluation.csv_log import read_rows
 from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import read_folder
-from flexseg.training import run_directory, session, trainer
+from flexseg.training import checkpoint_clock, run_directory, session
 from flexseg.training.trainer import Trainer
 
 # Everything that could carry state from step to step: dropout, moving statistics, random crops, Adam's moments, a schedule, a plateau.
@@ -68,7 +69,7 @@ def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(
         return original(self, *arguments)
 
     monkeypatch.setattr(Trainer, method, killed)
-    monkeypatch.setattr(trainer, "_CHECKPOINT_SHARE", math.inf)  # at the end of every epoch, however long it takes
+    monkeypatch.setattr(checkpoint_clock, "_EPOCH_END_SHARE", math.inf)  # at the end of every epoch, however long it takes
     with pytest.raises(Killed):
         toy_runs.train(toy, tmp_path / "run", *params)
     monkeypatch.undo()
@@ -155,7 +156,7 @@ def test_a_start_that_was_killed_before_its_config_was_written_can_be_repeated(t
         toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")
     monkeypatch.undo()
     assert not (tmp_path / "run" / "config.gin").exists() and (tmp_path / "run" / "manifest.json").exists()
-    monkeypatch.setattr(Trainer, "train", lambda self, **_: "epochs")
+    monkeypatch.setattr(Trainer, "train", lambda *_, **__: "epochs")
     toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")
     assert json.loads((tmp_path / "run" / "label_map.json").read_text()) == toy.manifest.label_map
 
@@ -170,3 +171,14 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted
     assert f"{newest} is damaged" in said and "resumed after epoch 4, step 14" in said
     _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
     assert [int(row[0]) for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_as_it_stands(uninterrupted, toy, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "model.npz").write_bytes(b"garbage")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "log.txt"}
+    with pytest.raises(UserError, match="damaged ones; start again in another --workdir"):
+        toy_runs.train(toy, run, *FULL, "train.epochs=6")
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "log.txt"}

@@ -59,6 +59,7 @@ def run(
     from flexseg.commands.dispatcher import write_tracebacks_to
     from flexseg.data.dataset import open_dataset
     from flexseg.files.lock import FolderLock
+    from flexseg.training.interruption import Interrupted, Interruption
     from flexseg.training.run_directory import RunDirectory
     from flexseg.training.session import Session
 
@@ -81,16 +82,16 @@ def run(
     fresh = not directory.path.exists()
     directory.make()
     try:
-        with FolderLock(directory.lock_file, what="flexseg train") as lock:
+        with FolderLock(directory.lock_file, what="flexseg train") as lock, Interruption(directory.stop_file) as interruption:
             write_tracebacks_to(directory.log)
             try:
                 if directory.started:  # by another process, between the look above and the lock
                     _refuse_other_config(directory, configuration, experiment)
                 session = Session(experiment, built, directory, **machine)
                 print(facts, "\n")
-                session.train(init_from=init_from, operative_config=configuration.operative, check=lock.check)
-            except UserError:
-                if fresh and not directory.started:  # refused before anything of a run was written: nothing is left
+                session.train(interruption, init_from=init_from, operative_config=configuration.operative, check=lock.check)
+            except (UserError, Interrupted):
+                if fresh and not directory.started:  # refused or stopped, before anything of a run was written: nothing is left
                     write_tracebacks_to(None)
                     directory.remove_log()
                 raise

@@ -36,8 +36,12 @@ def named_arrays(replicas: Replicas, variables: Sequence) -> dict[str, np.ndarra
     return {f"{place:04d} {getattr(v, 'path', v.name)}": replicas.read(v) for place, v in enumerate(variables)}
 
 
-def write_folder(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], facts: dict) -> None:
-    """Writes arrays and facts to `folder`; an older folder of that name is replaced once the new one is safe on the disk."""
+def write_folder(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], facts: dict, *, keep_replaced: bool = False) -> None:
+    """Writes arrays and facts to `folder`; an older folder of that name is replaced once the new one is safe on the disk.
+
+    With `keep_replaced`, the older folder stays beside it, hidden, until `forget_replaced` or `put_back_replaced`; where one stays already,
+    it is that one which goes on staying.
+    """
     writing = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
@@ -53,20 +57,39 @@ def write_folder(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], fa
     except BaseException:  # a full disk most of all: what is half-written takes the room of what is to come
         shutil.rmtree(writing, ignore_errors=True)
         raise
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
+    old = _replaced(folder)
+    if folder.exists() and keep_replaced and old.exists():
+        shutil.rmtree(folder)
+    elif folder.exists():
+        forget_replaced(folder)
         folder.rename(old)
     writing.rename(folder)
     _flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if not keep_replaced:
+        forget_replaced(folder)
 
 
 def recover(folder: Path) -> None:
     """Puts back the older `folder` where a replacement was cut off between its two renames."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists() and not folder.exists():
+    if not folder.exists():
+        put_back_replaced(folder)
+
+
+def put_back_replaced(folder: Path) -> None:
+    """Puts the older folder, if it is still there, in the place of `folder`."""
+    old = _replaced(folder)
+    if old.exists():
+        shutil.rmtree(folder, ignore_errors=True)
         old.rename(folder)
+
+
+def forget_replaced(folder: Path) -> None:
+    """Removes the older folder."""
+    shutil.rmtree(_replaced(folder), ignore_errors=True)
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def damage(folder: Path) -> str:
@@ -99,7 +122,12 @@ def read_folder(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict]:
         wrong = str(error)
     if wrong:
         raise UserError(folder, expected="whole weights written by flexseg", found=wrong)
-    return parts, json.loads((folder / _FACTS).read_text())
+    return parts, read_facts(folder)
+
+
+def read_facts(folder: Path) -> dict:
+    """The facts of a whole folder, without its arrays."""
+    return json.loads((folder / _FACTS).read_text())
 
 
 def assign(replicas: Replicas, variables: Sequence, arrays: Mapping[str, np.ndarray], *, where: object, other_shapes: bool = False) -> list[str]:

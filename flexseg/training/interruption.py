@@ -1,17 +1,21 @@
 """Interruption: what asks a run to stop, and how it ends then.
 
     with Interruption(run.stop_file) as interruption:
-        ...
-        interruption.check()        # after every step and every batch of the validation
+        ...                                 # a signal ends this at once: nothing is trained yet
+        with interruption.deferred():
+            interruption.check()            # after every step and every batch of the validation
 
-A signal is noted and acted on at the next `check`, where the state is whole: the trainer writes a checkpoint and leaves with the code that
-schedulers know: 75 after SIGUSR1 (Slurm's warning: "run me again"), 143 after SIGTERM, 130 after SIGINT (Ctrl-C). A second Ctrl-C does not wait
-for the checkpoint. The stop file ends the run with 0 and is removed once its checkpoint is written.
+While training, a signal is noted and acted on at the next `check`, where the state is whole: the trainer writes a checkpoint and leaves with the
+code that schedulers know: 75 after SIGUSR1 (Slurm's warning: "run me again"), 143 after SIGTERM, 130 after SIGINT (Ctrl-C). A second Ctrl-C does
+not wait for the checkpoint. A signal after the last step comes too late: the run ends as finished. The stop file ends the run with 0 and is
+removed once its checkpoint is written.
 """
 
+import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _EXIT_CODES = {signal.SIGUSR1: 75, signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -19,7 +23,7 @@ _LOOK_SECONDS = 1.0  # between two looks for the stop file, which may lie on a s
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that ended by a signal, after its checkpoint; `exit_code` is the command's."""
+    """A run that ended by a signal, with nothing lost; `exit_code` is the command's."""
 
     def __init__(self, message: str, *, exit_code: int):
         super().__init__(message)
@@ -35,7 +39,7 @@ class StopRequested(Exception):  # noqa: N818  (it is no error)
 
 
 class Interruption:
-    """Listens for signals and for the stop file while a run trains.
+    """Listens for signals from the first look at the run directory to the last file, and for the stop file while a run trains.
 
     Args:
       stop_file: whose existence ends the run.
@@ -43,6 +47,7 @@ class Interruption:
 
     def __init__(self, stop_file: Path):
         self._stop_file, self._signal, self._before, self._looked_at = Path(stop_file), None, {}, float("-inf")
+        self._deferred = False
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread install handlers
@@ -55,7 +60,19 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Signals wait for `check`."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
     def _note(self, number: int, frame) -> None:
+        if not self._deferred:
+            name = signal.Signals(number).name
+            raise Interrupted(f"{name}: nothing was trained yet that is not in a checkpoint, the same command goes on", exit_code=_EXIT_CODES[number])
         if self._signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self._signal = signal.Signals(number)

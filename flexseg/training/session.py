@@ -1,7 +1,7 @@
 """Session: one start of one run: what `auto` became, what is printed before work begins, and the work.
 
     session = Session(experiment, dataset, run, config=text, user_modules=[], replicas=0, logical_cpus=0)
-    session.train(init_from=None, operative_config=configuration.operative)
+    session.train(interruption, init_from=None, operative_config=configuration.operative)
     session.dry_run()
 """
 
@@ -25,6 +25,7 @@ from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import assign, model_variables, read_folder
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
+from flexseg.training.interruption import Interruption
 from flexseg.training.precision import precision_scope, resolve_precision
 from flexseg.training.run_directory import RunDirectory
 from flexseg.training.trainer import TRAIN, Trainer
@@ -81,13 +82,13 @@ class Session:
                 cure=f'--gin_param="train.batch_size_per_replica=None" --gin_param="train.global_batch_size={stored["global_batch_size"]}"',
             )
 
-    def train(self, *, init_from: str | None, operative_config: Callable[[], str], check: Callable[[], None]) -> None:
+    def train(self, interruption: Interruption, *, init_from: str | None, operative_config: Callable[[], str], check: Callable[[], None]) -> None:
         """Trains to the end.
 
         Args:
           init_from: a run directory whose best weights a fresh run starts from.
           operative_config: tells the parameters that gin supplied, called when all were.
-          check: see `Trainer.train`.
+          interruption, check: see `Trainer.train`.
         """
         run = self._run
         run.refuse_other_dataset(self._dataset.directory)
@@ -97,7 +98,8 @@ class Session:
             return
         with precision_scope(self._precision):
             assembly, trainer = self._make()
-            if init_from and any(run.checkpoints.glob("step_*")):
+            resumed = trainer.restore()
+            if init_from and resumed:
                 say("this run goes on from its own checkpoint; --init_from=%s served its beginning", init_from)
             elif init_from:
                 self._init(assembly, init_from)
@@ -107,7 +109,7 @@ class Session:
             replace_file(run.operative_config, operative_config().encode())
             replace_file(run.config, self._config.encode())  # last: a directory with a config.gin holds all the rest
             self._print_facts(assembly, trainer)
-            reason = trainer.train(check=check)
+            reason = trainer.train(interruption, check=check)
         say("ended: %s", reason)
 
     def dry_run(self, *, init_from: str | None) -> None:

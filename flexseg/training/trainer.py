@@ -1,7 +1,9 @@
 """Trainer: the loop. Steps, validation, what is watched, checkpoints.
 
     trainer = Trainer(assembly, experiment, dataset, run)
-    trainer.train()
+    trainer.restore()
+    with Interruption(run.stop_file) as interruption:
+        trainer.train(interruption)
 
 The story of a run: restore, then epoch by epoch steps → validation → report → pictures → plateau and early stopping → best weights →
 checkpoint, and at the end the sheet of pictures. The host waits for step k only after step k + 1 was dispatched.
@@ -20,12 +22,13 @@ from flexseg.data.ram_cache import RamCache
 from flexseg.data.stream import Stream
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.step import TrainStep
-from flexseg.errors import UserError, suggest
+from flexseg.errors import UserError
 from flexseg.evaluation.evaluate import evaluate_split
 from flexseg.files.atomic import replace_file
-from flexseg.inference.weights import model_variables, named_arrays, recover, write_folder
 from flexseg.objectives.measures import Meter
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
+from flexseg.training.best_weights import BestWeights
+from flexseg.training.checkpoint_clock import CheckpointClock
 from flexseg.training.epoch_pictures import EpochPictures
 from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.interruption import Interruption, StopRequested
@@ -33,10 +36,9 @@ from flexseg.training.reporter import Reporter
 from flexseg.training.run_directory import RunDirectory
 from flexseg.training.throughput import Throughput
 from flexseg.training.train_state import TrainState
-from flexseg.training.watch import Best, Plateau
+from flexseg.training.watch import Best, Plateau, monitor_mode
 
 TRAIN, VALID = "train", "valid"
-_CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into the checkpoints at the ends of epochs
 
 
 class Trainer:
@@ -92,44 +94,63 @@ class Trainer:
             xla=assembly.xla,
         )
         self._validates = dataset.has(VALID)
-        mode = self._mode()
+        mode = monitor_mode(
+            settings.mode,
+            settings.monitor,
+            higher_is_better={metric.name: metric.higher_is_better for metric in assembly.measures.metrics},
+            class_names=dataset.label_map.class_names,
+            validates=self._validates,
+        )
         self._best = Best(mode=mode, patience=settings.patience)
         self._plateau = Plateau(experiment.plateau, mode=mode)
         self._meter = Meter(assembly.measures)
+        self._best_weights = BestWeights(run.best, replicas, assembly.model)
         self._state = TrainState(
             run.checkpoints, replicas, model=assembly.model, optimizer=self.optimizer, loss_scale=self.loss_scale, keep=settings.keep
         )
+        self._clock = CheckpointClock(every_steps=settings.checkpoint_steps, every_minutes=settings.checkpoint_minutes)
         self.step, self._epochs_done, self._skipped = 0, 0, 0
         self._pending = None
         self._checks: tuple[Callable[[], None], ...] = ()
         self._throughput = Throughput()
-        self._saved_at, self._save_seconds, self._checkpoint_seconds = time.monotonic(), 0.0, 0.0
 
-    def train(self, *, check: Callable[[], None] = lambda: None) -> str:
-        """Trains to the end and returns why it ended, in words.
+    def restore(self) -> bool:
+        """Goes back to the newest whole checkpoint of the run directory; false where there is none.
+
+        Raises:
+          UserError: when every checkpoint is damaged, or another model wrote it.
+        """
+        host = self._state.restore()
+        if host is not None:
+            self.step, self._epochs_done, self._skipped = host["step"], host["epochs_done"], host["skipped"]
+            self._meter.restore(host["meter"])
+            self._best.restore(host["best"])
+            self._plateau.restore(host["plateau"])
+        self._best_weights.restored(step=self.step)
+        return host is not None
+
+    def train(self, interruption: Interruption, *, check: Callable[[], None] = lambda: None) -> str:
+        """Trains from the step that the state stands at to the end, and returns why it ended, in words.
 
         Args:
+          interruption: what may ask the run to stop.
           check: called after every step and every batch of the validation; what it raises ends the run where it stands.
 
         Raises:
           Interrupted: after a signal, once its checkpoint is written.
         """
         settings = self._settings
-        recover(self._run.best)
-        host = self._state.restore()
         metrics = [metric.name for metric in self._assembly.measures.metrics]
-        again = host is not None or self._run.losses_csv.is_file()  # a run killed before its first checkpoint begins anew
+        again = self.step > 0 or self._run.losses_csv.is_file()  # a run killed before its first checkpoint begins anew
         reporter = Reporter(self._run, metrics=metrics, leaked=self._dataset.manifest.leaked)
-        if host is not None:
-            self._restore_host(host)
         reporter.start(epoch=self._epochs_done)
         if again:
             say("resumed after epoch %d, step %d", self._epochs_done, self.step)
         else:
             reporter.texts(config=self._run.config.read_text(), model=self._assembly.summary())
         batches = self._assembly.replicas.distribute(self.stream.batches(self.step, replicas=self._assembly.replicas.count))
-        with Interruption(self._run.stop_file) as interruption:
-            self._checks = (check, interruption.check)
+        self._checks = (check, interruption.check)
+        with interruption.deferred():
             try:
                 while self._epochs_done < settings.epochs and not self._best.exhausted:
                     epoch = self._epochs_done + 1
@@ -139,8 +160,11 @@ class Trainer:
                 self._save()
                 reporter.close()
                 return interruption.end(request.signal, step=self.step)
+            return self._finish(reporter)
+
+    def _finish(self, reporter: Reporter) -> str:
         reason, last = ("early stopping" if self._best.exhausted else "epochs"), self._epochs_done
-        if self._pictures.due(last, last=True) and not self._pictures.due(last, last=last == settings.epochs):
+        if self._pictures.due(last, last=True) and not self._pictures.due(last, last=last == self._settings.epochs):
             reporter.images(last, self._pictures.draw(last))
         self._save()
         self._run.stop_file.unlink(missing_ok=True)  # laid after the last look
@@ -159,7 +183,7 @@ class Trainer:
                 self.one_step(batches)
                 bar.update(self._meter.results)
                 self._check()  # first: a stop writes its checkpoint itself
-                if self._checkpoint_due():
+                if self._clock.due(self.step):
                     self._save()
             self.settle()
         self._throughput.pause()
@@ -220,7 +244,7 @@ class Trainer:
         valid = self.validate() if due else None
         panels = self._pictures.draw(epoch) if self._pictures.due(epoch, last=epoch == settings.epochs) else {}
         facts = {"learning_rate": rate, "loss_scale": float(self.loss_scale.scale.numpy()), **self._throughput.facts(), **self._memory()}
-        facts["seconds_in_checkpoints"] = self._checkpoint_seconds  # since the last epoch was reported
+        facts["seconds_in_checkpoints"] = self._clock.take_seconds()
         reporter.epoch(epoch, step=self.step, train=train, valid=valid, facts=facts)
         if panels:
             reporter.images(epoch, panels)
@@ -232,14 +256,12 @@ class Trainer:
         self._epochs_done = epoch
         self._meter.reset()
         self._throughput.reset()
-        self._checkpoint_seconds = 0.0
-        if self._checkpoint_due() or time.monotonic() - self._saved_at > self._save_seconds / _CHECKPOINT_SHARE:
+        if self._clock.due(self.step, epoch_end=True):
             self._save()
 
     def _watch(self, value: float, epoch: int) -> None:
         if self._best.update(value, epoch=epoch):
-            facts = {"epoch": epoch, "step": self.step, "monitor": self._settings.monitor, "value": value}
-            write_folder(self._run.best, {"model": named_arrays(self._assembly.replicas, model_variables(self._assembly.model))}, facts)
+            self._best_weights.write({"epoch": epoch, "step": self.step, "monitor": self._settings.monitor, "value": value})
         if self._plateau.update(value, learning_rate=self._experiment.optimizer.learning_rate):
             say("learning rate reduced to %.3g: %s did not improve", self.learning_rate(self.step), self._settings.monitor)
 
@@ -268,23 +290,6 @@ class Trainer:
         factor = self._experiment.schedule.factor(step, epochs=self._settings.epochs, steps_per_epoch=self.steps_per_epoch)
         return self._experiment.optimizer.learning_rate * factor * self._plateau.factor
 
-    def _mode(self) -> str:
-        settings = self._settings
-        metrics = {metric.name: metric for metric in self._assembly.measures.metrics}
-        train = ["loss", *metrics]
-        valid = [f"val_{name}" for name in [*train, *(f"dice/{name}" for name in self._dataset.label_map.class_names)]]
-        if settings.monitor not in train + valid:
-            cure = f"bind one of them.{suggest(settings.monitor, train + valid)}"
-            raise UserError("train.monitor", expected="one of " + ", ".join(train + valid), found=repr(settings.monitor), cure=cure)
-        if settings.monitor in valid and not self._validates:
-            raise UserError(
-                "train.monitor", expected="a validation split for " + settings.monitor, found="none", cure="--gin_param=\"train.monitor='loss'\""
-            )
-        if settings.mode != "auto":
-            return settings.mode
-        name = settings.monitor.removeprefix("val_")
-        return "min" if name == "loss" or (name in metrics and not metrics[name].higher_is_better) else "max"
-
     def _check_padding(self) -> None:
         inputs, assembly = self._experiment.inputs, self._assembly
         if inputs.fit == "pad":
@@ -298,12 +303,6 @@ class Trainer:
             facts["device_peak_memory_gib"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**30
         return facts
 
-    def _checkpoint_due(self) -> bool:
-        settings = self._settings
-        by_steps = settings.checkpoint_steps and self.step % settings.checkpoint_steps == 0
-        by_time = settings.checkpoint_minutes and time.monotonic() - self._saved_at > 60 * settings.checkpoint_minutes
-        return bool(by_steps or by_time)
-
     def _save(self) -> None:
         self.settle()
         host = {
@@ -311,14 +310,6 @@ class Trainer:
             "plateau": self._plateau.state(), "skipped": self._skipped,
         }  # fmt: skip
         self._throughput.pause()
-        began = time.monotonic()
-        self._state.save(step=self.step, host=host)
-        self._saved_at = time.monotonic()
-        self._save_seconds = self._saved_at - began
-        self._checkpoint_seconds += self._save_seconds
-
-    def _restore_host(self, host: dict) -> None:
-        self.step, self._epochs_done, self._skipped = host["step"], host["epochs_done"], host["skipped"]
-        self._meter.restore(host["meter"])
-        self._best.restore(host["best"])
-        self._plateau.restore(host["plateau"])
+        with self._clock.saving():
+            self._state.save(step=self.step, host=host)
+        self._best_weights.checkpointed()

@@ -10,10 +10,37 @@ ReduceLROnPlateau; in the reference the reducer could never act (a misspelt argu
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 
 import gin
 
-from flexseg.errors import UserError
+from flexseg.errors import UserError, suggest
+
+
+def monitor_mode(mode: str, monitor: str, *, higher_is_better: Mapping[str, bool], class_names: Sequence[str], validates: bool) -> str:
+    """`min` or `max` for what `train.mode` says of `train.monitor`.
+
+    Args:
+      mode: `auto`, `min` or `max`.
+      monitor: the name of a loss or metric, with `val_` before it for that of the validation.
+      higher_is_better: by name of a metric.
+      class_names: whose Dice the validation tells.
+      validates: whether there is a validation split.
+
+    Raises:
+      UserError: for a name that nothing has, or one of the validation where there is none.
+    """
+    train = ["loss", *higher_is_better]
+    valid = [f"val_{name}" for name in [*train, *(f"dice/{name}" for name in class_names)]]
+    if monitor not in train + valid:
+        cure = f"bind one of them.{suggest(monitor, train + valid)}"
+        raise UserError("train.monitor", expected="one of " + ", ".join(train + valid), found=repr(monitor), cure=cure)
+    if monitor in valid and not validates:
+        raise UserError("train.monitor", expected="a validation split for " + monitor, found="none", cure="--gin_param=\"train.monitor='loss'\"")
+    if mode != "auto":
+        return mode
+    name = monitor.removeprefix("val_")
+    return "max" if higher_is_better.get(name, name != "loss") else "min"
 
 
 class Best:

@@ -1,0 +1,46 @@
+"""BestWeights: `best/` of a run directory, which evaluation and prediction read.
+
+    best = BestWeights(run.best, replicas, model)
+    best.write({"epoch": 12, "step": 4800, "monitor": "val_loss", "value": 0.21})
+    best.checkpointed()                 # a checkpoint is written that knows of them
+    best.restored(step=4400)            # the run went back to a checkpoint
+
+Between the two, the best weights before stay on the disk: a run that is cut off there goes back to a checkpoint of which they are part, and
+may, unless it is deterministic, never see the abandoned ones again.
+"""
+
+from pathlib import Path
+
+import keras
+
+from flexseg.distribution.replicas import Replicas
+from flexseg.inference.weights import damage, forget_replaced, model_variables, named_arrays, put_back_replaced, read_facts, recover, write_folder
+
+
+class BestWeights:
+    """The best weights of a run.
+
+    Args:
+      folder: where they lie.
+      replicas: the devices.
+      model: whose weights.
+    """
+
+    def __init__(self, folder: Path, replicas: Replicas, model: keras.Model):
+        self._folder, self._replicas, self._model = folder, replicas, model
+
+    def write(self, facts: dict) -> None:
+        """Replaces them by the model's present weights; `facts` holds `epoch` and `step` and goes beside them."""
+        arrays = named_arrays(self._replicas, model_variables(self._model))
+        write_folder(self._folder, {"model": arrays}, facts, keep_replaced=True)
+
+    def checkpointed(self) -> None:
+        """A checkpoint was written that these weights belong to."""
+        forget_replaced(self._folder)
+
+    def restored(self, *, step: int) -> None:
+        """The run stands at `step` again: weights of a later one give way to those before, where these are still there."""
+        recover(self._folder)
+        if not damage(self._folder) and read_facts(self._folder)["step"] > step:
+            put_back_replaced(self._folder)
+        forget_replaced(self._folder)
