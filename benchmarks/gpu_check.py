@@ -31,7 +31,7 @@ flags.DEFINE_integer("steps", 200, "Steps of each combination.", lower_bound=2)
 flags.DEFINE_integer("image_size", 512, "Height and width of the network's input in pixels.", lower_bound=32)
 flags.DEFINE_integer("num_layers", 8, "Levels of the network, 8 in both settings.", lower_bound=2)
 flags.DEFINE_integer("global_batch_size", 2, "Examples a step over all devices, 2 in both settings.", lower_bound=2)
-flags.DEFINE_integer("gpu_memory_mib", 16384, "Memory of each of two logical GPUs.", lower_bound=1024)
+flags.DEFINE_integer("gpu_memory_mib", 0, "Memory of each of two logical GPUs; 0 for 45 % of the smallest card's.", lower_bound=0)
 flags.DEFINE_float("minutes", 10, "What is not done by then is left out, and said.", lower_bound=0)
 flags.DEFINE_float("silence", 180, "Seconds without a step, compilation included, that count as a hang.", lower_bound=1)
 flags.DEFINE_integer("child", 0, "Internal: run all combinations on this many devices.")
@@ -110,8 +110,15 @@ def open_devices(count: int):
         raise SystemExit("gpu_check: expected a GPU, found none. To mend it: install the extra [gpu], or --devices=cpu to try this program")
     tf.config.set_visible_devices(gpus, "GPU")
     if count > 1:
-        tf.config.set_logical_device_configuration(gpus[0], [tf.config.LogicalDeviceConfiguration(memory_limit=FLAGS.gpu_memory_mib)] * count)
+        half = tf.config.LogicalDeviceConfiguration(memory_limit=FLAGS.gpu_memory_mib or card_memory_mib() * 45 // 100)
+        tf.config.set_logical_device_configuration(gpus[0], [half] * count)
     return open_replicas(global_batch_size=FLAGS.global_batch_size, logical_gpus=count)
+
+
+def card_memory_mib() -> int:
+    """Memory of the smallest card of this machine; which of them TensorFlow sees is not told by a number that nvidia-smi knows."""
+    told = subprocess.run(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True)
+    return min(int(line) for line in told.stdout.split())
 
 
 def child() -> None:

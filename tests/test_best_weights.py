@@ -45,7 +45,7 @@ def present(tmp_path) -> int:
         ("3 checkpoint 6 9", 4, 3),  # and 9, which took the place of 6
         ("3 checkpoint 6 checkpoint", 6, 6),
         ("3 checkpoint 6 checkpoint 9", 6, 6),
-        ("3 6", 0, 6),  # no checkpoint was ever written: there is nothing better
+        ("6", 0, 6),  # no checkpoint was ever written: there is nothing better
         ("3 checkpoint 6 checkpoint", 3, 6),  # back to the checkpoint before a damaged one: 3 is gone
     ],
 )

@@ -4,6 +4,8 @@ FlexUNet at 64 x 64 on the same global batch with unequal weights, dropout 0. In
 in float32. How the step deals with losses, clipping and the loss scale: test_step.py.
 """
 
+import functools
+
 import numpy as np
 import pytest
 from test_step import ADAM, MOMENTUM, SGD, rig
@@ -11,6 +13,7 @@ from test_step import ADAM, MOMENTUM, SGD, rig
 from flexseg.distribution.loss_scale import INITIAL
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope
+from flexseg.training.schedules import Schedule
 
 SIZE, BATCH = 64, 8
 _random = np.random.default_rng(1)
@@ -29,6 +32,7 @@ def slow_unless(fast, *values):
 VARIANTS = [slow_unless(n == "group" and xla or n == "sync_batch", n, xla) for n, xla in (("none", False), ("none", True), ("group", False), ("group", True), ("sync_batch", False))]
 
 
+@functools.cache
 def reduced_gradients(count, policy, **options) -> dict[str, np.ndarray]:
     with precision_scope(policy):
         made = rig(count, KEEP_GRADIENT, policy=policy, **UNET, **options)
@@ -53,23 +57,61 @@ def test_in_float32_the_reduced_gradients_agree_to_its_rounding():
     assert_alike(reduced_gradients(2, "float32"), reduced_gradients(1, "float32"), 1e-5)
 
 
+@functools.cache  # of one device, which many are compared with
+def weights_after(count, settings, rates, *, xla=False, **options):
+    """(trainable weights at the start, those after a step at each of `rates`)."""
+    with precision_scope("float64"):
+        made = rig(count, settings, xla=xla, **UNET, **options)
+        start = [made.replicas.read(v) for v in made.model.trainable_variables]
+        for number, rate in enumerate(rates):
+            assert bool(made.run(number, rate=rate, weights=WEIGHTS).applied)
+        return start, [made.replicas.read(v) for v in made.model.trainable_variables]
+
+
+def assert_same_way(found, expected):
+    """To 1e-10 where a weight moved by at least 1e-3: Adam turns a gradient that is nothing but rounding into a whole step."""
+    start, end = expected
+    moved = [np.abs(now - was) >= 1e-3 for now, was in zip(end, start, strict=True)]
+    assert np.concatenate([m.ravel() for m in moved]).mean() > 0.3, "weights that do not move prove nothing"
+    for mine, theirs, where in zip(found[1], end, moved, strict=True):
+        assert np.abs(mine - theirs)[where].max(initial=0) <= 1e-10
+
+
 @pytest.mark.parametrize("settings", [slow_unless(True, (SGD, 10)), slow_unless(False, (ADAM, 5))], ids=["SGD", "Adam"])
 @pytest.mark.parametrize(("normalization", "xla"), [slow_unless(n == "sync_batch", n, x) for n, x in (("none", False), ("none", True), ("group", False), ("group", True), ("sync_batch", False))])
 def test_weights_after_some_steps_are_those_of_one_device(normalization, xla, settings):
     optimizer, steps = settings
-    weights, counts = {}, (1, 2) if xla else (1, 2, 4)
-    for count in counts:
-        with precision_scope("float64"):
-            made = rig(count, optimizer, normalization=normalization, xla=xla and count > 1, **UNET)
-            start = [made.replicas.read(v) for v in made.model.trainable_variables]
-            for number in range(steps):
-                made.run(number, rate=optimizer.learning_rate, weights=WEIGHTS)
-            weights[count] = [made.replicas.read(v) for v in made.model.trainable_variables]
-    moved = [np.abs(now - was) >= 1e-3 for now, was in zip(weights[1], start, strict=True)]
-    assert np.concatenate([m.ravel() for m in moved]).mean() > 0.3, "weights that do not move prove nothing"
-    for count in counts[1:]:
-        for mine, theirs, where in zip(weights[count], weights[1], moved, strict=True):
-            assert np.abs(mine - theirs)[where].max(initial=0) <= 1e-10, f"{count} replicas"
+    rates = (optimizer.learning_rate,) * steps
+    expected = weights_after(1, optimizer, rates, normalization=normalization)
+    for count in (2,) if xla else (2, 4):
+        assert_same_way(weights_after(count, optimizer, rates, xla=xla, normalization=normalization), expected)
+
+
+SCHEDULED = {
+    "SGD, cosine": (OptimizerSettings(name="SGD", learning_rate=0.1, momentum=0.0), Schedule(name="cosine")),
+    "Nesterov momentum, polynomial": (OptimizerSettings(name="SGD", learning_rate=0.05, nesterov=True), Schedule(name="polynomial")),
+    "AdamW, warm-up": (OptimizerSettings(name="AdamW", learning_rate=0.02, weight_decay=0.05), Schedule(warmup_steps=3)),
+    "Adam by value, cosine to a tenth": (OptimizerSettings(learning_rate=0.02, clipvalue=1e-3), Schedule(name="cosine", final_factor=0.1)),
+    "SGD by norm, warm-up and cosine": (OptimizerSettings(name="SGD", learning_rate=0.2, clipnorm=0.05), Schedule(name="cosine", warmup_steps=2)),
+    "SGD by global norm, polynomial": (OptimizerSettings(name="SGD", learning_rate=0.2, global_clipnorm=0.2), Schedule(name="polynomial", power=2.0)),
+}
+
+
+@pytest.mark.parametrize("combination", [slow_unless(name == "AdamW, warm-up", name) for name in SCHEDULED])
+def test_every_optimizer_and_schedule_goes_where_one_device_goes(combination):
+    settings, schedule = SCHEDULED[combination]
+    rates = tuple(settings.learning_rate * schedule.factor(step, epochs=1, steps_per_epoch=6) for step in range(6))
+    assert len(set(rates)) > 2
+    alone, both = (weights_after(count, settings, rates, normalization="group") for count in (1, 2))
+    assert_same_way(both, alone)
+
+
+@pytest.mark.parametrize("normalization", ["none", pytest.param("group", marks=pytest.mark.slow)])
+def test_a_loss_of_the_whole_global_batch_has_the_gradients_of_one_device(normalization):
+    whole = {"normalization": normalization, "loss": "dice_loss", "reduction": "batch", "num_classes": 1}
+    expected = reduced_gradients(1, "float64", **whole)
+    for count in (2, 4):
+        assert_alike(reduced_gradients(count, "float64", **whole), expected, 1e-10)
 
 
 @pytest.mark.parametrize("normalization", ["none", "batch", "sync_batch", "group"])

@@ -7,7 +7,7 @@
 One forward pass, one way back to the own size: the same case gives the same mask from every command.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -97,13 +97,14 @@ class Predictor:
         with tf.device("CPU:0"):
             return class_ids(map_back(scores, own_size=own_size, fit=self.inputs.evaluation_fit))
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def predict(self, images: Sequence[np.ndarray], *, between_batches: Callable[[], None] = lambda: None) -> list[np.ndarray]:
         """Class ids uint8 [h, w] of images uint8 [h, w, C] of any sizes, as many at a time as there are replicas.
 
-        None may be larger than a padded input (`check_size`).
+        None may be larger than a padded input (`check_size`). What `between_batches` raises ends it.
         """
         found = []
         for start in range(0, len(images), self.replicas.count):
+            between_batches()
             group = [self._input(image) for image in images[start : start + self.replicas.count]]
             group += group[:1] * (self.replicas.count - len(group))
             count = len(group)

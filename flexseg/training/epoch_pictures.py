@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import gin
@@ -85,10 +86,11 @@ class EpochPictures:
         """Whether `epoch` is pictured: the first, every `every`-th after it, and the last."""
         return bool(self._cases) and (last or (epoch - 1) % self._settings.every == 0)
 
-    def draw(self, epoch: int) -> dict[str, np.ndarray]:
+    def draw(self, epoch: int, *, between_batches: Callable[[], None] = lambda: None) -> dict[str, np.ndarray]:
         """Predicts and draws every case, writes the PNG files of `epoch` and returns {case: uint8 [h, w, 3]}."""
         panels = {}
-        for case, prediction in zip(self._cases, self._predictor.predict([case.image for case in self._cases]), strict=True):
+        predictions = self._predictor.predict([case.image for case in self._cases], between_batches=between_batches)
+        for case, prediction in zip(self._cases, predictions, strict=True):
             caption = f"{self._stamp}{case.name}  epoch {epoch}"
             if case.truth is not None:
                 caption += f"  Dice {_dice(case.truth, prediction, self._label_map):.3f}"

@@ -186,7 +186,7 @@ class Session:
             "devices": self._replicas.description,
             "precision": f"{self._precision}, XLA {'on' if assembly.xla else 'off'}",
             "batch": f"{trainer.batch_size} = {self._replicas.count} × {trainer.batch_size // self._replicas.count}, "
-            f"{trainer.steps_per_epoch} steps an epoch",
+            f"{trainer.steps_per_epoch} step{'' if trainer.steps_per_epoch == 1 else 's'} an epoch",
             "model": f"{assembly.model.name}, {assembly.parameters:,} parameters, {head} {'sigmoid logit' if head == 1 else 'softmax logits'}",
             "input": f"{assembly.model.input.shape[1]} × {assembly.model.input.shape[2]} × {assembly.model.input.shape[3]}, "
             f"predicted at {assembly.evaluation_size[0]} × {assembly.evaluation_size[1]}, scored at each case's own size",

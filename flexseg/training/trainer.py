@@ -134,7 +134,7 @@ class Trainer:
 
         Args:
           interruption: what may ask the run to stop.
-          check: called after every step and every batch of the validation; what it raises ends the run where it stands.
+          check: called after every step and every batch of validation and pictures; what it raises ends the run where it stands.
 
         Raises:
           Interrupted: after a signal, once its checkpoint is written.
@@ -242,7 +242,8 @@ class Trainer:
         train = self._meter.results()
         due = self._validates and (epoch % settings.validate_every == 0 or epoch == settings.epochs)
         valid = self.validate() if due else None
-        panels = self._pictures.draw(epoch) if self._pictures.due(epoch, last=epoch == settings.epochs) else {}
+        pictured = self._pictures.due(epoch, last=epoch == settings.epochs)
+        panels = self._pictures.draw(epoch, between_batches=self._check) if pictured else {}
         facts = {"learning_rate": rate, "loss_scale": float(self.loss_scale.scale.numpy()), **self._throughput.facts(), **self._memory()}
         facts["seconds_in_checkpoints"] = self._clock.take_seconds()
         reporter.epoch(epoch, step=self.step, train=train, valid=valid, facts=facts)
