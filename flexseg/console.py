@@ -13,11 +13,20 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 _LOG = logging.getLogger("flexseg")
+_silent = False
 _SECONDS = 60.0  # between two lines where there is no terminal
+
+
+def be_silent() -> None:
+    """From here on this process says nothing but its errors: it is one of several workers, and the chief speaks for all."""
+    global _silent
+    _silent = True
 
 
 def say(message: str, *values) -> None:
     """Prints one line above any progress bar, and logs it."""
+    if _silent:
+        return
     text = message % values if values else message
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
@@ -36,7 +45,8 @@ class progress:  # noqa: N801  (used like a function)
 
     def __init__(self, label: str, *, total: int | None = None, done: int = 0, unit: str = "step"):
         self._label, self._unit, self._done, self._total, self._said_at = label, unit, done, total, time.monotonic()
-        self._bar = tqdm(desc=label, total=total, initial=done, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True, unit=unit)
+        disable = _silent or not sys.stderr.isatty()
+        self._bar = tqdm(desc=label, total=total, initial=done, leave=False, disable=disable, dynamic_ncols=True, unit=unit)
 
     def __enter__(self):
         return self

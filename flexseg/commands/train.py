@@ -6,7 +6,11 @@ The same command again resumes where the last checkpoint was written. --dry_run 
 """
 
 import contextlib
+import hashlib
+import os
 import shlex
+from collections.abc import Sequence
+from importlib import metadata
 
 from absl import flags
 
@@ -20,6 +24,11 @@ flags.DEFINE_integer("replicas", 0, "GPUs to use; 0 takes as many as divide the 
 flags.DEFINE_integer(
     "logical_cpus", 0, "Use this many logical CPU devices instead, to try distribution without GPUs.", flag_values=FLAGS, lower_bound=0
 )
+flags.DEFINE_enum(
+    "distribution", "auto", ["auto", "one_device", "mirrored", "multi_worker"], "auto looks for other workers and takes all GPUs.", flag_values=FLAGS
+)
+flags.DEFINE_list("workers", [], "host:port of every worker, the same list on each; else TF_CONFIG or Slurm tells.", flag_values=FLAGS)
+flags.DEFINE_integer("worker", None, "Which of --workers this process is, from 0; 0 writes the run directory.", flag_values=FLAGS, lower_bound=0)
 flags.DEFINE_boolean("dry_run", False, "Print what would be trained, run two steps, tell their time and memory; write nothing.", flag_values=FLAGS)
 flags.DEFINE_string("init_from", None, "Run directory whose best weights the model starts from; its head may have other classes.", flag_values=FLAGS)
 config_flags.define(FLAGS)
@@ -40,6 +49,9 @@ def run(
     data_dir: str = "data",
     replicas: int = 0,
     logical_cpus: int = 0,
+    distribution: str = "auto",
+    workers: Sequence[str] = (),
+    worker: int | None = None,
     dry_run: bool = False,
     init_from: str | None = None,
     gin_file=(),
@@ -56,12 +68,11 @@ def run(
             raise UserError(flag, expected="a value", found="none", cure="flexseg train --dataset=NAME --data_dir=DIR --workdir=RUN")
     experiment, configuration = read_experiment(list(gin_file) or [DEFAULT_CONFIG], gin_param, user_modules=user_module)
 
-    from flexseg.commands.dispatcher import write_tracebacks_to
+    from flexseg.console import be_silent
     from flexseg.data.dataset import open_dataset
-    from flexseg.files.lock import FolderLock
-    from flexseg.training.interruption import Interrupted, Interruption
+    from flexseg.distribution.cluster import find_cluster
     from flexseg.training.run_directory import RunDirectory
-    from flexseg.training.session import Session
+    from flexseg.training.session import Session, open_devices
 
     built = open_dataset(dataset, data_dir)
     if not built.has("train"):
@@ -69,39 +80,80 @@ def run(
             f"--dataset={dataset}", expected="a training split", found="none", cure="build it with split.proportions or split.train_groups"
         )
     facts = "\n".join([configuration.summary(), *idle_bindings(configuration)])
-    machine = {"config": configuration.text, "user_modules": list(user_module), "replicas": replicas, "logical_cpus": logical_cpus}
+    cluster = find_cluster(distribution=distribution, workers=workers, worker=worker, environment=os.environ)
+    if distribution == "one_device":
+        replicas = replicas or 1
+    devices = open_devices(experiment.train, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster)
+    if not devices.is_chief:
+        be_silent()
+    recorded = {"config": configuration.text, "user_modules": list(user_module)}
     if dry_run:
-        session = Session(experiment, built, None, **machine)
-        print(facts, "\n")
+        session = Session(experiment, built, None, devices, **recorded)
+        if devices.is_chief:
+            print(facts, "\n")
         session.dry_run(init_from=init_from)
         return None
     directory = RunDirectory(workdir)
-    directory.refuse_foreign_files()
-    if directory.started:
-        _refuse_other_config(directory, configuration, experiment)
-    fresh = not directory.path.exists()
-    directory.make()
-    try:
-        with FolderLock(directory.lock_file, what="flexseg train") as lock, Interruption(directory.stop_file) as interruption:
-            write_tracebacks_to(directory.log)
-            try:
-                if directory.started:  # by another process, between the look above and the lock
-                    _refuse_other_config(directory, configuration, experiment)
-                session = Session(experiment, built, directory, **machine)
-                print(facts, "\n")
-                session.train(interruption, init_from=init_from, operative_config=configuration.operative, check=lock.check)
-            except (UserError, Interrupted):
-                if fresh and not directory.started:  # refused or stopped, before anything of a run was written: nothing is left
-                    write_tracebacks_to(None)
-                    directory.remove_log()
-                raise
-    finally:
-        if fresh:
-            with contextlib.suppress(OSError):  # it holds a run, or files of somebody else
-                directory.path.rmdir()
+    with _claimed(directory, built, experiment, configuration, devices) as (check, interruption):
+        session = Session(experiment, built, directory, devices, **recorded)
+        if devices.is_chief:
+            print(facts, "\n")
+        session.train(interruption, init_from=init_from, operative_config=configuration.operative, check=check)
+    if not devices.is_chief:
+        return None
     print(f"\nrun directory: {directory.path}")
     print(shlex.join(["tensorboard", f"--logdir={directory.tensorboard}", "--samples_per_plugin=images=1000"]))
     return str(directory.path)
+
+
+@contextlib.contextmanager
+def _claimed(directory, built, experiment, configuration, devices):
+    """The run directory, locked by the chief, once all workers agree; yields (check, Interruption). Nothing stays of a run that was not begun."""
+    from flexseg.commands.dispatcher import write_tracebacks_to
+    from flexseg.distribution.agreement import agree
+    from flexseg.errors import UserError
+    from flexseg.files.lock import FolderLock
+    from flexseg.training.interruption import Interrupted, Interruption
+
+    fresh, check, refusal = not directory.path.exists(), lambda: None, None
+    with contextlib.ExitStack() as stack:
+        if devices.is_chief:
+            try:
+                directory.refuse_foreign_files()
+                if directory.started:
+                    _refuse_other_config(directory, configuration, experiment)
+                directory.make()
+                if fresh:
+                    stack.callback(directory.remove_if_empty)
+                check = stack.enter_context(FolderLock(directory.lock_file, what="flexseg train")).check
+                write_tracebacks_to(directory.log)
+                if directory.started:  # by another process, between the look above and the lock
+                    _refuse_other_config(directory, configuration, experiment)
+                    directory.read_environment()
+                directory.refuse_other_dataset(built.directory)
+            except UserError as error:
+                refusal = error
+        try:
+            with Interruption(directory.stop_file) as interruption:
+                agree(devices, _agreed(configuration, built, devices), refusal=refusal)
+                yield check, interruption
+        except (UserError, Interrupted):
+            if devices.is_chief and fresh and not directory.started:  # refused or stopped before anything of a run was written: nothing is left
+                write_tracebacks_to(None)
+                directory.remove_log()
+            raise
+
+
+def _agreed(configuration, built, devices) -> dict[str, str]:
+    """What must be the same on all workers."""
+    packages = ("flexseg", "tensorflow", "keras", "numpy")
+    return {
+        "configuration": configuration.text,
+        "dataset": built.name,
+        "dataset manifest": hashlib.sha256((built.directory / "manifest.json").read_bytes()).hexdigest(),
+        "packages": "\n".join(f"{name} {metadata.version(name)}" for name in packages),
+        "devices": f"{devices.workers} workers × {devices.here}",
+    }
 
 
 def _refuse_other_config(directory, configuration, experiment) -> None:

@@ -80,7 +80,9 @@ class Stream:
 
         dataset = tf.data.Dataset.range(start // count, np.iinfo(np.int64).max).flat_map(places)
         dataset = dataset.map(self.example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return dataset.batch(per_replica, drop_remainder=True).prefetch(2 * replicas)
+        dataset = dataset.batch(per_replica, drop_remainder=True).prefetch(2 * replicas)
+        # Else several workers ask each other before every batch whether anybody has one left.
+        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     def example(self, index: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
         """Record `index` drawn at place `position` (int64 scalars) as one example of the batch contract."""
@@ -98,14 +100,24 @@ class Stream:
         return {"image": ordered(image, inputs), "mask": mask, "weight": tf.constant(1.0), "index": index, "position": position}
 
 
-def evaluation_batches(records: Records, *, inputs: InputSettings, size: tuple[int, int], batch_size: int, replicas: int) -> tf.data.Dataset:
-    """Every record once, in order, for one worker: step by step, replica by replica; what fills up the last batch weighs 0.
+def evaluation_batches(
+    records: Records, *, inputs: InputSettings, size: tuple[int, int], batch_size: int, replicas: int, workers: int = 1, worker: int = 0
+) -> tf.data.Dataset:
+    """Every record once over all workers, in order: this worker's, step by step, replica by replica; what fills up the last batch weighs 0.
 
     A step holds `batch_size` records whatever the number of replicas: where it does not divide, replicas are padded too.
+
+    Args:
+      records, inputs, size: what is evaluated, and how it becomes an input of `size` = (height, width).
+      batch_size: records a step, over all replicas.
+      replicas: replicas of this worker.
+      workers, worker: how many workers share a step, and which one this is.
     """
-    count, per_replica = records.count, -(-batch_size // replicas)
-    slots = np.arange(-(-count // batch_size) * per_replica * replicas)
-    step, place = slots // (per_replica * replicas), slots % (per_replica * replicas)
+    count, per_replica = records.count, -(-batch_size // (replicas * workers))
+    slots = np.arange(-(-count // batch_size) * per_replica * replicas * workers)
+    step, place = slots // (per_replica * replicas * workers), slots % (per_replica * replicas * workers)
+    mine = place // (per_replica * replicas) == worker
+    step, place = step[mine], place[mine]
     index = step * batch_size + place
     real = (place < batch_size) & (index < count)
     index = np.where(real, index, 0).astype(np.int64)

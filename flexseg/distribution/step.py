@@ -10,7 +10,7 @@ collective; the finite flag is taken from what came back, so that no replica can
 `strategy.run`, so that no collective stands inside a branch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -21,10 +21,11 @@ from flexseg.distribution.replicas import Replicas
 
 
 class Outcome(NamedTuple):
-    """What a step tells: sums over the global batch to report, float [n], and whether it was applied, bool scalar."""
+    """What a step tells: sums over the global batch to report, float [n]; whether it was applied, bool scalar; the sum of all votes, float [m]."""
 
     values: tf.Tensor
     applied: tf.Tensor
+    votes: tf.Tensor
 
 
 def sum_over_replicas(values: tf.Tensor) -> tf.Tensor:
@@ -76,19 +77,21 @@ class TrainStep:
         self._clip, self._weight_decay, self._seed = clip, weight_decay, seed
         self._compiled = tf.function(self._step, autograph=False)
 
-    def __call__(self, batch, *, number: int, learning_rate: float, total_weight: float) -> Outcome:
+    def __call__(self, batch, *, number: int, learning_rate: float, total_weight: float, votes: Sequence[float] = (0.0,)) -> Outcome:
         """Runs step `number` on a batch of per-replica tensors (`Replicas.distribute` or `Replicas.place`).
 
-        `total_weight` is the sum of the example weights over the global batch: known on the host, it needs no collective.
+        `total_weight` is the sum of the example weights over the global batch: known on the host, it needs no collective. `votes` are numbers
+        of this process, which travel with the gradients, so that all workers know at the end of the step what any of them asks for.
         """
         dtype = self._weights[0].dtype
-        return self._compiled(batch, tf.constant(number, tf.int64), tf.constant(learning_rate, dtype), tf.constant(total_weight, dtype))
+        numbers = (tf.constant(learning_rate, dtype), tf.constant(total_weight, dtype), tf.constant(votes, dtype))
+        return self._compiled(batch, tf.constant(number, tf.int64), *numbers)
 
     def _dropout_seed(self, place: int, number: tf.Tensor, replica: tf.Tensor) -> tf.Tensor:
         fold = tf.random.experimental.stateless_fold_in
         return fold(fold(tf.constant([self._seed, place], tf.int64), number), replica)
 
-    def _replica(self, batch, number: tf.Tensor, total_weight: tf.Tensor):
+    def _replica(self, batch, number: tf.Tensor, total_weight: tf.Tensor, votes: tf.Tensor):
         context = tf.distribute.get_replica_context()
         replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
         scale = tf.identity(self._loss_scale.scale)
@@ -96,6 +99,7 @@ class TrainStep:
         weights = [tf.convert_to_tensor(v.value) for v in self._weights]
         values, gradients, state = self._forward_backward(weights, state, batch, scale, total_weight)
         moving = [state[i] / self._replicas.count for i in self._moving]
+        values = tf.concat([values, tf.cast(votes, values.dtype)], axis=0)
         reduced = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, *moving, values])
         gradients = reduced[: len(weights)]
         if self._loss_scale.dynamic:  # a hundred divisions by 1 cost a small step a percent
@@ -106,8 +110,8 @@ class TrainStep:
         finite = tf.math.is_finite(tf.add_n([tf.reduce_sum(t) for t in [*gradients, *moving, values[:1]]]))
         return self._clip(gradients), moving, values, finite
 
-    def _step(self, batch, number: tf.Tensor, rate: tf.Tensor, total_weight: tf.Tensor) -> Outcome:
-        gradients, moving, values, finite = self._replicas.strategy.run(self._replica, args=(batch, number, total_weight))
+    def _step(self, batch, number: tf.Tensor, rate: tf.Tensor, total_weight: tf.Tensor, votes: tf.Tensor) -> Outcome:
+        gradients, moving, values, finite = self._replicas.strategy.run(self._replica, args=(batch, number, total_weight, votes))
         update = self._replicas.strategy.extended.update
 
         scalars = self._optimizer.scalars(rate)
@@ -131,7 +135,8 @@ class TrainStep:
             return False
 
         applied = tf.cond(self._replicas.local(finite)[0], apply, skip)
-        return Outcome(self._replicas.local(values)[0], applied)
+        told, voters = self._replicas.local(values)[0], votes.shape[0]
+        return Outcome(told[:-voters], applied, told[-voters:])
 
 
 class EvaluationStep:

@@ -10,12 +10,14 @@ import dataclasses
 from collections.abc import Callable
 
 import gin
+import numpy as np
 
 from flexseg.console import progress
 from flexseg.data.dataset import BuiltDataset
 from flexseg.data.stream import evaluation_batches
 from flexseg.errors import UserError
 from flexseg.evaluation.report import Report
+from flexseg.evaluation.scores import CaseCounts, count_case
 from flexseg.inference.predictor import Predictor
 from flexseg.objectives.measures import Measures, Meter
 
@@ -62,20 +64,30 @@ def evaluate_split(
     if predictor.inputs.evaluation_fit == "pad":
         dataset.refuse_larger(split, predictor.size, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
     table, records = dataset.table(split), dataset.records(split)
+    replicas = predictor.replicas
     batches = evaluation_batches(
-        records, inputs=predictor.inputs, size=predictor.size, batch_size=settings.batch_size, replicas=predictor.replicas.count
+        records,
+        inputs=predictor.inputs,
+        size=predictor.size,
+        batch_size=settings.batch_size,
+        replicas=replicas.here,
+        workers=replicas.workers,
+        worker=replicas.worker,
     )
+    numbers = np.zeros([len(table), CaseCounts.length(dataset.label_map.num_classes)], np.int64)  # each worker fills its own rows
     report, meter = Report(dataset.label_map, leaked=dataset.manifest.leaked), Meter(measures)
     with progress(f"evaluating {split}", total=len(table), unit="case") as bar, dataset.naming_damage(split):
-        for batch in predictor.replicas.distribute(batches):
+        for batch in replicas.distribute(batches):
             values, cases = predictor.step(batch)
             meter.add(values)
             for index, scores in cases:
                 truth = records.truth(index)
                 prediction = predictor.ids(scores, truth.shape)
-                report.add(table.case_id[index], table.group_id[index], truth, prediction)
+                numbers[index] = count_case(truth, prediction, dataset.label_map.num_classes).numbers()
             bar.update(count=len(cases))
             between_batches()
+    for case_id, group_id, row in zip(table.case_id, table.group_id, replicas.sum_over_workers(numbers), strict=True):
+        report.add_counts(case_id, group_id, CaseCounts.from_numbers(row))
     results = meter.results()
     notes = [metric.note for metric in measures.metrics if metric.note]
     report.fill(loss=results.pop("loss"), metrics=results, loss_name=loss_name, notes=notes)

@@ -44,6 +44,22 @@ class CaseCounts:
     width: int
     ignored: int
 
+    def numbers(self) -> np.ndarray:
+        """int64 [3 K + 3], for a table of cases; `from_numbers` reads it."""
+        return np.concatenate([self.tp, self.fp, self.fn, [self.height, self.width, self.ignored]])
+
+    @classmethod
+    def from_numbers(cls, numbers: np.ndarray) -> "CaseCounts":
+        """The counts that `numbers()` told."""
+        tp, fp, fn = np.split(numbers[:-3], 3)
+        height, width, ignored = (int(n) for n in numbers[-3:])
+        return cls(tp=tp, fp=fp, fn=fn, height=height, width=width, ignored=ignored)
+
+    @staticmethod
+    def length(num_classes: int) -> int:
+        """How many numbers `numbers()` gives."""
+        return 3 * num_classes + 3
+
     @property
     def num_classes(self) -> int:
         """Classes, background included."""

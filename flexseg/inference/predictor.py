@@ -102,7 +102,7 @@ class Predictor:
 
         None may be larger than a padded input (`check_size`). What `between_batches` raises ends it.
         """
-        found = []
+        found = [np.zeros(image.shape[:2], np.int32) for image in images]
         for start in range(0, len(images), self.replicas.count):
             between_batches()
             group = [self._input(image) for image in images[start : start + self.replicas.count]]
@@ -113,8 +113,8 @@ class Predictor:
                 batch["mask"] = np.zeros([count, *self.size, 1], np.uint8)
             for index, scores in self.step(self.replicas.place(batch))[1]:
                 if start + index < len(images):
-                    found.append(self.ids(scores, images[start + index].shape[:2]))
-        return found
+                    found[start + index] += self.ids(scores, images[start + index].shape[:2])
+        return [self.replicas.sum_over_workers(ids).astype(np.uint8) for ids in found]  # each worker predicted some of them
 
     def check_size(self, size: tuple[int, int], *, where: object) -> None:
         """Refuses an image of `size` = (height, width) that is larger than a padded input, with a UserError naming `where`."""

@@ -18,7 +18,7 @@ from flexseg.inference.weights import damage, forget_replaced, model_variables, 
 
 
 class BestWeights:
-    """The best weights of a run.
+    """The best weights of a run; only the chief touches the disk.
 
     Args:
       folder: where they lie.
@@ -31,15 +31,20 @@ class BestWeights:
 
     def write(self, facts: dict) -> None:
         """Replaces them by the model's present weights; `facts` holds `epoch` and `step` and goes beside them."""
+        if not self._replicas.is_chief:
+            return
         arrays = named_arrays(self._replicas, model_variables(self._model))
         write_folder(self._folder, {"model": arrays}, facts, keep_replaced=True)
 
     def checkpointed(self) -> None:
         """A checkpoint was written that these weights belong to."""
-        forget_replaced(self._folder)
+        if self._replicas.is_chief:
+            forget_replaced(self._folder)
 
     def restored(self, *, step: int) -> None:
         """The run stands at `step` again: weights of a later one give way to those before, where these are still there."""
+        if not self._replicas.is_chief:
+            return
         recover(self._folder)
         if not damage(self._folder) and read_facts(self._folder)["step"] > step:
             put_back_replaced(self._folder)

@@ -95,7 +95,8 @@ class EpochPictures:
             if case.truth is not None:
                 caption += f"  Dice {_dice(case.truth, prediction, self._label_map):.3f}"
             panels[case.name] = panel(case.image, case.truth, prediction, self._label_map, caption=caption)
-            save_png(self._run.pictures / f"epoch_{epoch:04d}" / f"{case.name}.png", panels[case.name])
+            if self._predictor.replicas.is_chief:
+                save_png(self._run.pictures / f"epoch_{epoch:04d}" / f"{case.name}.png", panels[case.name])
         return panels
 
     def sheet(self, *, epochs: int) -> Path | None:

@@ -9,16 +9,19 @@ While training, a signal is noted and acted on at the next `check`, where the st
 code that schedulers know: 75 after SIGUSR1 (Slurm's warning: "run me again"), 143 after SIGTERM, 130 after SIGINT (Ctrl-C). A second Ctrl-C does
 not wait for the checkpoint. A signal after the last step comes too late: the run ends as finished. The stop file ends the run with 0 and is
 removed once its checkpoint is written.
+
+Several workers vote: what one of them was asked travels with the gradients, so that all stop after the same step.
 """
 
 import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _EXIT_CODES = {signal.SIGUSR1: 75, signal.SIGTERM: 143, signal.SIGINT: 130}
+VOTES = (*_EXIT_CODES, None)  # None: the stop file
 _LOOK_SECONDS = 1.0  # between two looks for the stop file, which may lie on a slow file system
 
 
@@ -47,7 +50,8 @@ class Interruption:
 
     def __init__(self, stop_file: Path):
         self._stop_file, self._signal, self._before, self._looked_at = Path(stop_file), None, {}, float("-inf")
-        self._deferred = False
+        self._deferred = self._agreed = self._stop_file_seen = False
+        self._decided = None
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread install handlers
@@ -61,13 +65,23 @@ class Interruption:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Signals wait for `check`."""
-        self._deferred = True
+    def deferred(self, *, agreed: bool = False) -> Iterator[None]:
+        """Signals wait for `check`, and with `agreed` for the votes of all workers as well."""
+        self._deferred, self._agreed = True, agreed
         try:
             yield
         finally:
             self._deferred = False
+
+    def votes(self) -> list[float]:
+        """What this process asks for, one number for each of VOTES: 1 where it does."""
+        return [float(self._wanted() == (number,)) for number in VOTES]
+
+    def count(self, votes: Sequence[float]) -> None:
+        """Takes in the sum of all workers' votes."""
+        for number, voters in zip(VOTES, votes, strict=True):
+            if voters and self._decided is None:
+                self._decided = (number,)
 
     def _note(self, number: int, frame) -> None:
         if not self._deferred:
@@ -78,14 +92,19 @@ class Interruption:
         self._signal = signal.Signals(number)
 
     def check(self) -> None:
-        """Raises StopRequested when a signal came or the stop file lies there."""
+        """Raises StopRequested when a signal came or the stop file lies there, or when the workers decided so."""
+        decided = self._decided if self._agreed else self._wanted()
+        if decided is not None:
+            raise StopRequested(decided[0])
+
+    def _wanted(self) -> tuple[signal.Signals | None] | None:
         if self._signal is not None:
-            raise StopRequested(self._signal)
+            return (self._signal,)
         now = time.monotonic()
-        if now - self._looked_at >= _LOOK_SECONDS:
+        if not self._stop_file_seen and now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
-            if self._stop_file.exists():
-                raise StopRequested(None)
+            self._stop_file_seen = self._stop_file.exists()
+        return (None,) if self._stop_file_seen else None
 
     def end(self, number: signal.Signals | None, *, step: int) -> str:
         """The last act, once the checkpoint of `step` is written: removes the stop file and returns why the run ended.

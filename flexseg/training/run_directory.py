@@ -7,6 +7,7 @@
 Nothing of the user's is ever deleted here.
 """
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -81,6 +82,11 @@ class RunDirectory:
             log.removeHandler(handler)
             handler.close()
         self.log.unlink(missing_ok=True)
+
+    def remove_if_empty(self) -> None:
+        """Takes the directory back, unless it holds a run, or files of somebody else."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def write_environment(self, environment: dict) -> None:
         """Writes `environment.json`: versions, devices, the dataset's place, what `auto` became."""

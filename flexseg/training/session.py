@@ -1,6 +1,7 @@
 """Session: one start of one run: what `auto` became, what is printed before work begins, and the work.
 
-    session = Session(experiment, dataset, run, config=text, user_modules=[], replicas=0, logical_cpus=0)
+    replicas = open_devices(experiment.train, replicas=0, logical_cpus=0, cluster=None)
+    session = Session(experiment, dataset, run, replicas, config=text, user_modules=[])
     session.train(interruption, init_from=None, operative_config=configuration.operative)
     session.dry_run()
 """
@@ -20,7 +21,9 @@ import tensorflow as tf
 
 from flexseg.console import say
 from flexseg.data.dataset import BuiltDataset
-from flexseg.distribution.replicas import open_replicas
+from flexseg.distribution.agreement import agree
+from flexseg.distribution.cluster import Cluster
+from flexseg.distribution.replicas import Replicas, open_replicas
 from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import assign, model_variables, read_folder
@@ -28,6 +31,7 @@ from flexseg.training.assembly import Assembly, Experiment, global_batch_size
 from flexseg.training.interruption import Interruption
 from flexseg.training.precision import precision_scope, resolve_precision
 from flexseg.training.run_directory import RunDirectory
+from flexseg.training.settings import TrainSettings
 from flexseg.training.trainer import TRAIN, Trainer
 
 # Bindings that a resumed run may change: they report, or describe the machine, and leave the experiment as it is.
@@ -37,16 +41,25 @@ MAY_DIFFER = (
 )  # fmt: skip
 
 
+def open_devices(settings: TrainSettings, *, replicas: int, logical_cpus: int, cluster: Cluster | None) -> Replicas:
+    """The devices of a run, after what must precede their first use; see `open_replicas`."""
+    if settings.deterministic:
+        keras.utils.set_random_seed(settings.seed)
+        tf.config.experimental.enable_op_determinism()
+    batch = None if settings.batch_size_per_replica else global_batch_size(settings, 1)
+    return open_replicas(global_batch_size=batch, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster)
+
+
 class Session:
-    """Resolves the machine and makes the trainer's parts.
+    """Resolves what is `auto` and makes the trainer's parts.
 
     Args:
       experiment: the settings.
       dataset: built.
       run: its directory, made; None for a dry run.
+      replicas: the devices.
       config: `config.gin`.
       user_modules: recorded, so that the run can be opened again.
-      replicas, logical_cpus: see `open_replicas`.
 
     Raises:
       UserError: for settings that do not fit the dataset or the machine.
@@ -57,20 +70,14 @@ class Session:
         experiment: Experiment,
         dataset: BuiltDataset,
         run: RunDirectory | None,
+        replicas: Replicas,
         *,
         config: str,
         user_modules: list[str],
-        replicas: int,
-        logical_cpus: int,
     ):
         self._experiment, self._dataset, self._run, self._config, self._user_modules = experiment, dataset, run, config, user_modules
-        settings = experiment.train
-        if settings.deterministic:
-            keras.utils.set_random_seed(settings.seed)
-            tf.config.experimental.enable_op_determinism()
-        batch = None if settings.batch_size_per_replica else global_batch_size(settings, 1)
-        self._replicas = open_replicas(global_batch_size=batch, replicas=replicas, logical_cpus=logical_cpus)
-        stored = run.read_environment() if run is not None and run.started else None
+        self._replicas, settings = replicas, experiment.train
+        stored = self._from_chief(lambda: run.read_environment() if run is not None and run.started else None)
         auto = settings.precision == "auto" and stored is not None
         self._precision = stored["precision"] if auto else resolve_precision(settings.precision, on_gpu=self._replicas.on_gpu)
         size = global_batch_size(settings, self._replicas.count)
@@ -91,9 +98,8 @@ class Session:
           interruption, check: see `Trainer.train`.
         """
         run = self._run
-        run.refuse_other_dataset(self._dataset.directory)
-        if run.finished.is_file() and not self._extended():
-            finished = json.loads(run.finished.read_text())
+        finished = self._from_chief(lambda: json.loads(run.finished.read_text()) if run.finished.is_file() else None)
+        if finished and not (finished["reason"] == "epochs" and finished["epochs"] < self._experiment.train.epochs):
             say("this run is finished (%s, %d epochs): nothing to do", finished["reason"], finished["epochs"])
             return
         with precision_scope(self._precision):
@@ -103,14 +109,20 @@ class Session:
                 say("this run goes on from its own checkpoint; --init_from=%s served its beginning", init_from)
             elif init_from:
                 self._init(assembly, init_from)
-            run.copy_dataset_facts(self._dataset.directory, self._dataset.manifest.label_map)
-            run.write_environment(self._environment(assembly, trainer))
-            replace_file(run.summary, assembly.summary().encode())
-            replace_file(run.operative_config, operative_config().encode())
-            replace_file(run.config, self._config.encode())  # last: a directory with a config.gin holds all the rest
+            if self._replicas.is_chief:
+                run.copy_dataset_facts(self._dataset.directory, self._dataset.manifest.label_map)
+                run.write_environment(self._environment(assembly, trainer))
+                replace_file(run.summary, assembly.summary().encode())
+                replace_file(run.operative_config, operative_config().encode())
+                replace_file(run.config, self._config.encode())  # last: a directory with a config.gin holds all the rest
             self._print_facts(assembly, trainer)
-            reason = trainer.train(interruption, check=check)
+            with self._replicas.naming_lost_workers():
+                reason = trainer.train(interruption, check=check)
         say("ended: %s", reason)
+
+    def _from_chief(self, read: Callable[[], dict | None]) -> dict | None:
+        """What the chief reads, on every worker."""
+        return json.loads(self._replicas.from_chief(json.dumps(read()).encode() if self._replicas.is_chief else b""))
 
     def dry_run(self, *, init_from: str | None) -> None:
         """Makes everything, runs the first steps, and prints their time and the memory."""
@@ -119,7 +131,9 @@ class Session:
             if init_from:
                 self._init(assembly, init_from)
             self._print_facts(assembly, trainer)
-            batches = self._replicas.distribute(trainer.stream.batches(0, replicas=self._replicas.count))
+            batches = self._replicas.distribute(
+                trainer.stream.batches(0, replicas=self._replicas.here, workers=self._replicas.workers, worker=self._replicas.worker)
+            )
             times = []
             for _ in range(2):
                 began = time.perf_counter()
@@ -143,16 +157,19 @@ class Session:
         return assembly, Trainer(assembly, self._experiment, self._dataset, run)
 
     def _init(self, assembly: Assembly, init_from: str) -> None:
-        other = RunDirectory(init_from)
-        arrays, facts = read_folder(other.best)
-        left = assign(self._replicas, model_variables(assembly.model), arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
+        other, variables = RunDirectory(init_from), model_variables(assembly.model)
+        refusal, left, facts = None, [], {}
+        if self._replicas.is_chief:
+            try:
+                arrays, facts = read_folder(other.best)
+                left = assign(self._replicas, variables, arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
+            except UserError as error:
+                refusal = error
+        agree(self._replicas, {}, refusal=refusal)
+        self._replicas.take_from_chief(variables)
         say(
             "weights from %s (epoch %s)%s", other.path, facts.get("epoch"), f"; of another shape and therefore new: {', '.join(left)}" if left else ""
         )
-
-    def _extended(self) -> bool:
-        finished = json.loads(self._run.finished.read_text())
-        return finished["reason"] == "epochs" and finished["epochs"] < self._experiment.train.epochs
 
     def _environment(self, assembly: Assembly, trainer: Trainer) -> dict:
         packages = ("flexseg", "tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config")

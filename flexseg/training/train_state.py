@@ -8,12 +8,14 @@ A checkpoint is a folder `step_000001200` of arrays, with checksums (see `infere
 one before, and that is said.
 """
 
+import json
 import shutil
 from pathlib import Path
 
 import keras
 
 from flexseg.console import say
+from flexseg.distribution.agreement import agree
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
@@ -21,7 +23,7 @@ from flexseg.inference.weights import assign, damage, model_variables, named_arr
 
 
 class TrainState:
-    """The checkpoints of one run.
+    """The checkpoints of one run. Only the chief touches the disk; it tells the other workers what it read.
 
     Args:
       directory: where they lie.
@@ -42,19 +44,34 @@ class TrainState:
 
     def save(self, *, step: int, host: dict) -> Path:
         """Writes the checkpoint of `step` (steps done so far), removes those beyond `keep`, and returns its folder."""
-        self._directory.mkdir(parents=True, exist_ok=True)
         folder = self._directory / f"step_{step:09d}"
+        if not self._replicas.is_chief:
+            return folder
+        self._directory.mkdir(parents=True, exist_ok=True)
         write_folder(folder, {name: named_arrays(self._replicas, variables) for name, variables in self._parts.items()}, {"step": step, **host})
         for old in [other for other in self.folders() if other <= folder][: -self._keep]:  # a later one can only be damaged
             shutil.rmtree(old)
         return folder
 
     def restore(self) -> dict | None:
-        """Restores the newest whole checkpoint and returns its host state; None where there is none.
+        """Restores the newest whole checkpoint and returns its host state; None where there is none. All workers call it.
 
         Raises:
           UserError: when every checkpoint is damaged, or another model wrote it.
         """
+        host, refusal = None, None
+        try:
+            host = self._read() if self._replicas.is_chief else None
+        except UserError as error:
+            refusal = error
+        agree(self._replicas, {}, refusal=refusal)
+        host = json.loads(self._replicas.from_chief(json.dumps(host).encode()))
+        if host is not None:
+            for variables in self._parts.values():
+                self._replicas.take_from_chief(variables)
+        return host
+
+    def _read(self) -> dict | None:
         for cut_off in self._directory.glob(".step_*.old"):
             recover(cut_off.with_name(cut_off.name.removeprefix(".").removesuffix(".old")))
         for cut_off in self._directory.glob(".step_*.writing"):  # of a save that was killed

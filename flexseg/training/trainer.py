@@ -32,7 +32,7 @@ from flexseg.training.checkpoint_clock import CheckpointClock
 from flexseg.training.epoch_pictures import EpochPictures
 from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.interruption import Interruption, StopRequested
-from flexseg.training.reporter import Reporter
+from flexseg.training.reporter import Reporter, SilentReporter
 from flexseg.training.run_directory import RunDirectory
 from flexseg.training.throughput import Throughput
 from flexseg.training.train_state import TrainState
@@ -111,6 +111,7 @@ class Trainer:
         self._clock = CheckpointClock(every_steps=settings.checkpoint_steps, every_minutes=settings.checkpoint_minutes)
         self.step, self._epochs_done, self._skipped = 0, 0, 0
         self._pending = None
+        self._interruption: Interruption | None = None
         self._checks: tuple[Callable[[], None], ...] = ()
         self._throughput = Throughput()
 
@@ -141,16 +142,17 @@ class Trainer:
         """
         settings = self._settings
         metrics = [metric.name for metric in self._assembly.measures.metrics]
+        replicas = self._assembly.replicas
         again = self.step > 0 or self._run.losses_csv.is_file()  # a run killed before its first checkpoint begins anew
-        reporter = Reporter(self._run, metrics=metrics, leaked=self._dataset.manifest.leaked)
+        reporter = Reporter(self._run, metrics=metrics, leaked=self._dataset.manifest.leaked) if replicas.is_chief else SilentReporter()
         reporter.start(epoch=self._epochs_done)
         if again:
             say("resumed after epoch %d, step %d", self._epochs_done, self.step)
-        else:
+        elif replicas.is_chief:
             reporter.texts(config=self._run.config.read_text(), model=self._assembly.summary())
-        batches = self._assembly.replicas.distribute(self.stream.batches(self.step, replicas=self._assembly.replicas.count))
-        self._checks = (check, interruption.check)
-        with interruption.deferred():
+        batches = replicas.distribute(self.stream.batches(self.step, replicas=replicas.here, workers=replicas.workers, worker=replicas.worker))
+        self._interruption, self._checks = interruption, (check, interruption.check)
+        with interruption.deferred(agreed=replicas.workers > 1):
             try:
                 while self._epochs_done < settings.epochs and not self._best.exhausted:
                     epoch = self._epochs_done + 1
@@ -162,14 +164,16 @@ class Trainer:
                 return interruption.end(request.signal, step=self.step)
             return self._finish(reporter)
 
-    def _finish(self, reporter: Reporter) -> str:
+    def _finish(self, reporter: Reporter | SilentReporter) -> str:
         reason, last = ("early stopping" if self._best.exhausted else "epochs"), self._epochs_done
         if self._pictures.due(last, last=True) and not self._pictures.due(last, last=last == self._settings.epochs):
             reporter.images(last, self._pictures.draw(last))
         self._save()
-        self._run.stop_file.unlink(missing_ok=True)  # laid after the last look
         reporter.curves()
         reporter.close()
+        if not self._assembly.replicas.is_chief:
+            return reason
+        self._run.stop_file.unlink(missing_ok=True)  # laid after the last look
         sheet = self._pictures.sheet(epochs=last)
         if sheet:
             say("pictures of the epochs: %s", sheet)
@@ -201,8 +205,10 @@ class Trainer:
         self._throughput.add(examples=self.batch_size, waited=waited)
 
     def _dispatch(self, batch):
+        votes = self._interruption.votes() if self._interruption else [0.0]
+        rate = self.learning_rate(self.step)
         try:
-            return self.step_function(batch, number=self.step, learning_rate=self.learning_rate(self.step), total_weight=float(self.batch_size))
+            return self.step_function(batch, number=self.step, learning_rate=rate, total_weight=float(self.batch_size), votes=votes)
         except tf.errors.ResourceExhaustedError as error:
             count = self._assembly.replicas.count
             each = max(1, self.batch_size // count // 2)
@@ -221,6 +227,8 @@ class Trainer:
             return
         number, index, outcome = self._pending
         self._pending = None
+        if self._interruption and self._assembly.replicas.workers > 1:
+            self._interruption.count(outcome.votes.numpy())
         if bool(outcome.applied):
             self._meter.add(outcome.values.numpy())
             self._skipped = 0
@@ -237,7 +245,7 @@ class Trainer:
                 cure="look at these images and masks, or lower optimizer.learning_rate",
             )
 
-    def _end_epoch(self, reporter: Reporter, epoch: int) -> None:
+    def _end_epoch(self, reporter: Reporter | SilentReporter, epoch: int) -> None:
         settings, rate = self._settings, self.learning_rate(self.step - 1)
         train = self._meter.results()
         due = self._validates and (epoch % settings.validate_every == 0 or epoch == settings.epochs)
