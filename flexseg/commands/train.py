@@ -6,6 +6,7 @@ The same command again resumes where the last checkpoint was written. --dry_run 
 """
 
 import contextlib
+import json
 import shlex
 
 from absl import flags
@@ -82,9 +83,10 @@ def run(
     fresh = not directory.path.exists()
     directory.make()
     try:
-        with FolderLock(directory.lock_file, what="flexseg train") as lock, Interruption(directory.stop_file) as interruption:
+        with Interruption(directory.stop_file) as interruption, FolderLock(directory.lock_file, what="flexseg train") as lock:
             write_tracebacks_to(directory.log)
             try:
+                directory.remove_leftovers()
                 if directory.started:  # by another process, between the look above and the lock
                     _refuse_other_config(directory, configuration, experiment)
                 session = Session(experiment, built, directory, **machine)
@@ -107,11 +109,19 @@ def run(
 def _refuse_other_config(directory, configuration, experiment) -> None:
     """A resumed run must be the same experiment; reporting and machine settings may differ, and a run may be made longer."""
     from flexseg.errors import UserError
+    from flexseg.objectives.metrics import metric_named, metric_names
     from flexseg.training.session import MAY_DIFFER
 
-    # Under the batch reduction val_loss depends on the evaluation's batch, and with it what is best and what is a plateau.
-    batch_dependent = {"eval"} if experiment.objective.reduction == "batch" else set()
-    ignore = set(MAY_DIFFER) - batch_dependent | (set() if experiment.schedule.depends_on_epochs else {"train.epochs"})
+    # Where a value of the validation depends on its batch, so does what is best and what is a plateau.
+    monitored = experiment.train.monitor.removeprefix("val_")
+    by_batch = experiment.objective.reduction == "batch" or (
+        monitored in metric_names() and metric_named(monitored, num_classes=2, background=0).batch_dependent
+    )
+    # The last epoch is validated in any case: a longer run would not have looked there.
+    odd = directory.finished.is_file() and json.loads(directory.finished.read_text())["epochs"] % experiment.train.validate_every
+    ignore = set(MAY_DIFFER) - ({"eval"} if by_batch else set())
+    if not experiment.schedule.depends_on_epochs and not odd:
+        ignore.add("train.epochs")
     different = configuration.difference(directory.config.read_text(), ignore)
     if different:
         raise UserError(

@@ -63,14 +63,12 @@ class Interruption:
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
         """Signals wait for `check`."""
-        self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
+        self._deferred = True  # and for good: what follows only ends the run
+        yield
 
     def _note(self, number: int, frame) -> None:
         if not self._deferred:
+            self._signal = signal.Signals(number)  # Python drops what is raised inside a destructor: `check` will find it
             name = signal.Signals(number).name
             raise Interrupted(f"{name}: nothing was trained yet that is not in a checkpoint, the same command goes on", exit_code=_EXIT_CODES[number])
         if self._signal == signal.SIGINT == number:
