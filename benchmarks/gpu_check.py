@@ -150,7 +150,7 @@ def watch(devices: int, data_dir: str, deadline: float, before: list[dict]) -> t
         while True:
             now = time.monotonic()
             if now - heard > FLAGS.silence:
-                return found, f"hang: nothing for {FLAGS.silence:.0f} s in {wanted[len(found)]}"
+                return found, f"hang: nothing for {FLAGS.silence:.0f} s in {(*wanted, 'the end of the process')[len(found)]}"
             if now > deadline:
                 return found, f"left out after {FLAGS.minutes} minutes: {len(wanted) - len(found)} of {len(wanted)} on {devices} devices"
             try:

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from flexseg.distribution.replicas import Replicas
+from flexseg.inference import weights
 from flexseg.inference.weights import read_folder
 from flexseg.training.best_weights import BestWeights
 
@@ -63,6 +64,38 @@ def test_a_run_that_was_cut_off_between_the_two_renames_finds_the_weights_before
     best.write(6)
     (tmp_path / "best").rename(tmp_path / "elsewhere")
     best.restored(step=4)
+    assert present(tmp_path) == 3
+
+
+@pytest.mark.parametrize("moment", ["write", "restore"])
+def test_a_kill_while_weights_are_removed_leaves_whole_ones(best, tmp_path, monkeypatch, moment):
+    for step in (3, 6):
+        best.write(step)
+        if step == 3:
+            best.checkpointed()
+
+    def half(folder, **_):
+        (folder / "model.npz").unlink(missing_ok=True)
+        if "removing" in folder.name and folder.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights.shutil, "rmtree", half)
+    with pytest.raises(KeyboardInterrupt):
+        best.write(9) if moment == "write" else best.restored(step=4)
+    monkeypatch.undo()
+    assert weights.whole_folder(tmp_path / "best").is_dir() and not weights.damage(weights.whole_folder(tmp_path / "best"))
+    best.restored(step=4)
+    assert present(tmp_path) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_damaged_best_weights_give_way_to_those_before(best, tmp_path):
+    best.write(3)
+    best.checkpointed()
+    best.write(6)
+    (tmp_path / "best" / "model.npz").write_bytes(b"garbage")
+    assert weights.whole_folder(tmp_path / "best").name == ".best.old"
+    best.restored(step=6)
     assert present(tmp_path) == 3
 
 

@@ -109,6 +109,28 @@ def test_a_signal_in_the_validation_does_not_wait_for_its_end(toy, tmp_path, mon
     assert len(asked) == 5, "no batch after the request"
 
 
+def test_a_signal_before_the_first_step_that_python_drops_is_found_at_the_first_look(recwarn):
+    class Late:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)  # the handler runs here, and what a destructor raises is dropped
+
+    with Interruption(Path("none")) as interruption:
+        late = Late()
+        del late
+        with interruption.deferred(), pytest.raises(StopRequested, match="SIGTERM"):
+            interruption.check()
+
+
+def test_a_signal_after_the_checkpoint_changes_nothing():
+    with Interruption(Path("none")) as interruption:
+        with pytest.raises(Interrupted, match="SIGUSR1: checkpoint of step 3 written") as caught, interruption.deferred():
+            interruption.end(signal.SIGUSR1, step=3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+    assert caught.value.exit_code == 75
+
+
 def test_a_second_ctrl_c_does_not_wait_and_handlers_are_put_back():
     before = signal.getsignal(signal.SIGINT)
     with Interruption(Path("none")) as interruption, interruption.deferred():
@@ -136,7 +158,8 @@ def test_a_full_disk_ends_with_74_and_the_checkpoint_before_it_restores(toy, tmp
 
 @pytest.mark.skipif(os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="mounts a small file system, which needs root on Linux")
 @pytest.mark.slow
-def test_a_file_system_that_really_is_full_loses_nothing(toy, tmp_path, whole):
+@pytest.mark.parametrize("left", [100_000, 0])  # no checkpoint fits any more, but a line of the log does; nothing does
+def test_a_file_system_that_really_is_full_loses_nothing(toy, tmp_path, whole, left):
     place = tmp_path / "small"
     place.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(place)], capture_output=True).returncode:
@@ -146,9 +169,10 @@ def test_a_file_system_that_really_is_full_loses_nothing(toy, tmp_path, whole):
         params = (*PARAMS, "train.checkpoint_steps=1", "train.keep=1000", "train.patience=0")
         toy_runs.train(toy, workdir, *params, "train.epochs=1")
         room = os.statvfs(place)
-        (place / "filler").write_bytes(b"\0" * (room.f_bavail * room.f_frsize - 100_000))  # no checkpoint fits any more, a line of the log does
+        (place / "filler").write_bytes(b"\0" * (room.f_bavail * room.f_frsize - left))
         ended = toy_runs.process(toy, workdir, *params)
         assert ended.returncode == 74, ended.stderr
+        assert ended.stderr.startswith("flexseg train: the disk is full or failing: ") and ended.stderr.count("\n") == 1
         (place / "filler").unlink()
         toy_runs.train(toy, workdir, *params)
         assert toy_runs.outcome(workdir) == whole

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
 import threading
 
 import pytest
@@ -141,3 +142,14 @@ def test_of_many_that_find_a_stale_lock_at_once_one_gets_it(tmp_path):
     assert sum(winner is not None for winner in winners) == 1
     assert all(process.exitcode == 0 for process in processes)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_holder_that_nobody_waits_for_is_gone(tmp_path):
+    with subprocess.Popen(["sleep", "100"]) as process:
+        left_behind(tmp_path / "lock", pid=process.pid, process_started=lock_module._started(process.pid))
+        with pytest.raises(UserError, match="no other process"):
+            hold(tmp_path / "lock").__enter__()
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
+        with hold(tmp_path / "lock") as lock:
+            lock.check()

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 
 from flexseg.errors import UserError
 from flexseg.evaluation.csv_log import read_rows
+from flexseg.files import atomic
 from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import read_folder
 from flexseg.training import checkpoint_clock, run_directory, session
@@ -73,7 +74,11 @@ def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(
     with pytest.raises(Killed):
         toy_runs.train(toy, tmp_path / "run", *params)
     monkeypatch.undo()
+    first, dispatch = [], Trainer._dispatch
+    monkeypatch.setattr(Trainer, "_dispatch", lambda self, batch: first.append((self.step, self.stream, batch["index"])) or dispatch(self, batch))
     assert resumed in toy_runs.train(toy, tmp_path / "run", *params)
+    step, stream, index = first[0]
+    assert f"step {step}" in resumed and index.numpy().tolist() == stream.indices(step), "the batch after the checkpoint"
     assert toy_runs.outcome(tmp_path / "run") == toy_runs.outcome(uninterrupted)
     for split in ("train", "valid"):
         events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / split), size_guidance={"tensors": 0})
@@ -161,6 +166,26 @@ def test_a_start_that_was_killed_before_its_config_was_written_can_be_repeated(t
     assert json.loads((tmp_path / "run" / "label_map.json").read_text()) == toy.manifest.label_map
 
 
+@pytest.mark.parametrize("count", [0, 2, 5])
+def test_a_start_that_was_killed_while_it_wrote_a_file_can_be_repeated(toy, tmp_path, monkeypatch, count):
+    moves, move = [], atomic.os.replace
+
+    def killed(*paths):
+        if len(moves) == count:
+            raise Killed
+        moves.append(move(*paths))
+
+    monkeypatch.setattr(atomic.os, "replace", killed)
+    monkeypatch.setattr(atomic.Path, "unlink", lambda *_, **__: None)  # nobody cleans up after SIGKILL
+    with pytest.raises(Killed):
+        toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")
+    monkeypatch.undo()
+    (tmp_path / "run" / "run.lock").unlink(missing_ok=True)  # this process lives
+    assert any(path.name.startswith(".") for path in (tmp_path / "run").iterdir())
+    toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
 @pytest.mark.slow
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted, toy, tmp_path):
     shutil.copytree(uninterrupted, tmp_path / "run")
@@ -168,6 +193,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(uninterrupted
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     (newest / "model.npz").write_bytes(b"garbage")
     said = toy_runs.train(toy, tmp_path / "run", *FULL, "train.epochs=6", "train.keep=3")
+    assert (tmp_path / "run" / "checkpoints" / f"damaged_{newest.name}").is_dir()
     assert f"{newest} is damaged" in said and "resumed after epoch 4, step 14" in said
     _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
     assert [int(row[0]) for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -182,3 +208,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_as_it_stands(uninter
     with pytest.raises(UserError, match="damaged ones. To mend it: start again in another --workdir"):
         toy_runs.train(toy, run, *FULL, "train.epochs=6")
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "log.txt"}
+
+
+def test_what_would_change_what_is_monitored_may_not_change(toy, tmp_path):
+    params = ("train.metrics=('dice_coef',)", "train.monitor='val_dice_coef'", "train.validate_every=2")
+    toy_runs.train(toy, tmp_path / "run", *params, "train.epochs=3")
+    for other in ("eval.batch_size=2", "train.epochs=4"):  # a metric of whole batches; a last epoch that only the shorter run looks at
+        with pytest.raises(UserError, match=other.partition("=")[0]):
+            toy_runs.train(toy, tmp_path / "run", *params, *({"train.epochs=3", other} if "eval" in other else {other}))

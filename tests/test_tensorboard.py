@@ -87,7 +87,7 @@ def test_every_epoch_has_its_picture_and_it_is_the_file_in_the_run(address, run)
 
 def test_every_epoch_has_its_scalars(address):
     tags = ask(address, "scalars/tags")
-    facts = {"learning_rate", "loss_scale", "images_per_second", "input_wait_fraction", "host_memory_gib"}
+    facts = {"learning_rate", "loss_scale", "images_per_second", "input_wait_fraction", "host_memory_gib", "seconds_in_checkpoints"}
     assert facts | {"loss", "mean_foreground_dice"} <= set(tags["train"])
     assert {"loss", "mean_foreground_dice", "dice/nucleus"} <= set(tags["valid"])
     for split in ("train", "valid"):

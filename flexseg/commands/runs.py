@@ -8,6 +8,7 @@
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
 
     from flexseg.data.dataset import BuiltDataset
     from flexseg.distribution.replicas import open_replicas
-    from flexseg.inference.weights import assign, model_variables, read_folder
+    from flexseg.inference.weights import assign, model_variables
     from flexseg.training.assembly import Assembly
     from flexseg.training.precision import precision_scope, resolve_precision
 
@@ -95,25 +96,31 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
     with precision_scope(policy):
         facts = BuiltDataset(run.path)
         assembly = Assembly(experiment, facts, devices, precision=policy, xla="auto" if experiment.train.xla == "on" else experiment.train.xla)
-        folder = _chosen_weights(run, checkpoint)
-        arrays, weights = read_folder(folder)
+        folder, arrays, weights = _chosen_weights(run, checkpoint)
         assign(devices, model_variables(assembly.model), arrays["model"], where=folder)
         yield OpenedRun(run, experiment, facts, assembly, environment, weights)
 
 
-def _chosen_weights(run: "RunDirectory", checkpoint: str) -> Path:
+def _chosen_weights(run: "RunDirectory", checkpoint: str) -> tuple[Path, dict, dict]:
+    """(where they lie, arrays, facts); the run may be training at this moment."""
     from flexseg.console import say
-    from flexseg.inference.weights import damage, recover
+    from flexseg.inference.weights import damage, read_folder, whole_folder
 
-    recover(run.best)
     if checkpoint == "best":
-        if not run.best.is_dir():
-            cure = "--checkpoint=last takes the last checkpoint"
-            raise UserError(run.best, expected="the best weights", found="none yet: no epoch has ended", cure=cure)
-        return run.best
+        for attempt in range(3):  # the trainer may be replacing them just now
+            folder = whole_folder(run.best)
+            try:
+                if folder.is_dir():
+                    return folder, *read_folder(folder)
+            except UserError:
+                if attempt == 2:
+                    raise
+            time.sleep(0.2)
+        cure = "--checkpoint=last takes the last checkpoint"
+        raise UserError(run.best, expected="the best weights", found="none yet: no epoch has ended", cure=cure)
     for folder in sorted(run.checkpoints.glob("step_*"), reverse=True):
         if not (wrong := damage(folder)):
-            return folder
+            return folder, *read_folder(folder)
         say("%s is damaged (%s): the checkpoint before it is taken", folder, wrong)
     raise UserError(f"--workdir={run.path}", expected="a whole checkpoint", found="none")
 

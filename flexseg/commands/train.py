@@ -7,6 +7,7 @@ The same command again resumes where the last checkpoint was written. --dry_run 
 
 import contextlib
 import hashlib
+import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -117,6 +118,7 @@ def _claimed(directory, built, experiment, configuration, devices):
 
     fresh, check, refusal = not directory.path.exists(), lambda: None, None
     with contextlib.ExitStack() as stack:
+        interruption = stack.enter_context(Interruption(directory.stop_file))
         if devices.is_chief:
             try:
                 directory.refuse_foreign_files()
@@ -127,6 +129,7 @@ def _claimed(directory, built, experiment, configuration, devices):
                     stack.callback(directory.remove_if_empty)
                 check = stack.enter_context(FolderLock(directory.lock_file, what="flexseg train")).check
                 write_tracebacks_to(directory.log)
+                directory.remove_leftovers()
                 if directory.started:  # by another process, between the look above and the lock
                     _refuse_other_config(directory, configuration, experiment)
                     directory.read_environment()
@@ -134,9 +137,8 @@ def _claimed(directory, built, experiment, configuration, devices):
             except UserError as error:
                 refusal = error
         try:
-            with Interruption(directory.stop_file) as interruption:
-                agree(devices, _agreed(configuration, built, devices), refusal=refusal)
-                yield check, interruption
+            agree(devices, _agreed(configuration, built, devices), refusal=refusal)
+            yield check, interruption
         except (UserError, Interrupted):
             if devices.is_chief and fresh and not directory.started:  # refused or stopped before anything of a run was written: nothing is left
                 write_tracebacks_to(None)
@@ -159,11 +161,19 @@ def _agreed(configuration, built, devices) -> dict[str, str]:
 def _refuse_other_config(directory, configuration, experiment) -> None:
     """A resumed run must be the same experiment; reporting and machine settings may differ, and a run may be made longer."""
     from flexseg.errors import UserError
+    from flexseg.objectives.metrics import metric_named, metric_names
     from flexseg.training.session import MAY_DIFFER
 
-    # Under the batch reduction val_loss depends on the evaluation's batch, and with it what is best and what is a plateau.
-    batch_dependent = {"eval"} if experiment.objective.reduction == "batch" else set()
-    ignore = set(MAY_DIFFER) - batch_dependent | (set() if experiment.schedule.depends_on_epochs else {"train.epochs"})
+    # Where a value of the validation depends on its batch, so does what is best and what is a plateau.
+    monitored = experiment.train.monitor.removeprefix("val_")
+    by_batch = experiment.objective.reduction == "batch" or (
+        monitored in metric_names() and metric_named(monitored, num_classes=2, background=0).batch_dependent
+    )
+    # The last epoch is validated in any case: a longer run would not have looked there.
+    odd = directory.finished.is_file() and json.loads(directory.finished.read_text())["epochs"] % experiment.train.validate_every
+    ignore = set(MAY_DIFFER) - ({"eval"} if by_batch else set())
+    if not experiment.schedule.depends_on_epochs and not odd:
+        ignore.add("train.epochs")
     different = configuration.difference(directory.config.read_text(), ignore)
     if different:
         raise UserError(

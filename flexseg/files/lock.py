@@ -37,9 +37,13 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in clock ticks since the boot, which no change of the clock moves; None where there is no such process."""
+    """When a process started, in clock ticks since the boot, which no change of the clock moves; None where there is no such process.
+
+    One that was killed and that nobody waited for (state Z, in containers whose first process does not reap) is gone.
+    """
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
 
@@ -72,8 +76,9 @@ class FolderLock:
     def __exit__(self, *_) -> None:
         self._done.set()
         self._renewer.join()
-        if self._read() == self._holder:
-            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is stale once this process is gone, and the run ends as it was about to
+            if self._read() == self._holder:
+                self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raises a UserError when another process holds the lock by now."""

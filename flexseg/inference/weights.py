@@ -42,8 +42,8 @@ def write_folder(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], fa
     With `keep_replaced`, the older folder stays beside it, hidden, until `forget_replaced` or `put_back_replaced`; where one stays already,
     it is that one which goes on staying.
     """
-    writing = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(writing, ignore_errors=True)
+    clear_leftovers(folder)
+    writing = _beside(folder, "writing")
     writing.mkdir(parents=True)
     try:
         for name, arrays in parts.items():
@@ -57,9 +57,9 @@ def write_folder(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], fa
     except BaseException:  # a full disk most of all: what is half-written takes the room of what is to come
         shutil.rmtree(writing, ignore_errors=True)
         raise
-    old = _replaced(folder)
+    old = _beside(folder, "old")
     if folder.exists() and keep_replaced and old.exists():
-        shutil.rmtree(folder)
+        _remove(folder)
     elif folder.exists():
         forget_replaced(folder)
         folder.rename(old)
@@ -70,30 +70,55 @@ def write_folder(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], fa
 
 
 def recover(folder: Path) -> None:
-    """Puts back the older `folder` where a replacement was cut off between its two renames."""
-    if not folder.exists():
+    """Puts back the older folder where a replacement was cut off, or what replaced it is damaged."""
+    if damage(folder):
         put_back_replaced(folder)
 
 
 def put_back_replaced(folder: Path) -> None:
-    """Puts the older folder, if it is still there, in the place of `folder`."""
-    old = _replaced(folder)
-    if old.exists():
-        shutil.rmtree(folder, ignore_errors=True)
+    """Puts the older folder, if it is still there and whole, in the place of `folder`."""
+    old = _beside(folder, "old")
+    if not damage(old):
+        _remove(folder)
         old.rename(folder)
 
 
 def forget_replaced(folder: Path) -> None:
     """Removes the older folder."""
-    shutil.rmtree(_replaced(folder), ignore_errors=True)
+    _remove(_beside(folder, "old"))
 
 
-def _replaced(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
+def clear_leftovers(folder: Path) -> None:
+    """Removes what a process that was killed while it wrote or removed `folder` left beside it."""
+    for what in ("writing", "removing", "old.removing"):
+        shutil.rmtree(_beside(folder, what), ignore_errors=True)
+
+
+def whole_folder(folder: Path) -> Path:
+    """Where the newest whole arrays of `folder` lie, for a reader, who must move nothing while another process may be writing."""
+    old = _beside(folder, "old")
+    return old if damage(folder) and not damage(old) else folder
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder that stands whole under its name until it is gone: a removal that is cut off must leave no half of it there."""
+    removing = _beside(folder, "removing")
+    shutil.rmtree(removing, ignore_errors=True)
+    if folder.exists():
+        folder.rename(removing)
+        shutil.rmtree(removing, ignore_errors=True)
+
+
+def _beside(folder: Path, what: str) -> Path:
+    return folder.with_name(f".{folder.name.removeprefix('.')}.{what}")
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a folder, in words; empty when every checksum holds."""
+    """What is wrong with a folder, in words; empty when every checksum holds.
+
+    Raises:
+      OSError: when it cannot be read: a disk that fails today says nothing about what is on it.
+    """
     try:
         rows = [line.split("  ", 1) for line in (folder / _SUMS).read_text().splitlines()]
         for expected, name in rows:
@@ -101,7 +126,7 @@ def damage(folder: Path) -> str:
                 return f"{name} does not have its checksum"
         if _FACTS not in {name for _, name in rows}:
             return f"{_FACTS} is not listed"
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         return str(error)
     return ""
 
@@ -118,7 +143,7 @@ def read_folder(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict]:
         for path in sorted(folder.glob("*.npz")) if not wrong else ():
             with np.load(path, allow_pickle=False) as archive:
                 parts[path.stem] = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (FileNotFoundError, ValueError, zipfile.BadZipFile) as error:
         wrong = str(error)
     if wrong:
         raise UserError(folder, expected="whole weights written by flexseg", found=wrong)

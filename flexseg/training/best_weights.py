@@ -14,7 +14,17 @@ from pathlib import Path
 import keras
 
 from flexseg.distribution.replicas import Replicas
-from flexseg.inference.weights import damage, forget_replaced, model_variables, named_arrays, put_back_replaced, read_facts, recover, write_folder
+from flexseg.inference.weights import (
+    clear_leftovers,
+    damage,
+    forget_replaced,
+    model_variables,
+    named_arrays,
+    put_back_replaced,
+    read_facts,
+    recover,
+    write_folder,
+)  # fmt: skip
 
 
 class BestWeights:
@@ -45,7 +55,10 @@ class BestWeights:
         """The run stands at `step` again: weights of a later one give way to those before, where these are still there."""
         if not self._replicas.is_chief:
             return
+        clear_leftovers(self._folder)
         recover(self._folder)
-        if not damage(self._folder) and read_facts(self._folder)["step"] > step:
+        if damage(self._folder):
+            return
+        if read_facts(self._folder)["step"] > step:
             put_back_replaced(self._folder)
         forget_replaced(self._folder)

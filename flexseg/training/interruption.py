@@ -67,11 +67,8 @@ class Interruption:
     @contextlib.contextmanager
     def deferred(self, *, agreed: bool = False) -> Iterator[None]:
         """Signals wait for `check`, and with `agreed` for the votes of all workers as well."""
-        self._deferred, self._agreed = True, agreed
-        try:
-            yield
-        finally:
-            self._deferred = False
+        self._deferred, self._agreed = True, agreed  # and for good: what follows only ends the run
+        yield
 
     def votes(self) -> list[float]:
         """What this process asks for, one number for each of VOTES: 1 where it does."""
@@ -85,6 +82,7 @@ class Interruption:
 
     def _note(self, number: int, frame) -> None:
         if not self._deferred:
+            self._signal = signal.Signals(number)  # Python drops what is raised inside a destructor: `check` will find it
             name = signal.Signals(number).name
             raise Interrupted(f"{name}: nothing was trained yet that is not in a checkpoint, the same command goes on", exit_code=_EXIT_CODES[number])
         if self._signal == signal.SIGINT == number:

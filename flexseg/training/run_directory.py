@@ -16,6 +16,13 @@ from flexseg.errors import UserError, suggest
 from flexseg.files.atomic import make_folder, replace_file
 
 
+class _Log(logging.FileHandler):
+    """A log on a disk that may be full: a line less is no reason to stop, nor to print a traceback; the next checkpoint tells."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        pass
+
+
 class RunDirectory:
     """Paths of a run directory (`--workdir`).
 
@@ -53,8 +60,9 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir={self.path}", expected="a directory", found="a file")
         entries = set() if self.started or not self.path.is_dir() else set(self.path.iterdir())
-        # A log of refusals is no run, nor is what a lock leaves behind when its holder is killed.
+        # A log of refusals is no run, nor is what a lock or a half-written file leaves behind when its process is killed.
         entries = {entry for entry in entries if entry != self.log and not entry.name.startswith(self.lock_file.name)}
+        entries -= set(self._leftovers())
         begun = {self.manifest, self.label_map, self.environment, self.summary, self.operative_config}  # a start cut off before config.gin
         if entries and not (self.manifest in entries and entries <= begun):
             raise UserError(
@@ -64,10 +72,20 @@ class RunDirectory:
                 cure="name another --workdir",
             )
 
+    def _leftovers(self) -> list[Path]:
+        """What `replace_file` leaves when its process is killed."""
+        names = [path.name for path in vars(self).values() if path.suffix]
+        return [path for path in self.path.glob(".*") if path.is_file() and any(path.name.startswith(f".{name}.") for name in names)]
+
+    def remove_leftovers(self) -> None:
+        """Removes half-written files of a start that was killed; only for who holds the lock."""
+        for path in self._leftovers():
+            path.unlink(missing_ok=True)
+
     def make(self) -> None:
         """Makes the directory and sends the log to `log.txt` too."""
         make_folder(self.path, flag="--workdir")
-        handler = logging.FileHandler(self.log, encoding="utf-8")
+        handler = _Log(self.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
         log = logging.getLogger("flexseg")
         log.handlers = [other for other in log.handlers if not isinstance(other, logging.FileHandler)]

@@ -49,7 +49,7 @@ class TrainState:
             return folder
         self._directory.mkdir(parents=True, exist_ok=True)
         write_folder(folder, {name: named_arrays(self._replicas, variables) for name, variables in self._parts.items()}, {"step": step, **host})
-        for old in [other for other in self.folders() if other <= folder][: -self._keep]:  # a later one can only be damaged
+        for old in [other for other in self.folders() if other <= folder][: -self._keep]:
             shutil.rmtree(old)
         return folder
 
@@ -74,17 +74,24 @@ class TrainState:
     def _read(self) -> dict | None:
         for cut_off in self._directory.glob(".step_*.old"):
             recover(cut_off.with_name(cut_off.name.removeprefix(".").removesuffix(".old")))
-        for cut_off in self._directory.glob(".step_*.writing"):  # of a save that was killed
-            shutil.rmtree(cut_off, ignore_errors=True)
-        folders = self.folders()
+        for kind in ("writing", "removing"):
+            for cut_off in self._directory.glob(f".step_*.{kind}"):  # of a save that was killed
+                shutil.rmtree(cut_off, ignore_errors=True)
+        folders, damaged = self.folders(), []
         for folder in reversed(folders):
             wrong = damage(folder)
             if wrong:
-                say("%s is damaged (%s): the checkpoint before it is taken", folder, wrong)
+                say("%s is damaged (%s)", folder, wrong)
+                damaged.append(folder)
                 continue
             arrays, host = read_folder(folder)
             for name, variables in self._parts.items():
                 assign(self._replicas, variables, arrays[name], where=folder)
+            for other in damaged:  # where it would count as one of the latest, and push a whole one out
+                aside = other.with_name(f"damaged_{other.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                other.rename(aside)
+                say("it is kept as %s, and the checkpoint before it is taken: %s", aside.name, folder)
             return host
         if folders:
             raise UserError(
