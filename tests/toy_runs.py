@@ -9,9 +9,11 @@ What a command leaves behind in the process (gin's state, op determinism, where 
 
 import contextlib
 import io
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from pathlib import Path
 
 import gin
@@ -90,6 +92,34 @@ def process(
     """`flexseg train` in a process of its own, with a fault (see faulty_run.py); its output is text."""
     command = [sys.executable, str(Path(__file__).with_name("faulty_run.py")), fault, str(call), *train_command_line(dataset, workdir, *params, **flags)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def workers(
+    dataset: BuiltDataset, workdir: Path, *params: str, count: int, faults: Mapping[int, tuple[str, int]] = {}, workdirs: Mapping[int, Path] = {},
+    params_of: Mapping[int, Sequence[str]] = {}, seconds: float = 300,
+) -> list[subprocess.CompletedProcess]:  # fmt: skip
+    """`flexseg train` in `count` worker processes; by worker: faults (see faulty_run.py), other run directories, further bindings."""
+    addresses = free_addresses(count)
+    started = []
+    for worker in range(count):
+        fault, call = faults.get(worker, ("none", 0))
+        words = train_command_line(dataset, workdirs.get(worker, workdir), *params, *params_of.get(worker, ()), workers=",".join(addresses), worker=worker)
+        command = [sys.executable, str(Path(__file__).with_name("faulty_run.py")), fault, str(call), *words]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    try:
+        with futures.ThreadPoolExecutor(count) as pool:  # all pipes are read at once: a full one would stop its worker
+            said = list(pool.map(lambda process: process.communicate(timeout=seconds), started))
+    finally:
+        for process in started:
+            process.kill()
+    return [subprocess.CompletedProcess(process.args, process.returncode, *both) for process, both in zip(started, said, strict=True)]
+
+
+def free_addresses(count: int) -> list[str]:
+    """host:port of `count` ports of this machine that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
 
 
 def train_command_line(dataset: BuiltDataset, workdir: Path, *params: str, **flags) -> list[str]:
