@@ -9,7 +9,6 @@ What a command leaves behind in the process (gin's state, op determinism, where 
 
 import contextlib
 import io
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from flexseg.commands import predict as predict_command
 from flexseg.commands import train as train_command
 from flexseg.data.dataset import BuiltDataset
 from flexseg.inference.weights import read_folder
+from flexseg.launch.local import free_addresses
 
 TINY = (
     "build_model.architecture=@flex_unet", "flex_unet.base_filters=2", "flex_unet.num_layers=2", "flex_unet.dropout_rate=0.0",
@@ -113,13 +113,6 @@ def workers(
         for process in started:
             process.kill()
     return [subprocess.CompletedProcess(process.args, process.returncode, *both) for process, both in zip(started, said, strict=True)]
-
-
-def free_addresses(count: int) -> list[str]:
-    """host:port of `count` ports of this machine that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
 
 
 def train_command_line(dataset: BuiltDataset, workdir: Path, *params: str, **flags) -> list[str]:

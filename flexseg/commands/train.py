@@ -5,13 +5,10 @@
 The same command again resumes where the last checkpoint was written. --dry_run prints what would be trained and tries two steps.
 """
 
-import contextlib
-import hashlib
 import json
 import os
 import shlex
 from collections.abc import Sequence
-from importlib import metadata
 
 from absl import flags
 
@@ -69,9 +66,11 @@ def run(
             raise UserError(flag, expected="a value", found="none", cure="flexseg train --dataset=NAME --data_dir=DIR --workdir=RUN")
     experiment, configuration = read_experiment(list(gin_file) or [DEFAULT_CONFIG], gin_param, user_modules=user_module)
 
+    from flexseg.commands.dispatcher import write_tracebacks_to
     from flexseg.console import be_silent
     from flexseg.data.dataset import open_dataset
     from flexseg.distribution.cluster import find_cluster
+    from flexseg.training.claim import claimed
     from flexseg.training.run_directory import RunDirectory
     from flexseg.training.session import Session, open_devices
 
@@ -95,7 +94,14 @@ def run(
         session.dry_run(init_from=init_from)
         return None
     directory = RunDirectory(workdir)
-    with _claimed(directory, built, experiment, configuration, devices) as (check, interruption):
+    with claimed(
+        directory,
+        devices,
+        built,
+        facts={"configuration": configuration.text},
+        check_config=lambda: _refuse_other_config(directory, configuration, experiment),
+        tracebacks_to=write_tracebacks_to,
+    ) as (check, interruption):
         session = Session(experiment, built, directory, devices, **recorded)
         if devices.is_chief:
             print(facts, "\n")
@@ -105,57 +111,6 @@ def run(
     print(f"\nrun directory: {directory.path}")
     print(shlex.join(["tensorboard", f"--logdir={directory.tensorboard}", "--samples_per_plugin=images=1000"]))
     return str(directory.path)
-
-
-@contextlib.contextmanager
-def _claimed(directory, built, experiment, configuration, devices):
-    """The run directory, locked by the chief, once all workers agree; yields (check, Interruption). Nothing stays of a run that was not begun."""
-    from flexseg.commands.dispatcher import write_tracebacks_to
-    from flexseg.distribution.agreement import agree
-    from flexseg.errors import UserError
-    from flexseg.files.lock import FolderLock
-    from flexseg.training.interruption import Interrupted, Interruption
-
-    fresh, check, refusal = not directory.path.exists(), lambda: None, None
-    with contextlib.ExitStack() as stack:
-        interruption = stack.enter_context(Interruption(directory.stop_file))
-        if devices.is_chief:
-            try:
-                directory.refuse_foreign_files()
-                if directory.started:
-                    _refuse_other_config(directory, configuration, experiment)
-                directory.make()
-                if fresh:
-                    stack.callback(directory.remove_if_empty)
-                check = stack.enter_context(FolderLock(directory.lock_file, what="flexseg train")).check
-                write_tracebacks_to(directory.log)
-                directory.remove_leftovers()
-                if directory.started:  # by another process, between the look above and the lock
-                    _refuse_other_config(directory, configuration, experiment)
-                    directory.read_environment()
-                directory.refuse_other_dataset(built.directory)
-            except UserError as error:
-                refusal = error
-        try:
-            agree(devices, _agreed(configuration, built, devices), refusal=refusal)
-            yield check, interruption
-        except (UserError, Interrupted):
-            if devices.is_chief and fresh and not directory.started:  # refused or stopped before anything of a run was written: nothing is left
-                write_tracebacks_to(None)
-                directory.remove_log()
-            raise
-
-
-def _agreed(configuration, built, devices) -> dict[str, str]:
-    """What must be the same on all workers."""
-    packages = ("flexseg", "tensorflow", "keras", "numpy")
-    return {
-        "configuration": configuration.text,
-        "dataset": built.name,
-        "dataset manifest": hashlib.sha256((built.directory / "manifest.json").read_bytes()).hexdigest(),
-        "packages": "\n".join(f"{name} {metadata.version(name)}" for name in packages),
-        "devices": f"{devices.workers} workers × {devices.here}",
-    }
 
 
 def _refuse_other_config(directory, configuration, experiment) -> None:

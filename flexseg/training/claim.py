@@ -1,0 +1,82 @@
+"""Claim: a run directory taken for one run, by the chief, once all workers agree on what they are about to do.
+
+    with claimed(run, replicas, dataset, facts={"configuration": text}, check_config=..., tracebacks_to=...) as (check, interruption):
+        session.train(interruption, check=check, ...)
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+from flexseg.data.dataset import BuiltDataset
+from flexseg.distribution.agreement import agree
+from flexseg.distribution.replicas import Replicas
+from flexseg.errors import UserError
+from flexseg.files.lock import FolderLock
+from flexseg.training.interruption import Interrupted, Interruption
+from flexseg.training.run_directory import RunDirectory
+
+_PACKAGES = ("flexseg", "tensorflow", "keras", "numpy")  # whose versions must be the same on all workers
+
+
+@contextlib.contextmanager
+def claimed(
+    run: RunDirectory,
+    replicas: Replicas,
+    dataset: BuiltDataset,
+    *,
+    facts: Mapping[str, str],
+    check_config: Callable[[], None],
+    tracebacks_to: Callable[[Path | None], None],
+) -> Iterator[tuple[Callable[[], None], Interruption]]:
+    """The locked directory; yields a check that the lock is still held, for after every step, and what listens for signals.
+
+    Args:
+      run: the directory, which need not exist; of a run that was refused or stopped before it began nothing stays.
+      replicas: the devices.
+      dataset: what the run trains on.
+      facts: what must be the same on all workers, beside versions and dataset.
+      check_config: raises a UserError when the directory holds a run of another configuration.
+      tracebacks_to: told where tracebacks go.
+
+    Raises:
+      UserError: for a directory that is not this run's, or workers that differ.
+    """
+    fresh, check, refusal = not run.path.exists(), lambda: None, None
+    with contextlib.ExitStack() as stack:
+        interruption = stack.enter_context(Interruption(run.stop_file))
+        if replicas.is_chief:
+            try:
+                run.refuse_foreign_files()
+                if run.started:
+                    check_config()
+                run.make()
+                if fresh:
+                    stack.callback(run.remove_if_empty)
+                check = stack.enter_context(FolderLock(run.lock_file, what="flexseg train")).check
+                tracebacks_to(run.log)
+                run.remove_leftovers()
+                if run.started:  # by another process, between the look above and the lock
+                    check_config()
+                    run.read_environment()
+                run.refuse_other_dataset(dataset.directory)
+            except UserError as error:
+                refusal = error
+        try:
+            agree(replicas, {**facts, **_machine(replicas, dataset)}, refusal=refusal)
+            yield check, interruption
+        except (UserError, Interrupted):
+            if replicas.is_chief and fresh and not run.started:
+                tracebacks_to(None)
+                run.remove_log()
+            raise
+
+
+def _machine(replicas: Replicas, dataset: BuiltDataset) -> dict[str, str]:
+    return {
+        "dataset": f"{dataset.name}, manifest {hashlib.sha256((dataset.directory / 'manifest.json').read_bytes()).hexdigest()[:16]}",
+        "packages": "\n".join(f"{name} {metadata.version(name)}" for name in _PACKAGES),
+        "devices": f"{replicas.workers} workers × {replicas.here}",
+    }
