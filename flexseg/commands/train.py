@@ -94,7 +94,7 @@ def run(
         session.dry_run(init_from=init_from)
         return None
     directory = RunDirectory(workdir)
-    with claimed(
+    with devices.naming_lost_workers(), claimed(
         directory,
         devices,
         built,

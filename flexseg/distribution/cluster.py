@@ -114,8 +114,8 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
         found = f"{type(error).__name__} {error}"
         raise UserError("Slurm", expected="the variables that srun sets for a step", found=found, cure="start with srun") from error
     port = _FIRST_PORT + (job * 64 + step * 8) % _PORTS  # jobs that share a node need ports of their own
-    addresses = [f"{host}:{port + task}" for host, count in zip(hosts, tasks, strict=True) for task in range(count)]
-    found = Cluster(tuple(addresses), index, "Slurm")
+    placed = [host for host, count in zip(hosts, tasks, strict=True) for _ in range(count)]
+    found = Cluster(tuple(f"{host}:{port + task}" for task, host in enumerate(placed)), index, "Slurm")
     own, told = environment.get("SLURMD_NODENAME"), found.addresses[index].rpartition(":")[0]
     if own and own != told:
         raise UserError("Slurm", expected=f"task {index} on {told}", found=f"on {own}", cure="srun --distribution=block")

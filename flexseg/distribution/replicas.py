@@ -167,7 +167,13 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
     """Waits until all workers are there. TensorFlow reads TF_CONFIG, and wants this before it runs anything else."""
     os.environ["TF_CONFIG"] = cluster.tf_config
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.UnknownError as error:
+        if "gRPC server" not in str(error):
+            raise
+        place, own = f"worker {cluster.index}", cluster.addresses[cluster.index]
+        raise UserError(place, expected=f"to listen on {own}", found="a port that is taken", cure="name another port for it") from error
 
 
 def open_replicas(

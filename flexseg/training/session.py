@@ -116,8 +116,7 @@ class Session:
                 replace_file(run.operative_config, operative_config().encode())
                 replace_file(run.config, self._config.encode())  # last: a directory with a config.gin holds all the rest
             self._print_facts(assembly, trainer)
-            with self._replicas.naming_lost_workers():
-                reason = trainer.train(interruption, check=check)
+            reason = trainer.train(interruption, check=check)
         say("ended: %s", reason)
 
     def _from_chief(self, read: Callable[[], dict | None]) -> dict | None:
