@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SMALL = ("--devices=cpu", "--steps=4", "--image_size=32", "--num_layers=3")
+SMALL = ("--devices=cpu", "--steps=4", "--image_size=32", "--num_layers=2")
 
 
 def check(*flags):
