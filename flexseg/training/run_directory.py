@@ -99,7 +99,8 @@ class RunDirectory:
         for handler in [other for other in log.handlers if isinstance(other, logging.FileHandler)]:
             log.removeHandler(handler)
             handler.close()
-        self.log.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # refused before there was one
+            self.log.unlink()
 
     def remove_if_empty(self) -> None:
         """Takes the directory back, unless it holds a run, or files of somebody else."""
