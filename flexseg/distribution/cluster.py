@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 from flexseg.errors import UserError
 
-DISTRIBUTIONS = ("auto", "one_device", "mirrored", "multi_worker")
 _FIRST_PORT, _PORTS = 12000, 16000  # below the range from which Linux takes ports for outgoing connections (32768)
 
 
