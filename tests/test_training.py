@@ -10,7 +10,7 @@ import toys
 
 from flexseg.commands import dispatcher
 from flexseg.commands import train as train_command
-from flexseg.distribution.step import Outcome, TrainStep
+from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
 from flexseg.evaluation.csv_log import read_rows
 from flexseg.training.trainer import Trainer
@@ -85,9 +85,9 @@ def test_the_plateau_lowers_the_rate_that_is_logged(stopped):
 def test_the_step_is_given_the_rate_of_schedule_and_plateau(toy, tmp_path, monkeypatch):
     given, call = [], TrainStep.__call__
 
-    def spy(self, batch, *, number, learning_rate, total_weight):
+    def spy(self, batch, *, number, learning_rate, total_weight, votes):
         given.append((number, learning_rate, total_weight))
-        return call(self, batch, number=number, learning_rate=learning_rate, total_weight=total_weight)
+        return call(self, batch, number=number, learning_rate=learning_rate, total_weight=total_weight, votes=votes)
 
     monkeypatch.setattr(TrainStep, "__call__", spy)
     toy_runs.train(
@@ -121,7 +121,7 @@ def test_skipped_steps_that_are_not_in_a_row_are_survived_and_enter_no_mean(toy,
 
     def every_second(self, batch, *, number, **given):
         outcome = call(self, batch, number=number, **given)
-        return Outcome(outcome.values * np.nan, tf.constant(False)) if number % 2 else outcome
+        return outcome._replace(values=outcome.values * np.nan, applied=tf.constant(False)) if number % 2 else outcome
 
     monkeypatch.setattr(TrainStep, "__call__", every_second)
     said = toy_runs.train(toy, tmp_path / "run", "train.max_skipped_steps=2", "train.steps_per_epoch=4", "train.epochs=1")
