@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import toy_runs
 from slurm_cluster import missing, slurm_cluster
-from test_workers import EXACT, LENGTH, assert_is, whole  # noqa: F401  (a fixture)
+from test_workers import EXACT, LENGTH, assert_is
 
 SCRIPT = Path(__file__).parents[1] / "launch" / "slurm" / "train.sbatch"
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -58,15 +58,17 @@ def job(slurm, toy, tmp_path):
     slurm("scancel", made.number)
 
 
-def test_a_job_that_gets_its_warning_is_requeued_and_ends_as_if_nothing_had_happened(job, slurm, whole):  # noqa: F811
-    job.submit(*LENGTH)
+def test_a_job_that_gets_its_warning_is_requeued_and_ends_as_if_nothing_had_happened(job, slurm, toy, tmp_path):
+    length = (*LENGTH, "train.epochs=60")  # long enough for a warning that takes seconds to arrive
+    toy_runs.train(toy, tmp_path / "whole", *EXACT, *length)
+    job.submit(*length)
     job.wait_for("epoch 1  step 4")
     assert "2 workers × 1 × CPU (Slurm: node9:" in job.said()
     slurm("scancel", "--signal=USR1", job.number)
     job.wait_for("train.sbatch: requeued, to go on from step_")
     job.wait_for("resumed after epoch")
     job.wait("COMPLETED")
-    assert_is(job.workdir, whole)
+    assert_is(job.workdir, tmp_path / "whole")
 
 
 def test_a_cancelled_job_stays_cancelled_with_its_checkpoint(job, slurm):
