@@ -73,10 +73,10 @@ def measure(combination: dict, data_dir: str, replicas) -> dict:
     with precision_scope(combination["precision"]):
         assembly = Assembly(experiment, dataset, replicas, precision=combination["precision"], xla=combination["xla"])
         trainer = Trainer(assembly, experiment, dataset, RunDirectory(os.devnull))
-        batches = replicas.distribute(trainer.stream.batches(0, replicas=replicas.count))
+        batches = replicas.distribute(trainer.steps.stream.batches(0, replicas=replicas.count))
         for number in range(FLAGS.steps):
-            outcome = trainer.step_function(
-                next(batches), number=number, learning_rate=trainer.learning_rate(number), total_weight=float(trainer.batch_size)
+            outcome = trainer.steps.function(
+                next(batches), number=number, learning_rate=trainer.steps.learning_rate(number), total_weight=float(trainer.steps.batch_size)
             )
             losses.append(float(outcome.values[0] / outcome.values[1]))
             applied += bool(outcome.applied)
@@ -89,7 +89,7 @@ def measure(combination: dict, data_dir: str, replicas) -> dict:
     tail = [loss for loss in losses[-quarter - 1 :] if np.isfinite(loss)]
     return combination | {
         "loss": float(np.mean(tail)) if tail else float("nan"),
-        "images_per_second": (FLAGS.steps - quarter - 1) * trainer.batch_size / seconds,
+        "images_per_second": (FLAGS.steps - quarter - 1) * trainer.steps.batch_size / seconds,
         "skipped": FLAGS.steps - applied,
         "last_finite": bool(np.isfinite(losses[-1])),
         "replicas_equal": all(np.array_equal(each[0].numpy(), other.numpy()) for each in weights for other in each[1:]),
@@ -101,7 +101,7 @@ def open_devices(count: int):
     """`count` devices of one card, or of the CPU."""
     import tensorflow as tf
 
-    from flexseg.distribution.replicas import open_replicas
+    from flexseg.distribution.strategies import open_replicas
 
     if FLAGS.devices == "cpu":
         return open_replicas(global_batch_size=FLAGS.global_batch_size, logical_cpus=count)

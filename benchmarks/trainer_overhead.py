@@ -38,7 +38,7 @@ def trainer_side(data_dir: str):
     from flexseg.commands import build
     from flexseg.configure import configure
     from flexseg.data.dataset import BuiltDataset
-    from flexseg.distribution.replicas import open_replicas
+    from flexseg.distribution.strategies import open_replicas
     from flexseg.training.assembly import Assembly, Experiment
     from flexseg.training.run_directory import RunDirectory
     from flexseg.training.trainer import Trainer
@@ -57,13 +57,13 @@ def trainer_side(data_dir: str):
     experiment, replicas = Experiment.from_gin(), open_replicas(global_batch_size=FLAGS.batch_size, replicas=1)
     assembly = Assembly(experiment, dataset, replicas, precision=FLAGS.precision, xla="on" if FLAGS.xla else "off")
     trainer = Trainer(assembly, experiment, dataset, RunDirectory(os.devnull))
-    batch = next(replicas.distribute(trainer.stream.batches(0, replicas=1)))
+    batch = next(trainer.steps.batches())
     batches = itertools.repeat(batch)
 
     def block(steps: int) -> None:
         for _ in range(steps):
-            trainer.one_step(batches)
-        trainer.settle()
+            trainer.steps.advance(batches, last=2**62)
+        trainer.steps.settle()
 
     return block, assembly, batch
 

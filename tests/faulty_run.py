@@ -5,6 +5,8 @@
 At call number CALL (from 1) of the function that FAULT names, the process
     step, validation, checkpoint    is killed with SIGKILL: inside an epoch, inside the validation, with half a checkpoint written
     SIGUSR1, SIGTERM, SIGINT        is sent that signal, at a step
+    validation_SIGUSR1, …           is sent it at a batch of the validation
+    hang                            waits for ever, at a step
     early                           is sent SIGTERM, before the model is built
     full_disk                       finds no room for a checkpoint's arrays
 """
@@ -13,6 +15,7 @@ import errno
 import os
 import signal
 import sys
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -39,11 +42,16 @@ def kill(*_) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def wait_for_ever(*_) -> None:
+    while True:
+        time.sleep(1)
+
+
 def plant() -> None:
     from flexseg.inference import weights
     from flexseg.inference.predictor import Predictor
     from flexseg.training.session import Session
-    from flexseg.training.trainer import Trainer
+    from flexseg.training.steps import Steps
 
     def write_half_and_kill(stream, **_):
         stream.write(b"PK\3\4 half of an archive")
@@ -55,15 +63,19 @@ def plant() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if FAULT == "step":
-        before(Trainer, "one_step", kill)
+        before(Steps, "advance", kill)
     elif FAULT == "validation":
         before(Predictor, "step", kill)
     elif FAULT in ("checkpoint", "full_disk"):
         before(weights.np, "savez", write_half_and_kill if FAULT == "checkpoint" else fill_the_disk)
+    elif FAULT == "hang":
+        before(Steps, "advance", wait_for_ever)
+    elif FAULT.startswith("validation_"):
+        before(Predictor, "step", lambda *_: os.kill(os.getpid(), signal.Signals[FAULT.removeprefix("validation_")]))
     elif FAULT == "early":
         before(Session, "_make", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     elif FAULT != "none":
-        before(Trainer, "one_step", lambda *_: os.kill(os.getpid(), signal.Signals[FAULT]))
+        before(Steps, "advance", lambda *_: os.kill(os.getpid(), signal.Signals[FAULT]))
 
 
 load_tensorflow()

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from flexseg.distribution.loss_scale import LossScale
-from flexseg.distribution.replicas import open_replicas
 from flexseg.distribution.step import TrainStep
+from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 from flexseg.models.flex_unet import flex_unet
 from flexseg.objectives.losses import loss_named

@@ -14,7 +14,7 @@ from flexseg.data.ram_cache import RamCache
 from flexseg.data.records import Records
 from flexseg.data.settings import InputSettings
 from flexseg.data.stream import Stream, evaluation_batches
-from flexseg.distribution.replicas import open_replicas
+from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 
 

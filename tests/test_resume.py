@@ -10,16 +10,19 @@ import toy_runs
 import toys
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # as TensorBoard itself reads
 
+from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
 from flexseg.evaluation.csv_log import read_rows
 from flexseg.files import atomic
 from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import read_folder
 from flexseg.training import checkpoint_clock, run_directory, session
+from flexseg.training.steps import Steps
 from flexseg.training.trainer import Trainer
 
-# Everything that could carry state from step to step: dropout, moving statistics, random crops, Adam's moments, a schedule, a plateau.
+# Everything that could carry state from step to step: dropout, moving statistics, random crops, Adam's moments, averages, a schedule, a plateau.
 FULL = (
+    "optimizer.ema_momentum=0.8",
     "train.deterministic=True", "flex_unet.dropout_rate=0.1", "flex_unet.normalization='batch'", "input.fit='random_crop'", "input.eval_fit='resize'",
     "train.steps_per_epoch=3", "schedule.name='cosine'", "schedule.schedule_epochs=4", "schedule.warmup_steps=2", "plateau.learning_rate_reducer=True", "plateau.reducer_patience=1", "plateau.min_delta=10.0",
     "train.metrics=('dice_coef',)", "train.mode='max'",  # the loss falls: the first epoch stays the best, if it is remembered
@@ -49,10 +52,10 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("method", "call", "checkpoint_steps", "resumed"),
     [
-        ("one_step", 6, 2, "resumed after epoch 1, step 4"),  # in the middle of epoch 2, whose first step is in the checkpoint
+        ("advance", 6, 2, "resumed after epoch 1, step 4"),  # in the middle of epoch 2, whose first step is in the checkpoint
         ("_save", 1, 0, "resumed after epoch 0, step 0"),  # before the first checkpoint: the row of epoch 1 is written and must be cut
         pytest.param("validate", 2, 2, "resumed after epoch 1, step 6", marks=pytest.mark.slow),  # after the last step of epoch 2
-        pytest.param("one_step", 11, 2, "resumed after epoch 3, step 10", marks=pytest.mark.slow),
+        pytest.param("advance", 11, 2, "resumed after epoch 3, step 10", marks=pytest.mark.slow),
         pytest.param("_watch", 3, 2, "resumed after epoch 2, step 8", marks=pytest.mark.slow),  # the row of epoch 3 is written
         pytest.param("_save", 4, 2, "resumed after epoch 1, step 4", marks=pytest.mark.slow),  # 2, 3 (end of the epoch), 4, 6
     ],
@@ -61,24 +64,26 @@ def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(
     uninterrupted, toy, tmp_path, monkeypatch, method, call, checkpoint_steps, resumed
 ):
     params = (*FULL, "train.epochs=4", f"train.checkpoint_steps={checkpoint_steps}")
-    original, calls = getattr(Trainer, method), []
+    owner = Steps if method == "advance" else Trainer
+    original, calls = getattr(owner, method), []
 
-    def killed(self, *arguments):
+    def killed(self, *arguments, **keywords):
         calls.append(method)
         if len(calls) == call:
             raise Killed
-        return original(self, *arguments)
+        return original(self, *arguments, **keywords)
 
-    monkeypatch.setattr(Trainer, method, killed)
+    monkeypatch.setattr(owner, method, killed)
     monkeypatch.setattr(checkpoint_clock, "_EPOCH_END_SHARE", math.inf)  # at the end of every epoch, however long it takes
     with pytest.raises(Killed):
         toy_runs.train(toy, tmp_path / "run", *params)
     monkeypatch.undo()
-    first, dispatch = [], Trainer._dispatch
-    monkeypatch.setattr(Trainer, "_dispatch", lambda self, batch: first.append((self.step, self.stream, batch["index"])) or dispatch(self, batch))
+    first, call_step, advance = [], TrainStep.__call__, Steps.advance
+    monkeypatch.setattr(TrainStep, "__call__", lambda self, batch, **given: first.append((given["number"], batch)) or call_step(self, batch, **given))
+    monkeypatch.setattr(Steps, "advance", lambda self, batches, *, last: first.append(self.stream) or advance(self, batches, last=last))
     assert resumed in toy_runs.train(toy, tmp_path / "run", *params)
-    step, stream, index = first[0]
-    assert f"step {step}" in resumed and index.numpy().tolist() == stream.indices(step), "the batch after the checkpoint"
+    stream, (number, batch) = first[:2]
+    assert f"step {number}" in resumed and batch["index"].numpy().tolist() == stream.indices(number), "the batch after the checkpoint"
     assert toy_runs.outcome(tmp_path / "run") == toy_runs.outcome(uninterrupted)
     for split in ("train", "valid"):
         events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / split), size_guidance={"tensors": 0})
@@ -130,15 +135,15 @@ def test_a_run_starts_from_another_runs_weights_and_keeps_what_fits(uninterrupte
 @pytest.mark.slow
 def test_a_start_from_other_weights_that_was_killed_early_starts_from_them_again(uninterrupted, toy, tmp_path, monkeypatch):
     params = ("flex_unet.normalization='batch'", "train.epochs=1", "train.steps_per_epoch=2", "optimizer.learning_rate=1e-12")
-    one_step, calls = Trainer.one_step, []
+    advance, calls = Steps.advance, []
 
-    def killed(self, batches):
+    def killed(self, batches, *, last):
         calls.append(1)
         if len(calls) == 2:
             raise Killed
-        one_step(self, batches)
+        advance(self, batches, last=last)
 
-    monkeypatch.setattr(Trainer, "one_step", killed)
+    monkeypatch.setattr(Steps, "advance", killed)
     with pytest.raises(Killed):
         toy_runs.train(toy, tmp_path / "run", *params, init_from=str(uninterrupted))
     assert f"weights from {uninterrupted}" in toy_runs.train(toy, tmp_path / "run", *params, init_from=str(uninterrupted))

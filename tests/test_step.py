@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from flexseg.distribution.averages import WeightAverages
 from flexseg.distribution.loss_scale import INITIAL, LossScale
-from flexseg.distribution.replicas import Replicas, open_replicas
+from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.step import EvaluationStep, TrainStep
+from flexseg.distribution.strategies import open_replicas
 from flexseg.models.flex_unet import flex_unet
 from flexseg.objectives.losses import loss_named
 from flexseg.objectives.measures import Measures
@@ -45,6 +47,7 @@ class Rig:
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
     scale: LossScale
+    averages: WeightAverages | None
     step: TrainStep
     images: np.ndarray
     masks: np.ndarray
@@ -59,7 +62,7 @@ class Rig:
         return [self.replicas.local(v.value)[replica].numpy() for v in [*self.model.variables, *self.optimizer.variables]]
 
 
-def rig(count, settings, *, policy="float64", xla=False, loss="ce_dice", reduction="example", num_classes=2, growth_steps=2000, images=IMAGES, masks=MASKS, **options) -> Rig:
+def rig(count, settings, *, policy="float64", xla=False, loss="ce_dice", reduction="example", num_classes=2, growth_steps=2000, images=IMAGES, masks=MASKS, accumulation_steps=1, **options) -> Rig:
     """To be called, and used, inside the policy's `precision_scope`."""
     replicas = open_replicas(global_batch_size=len(images), replicas=1, logical_cpus=count if count > 1 else 0)
     measures = Measures(loss=loss_named(loss, num_classes=num_classes, background=0), reduction=reduction, metrics=[])
@@ -68,11 +71,14 @@ def rig(count, settings, *, policy="float64", xla=False, loss="ce_dice", reducti
         optimizer = settings.build()
         optimizer.build(model.trainable_variables)
         scale = LossScale(dynamic=policy == "mixed_float16", growth_steps=growth_steps, dtype="float64" if policy == "float64" else "float32")
+        averages = WeightAverages(replicas, model, momentum=settings.ema_momentum) if settings.ema_momentum else None
+    if averages:
+        averages.restart()
     step = TrainStep(
-        replicas, model, optimizer, scale, make_forward_backward(model, measures, replicas=count),
-        clip=settings.clip(), weight_decay=settings.decay, seed=7, xla=xla,
+        replicas, model, optimizer, scale, make_forward_backward(model, measures, replicas=count, accumulation_steps=accumulation_steps),
+        clip=settings.clip(), weight_decay=settings.decay, averages=averages, seed=7, xla=xla,
     )  # fmt: skip
-    return Rig(replicas, model, optimizer, scale, step, images, masks)
+    return Rig(replicas, model, optimizer, scale, averages, step, images, masks)
 
 
 def trained(count, settings, *, steps=5, **options):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flexseg.distribution.loss_scale import LossScale
-from flexseg.distribution.replicas import open_replicas
+from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.train_state import TrainState

@@ -13,6 +13,7 @@ from flexseg.commands import train as train_command
 from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
 from flexseg.evaluation.csv_log import read_rows
+from flexseg.inference.weights import read_folder
 from flexseg.training.trainer import Trainer
 
 
@@ -73,6 +74,21 @@ def test_evaluate_takes_the_best_weights_and_the_last_ones_on_request(stopped):
     assert "last weights (epoch 5)" in said
     assert last["loss"] == pytest.approx(true[4]["loss"], rel=1e-6)
     assert abs(true[1]["loss"] - true[4]["loss"]) > 1e-4, "weights that are alike prove nothing"
+
+
+def test_averages_are_what_is_validated_kept_as_best_and_evaluated(toy, tmp_path):
+    toy_runs.train(toy, tmp_path / "run", "train.epochs=2", "train.steps_per_epoch=4", "optimizer.ema_momentum=0.9", "optimizer.learning_rate=0.02")
+    _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
+    logged = float(rows[-1][2])
+    (checkpoint, _), (best, facts) = (read_folder(folder) for folder in (tmp_path / "run" / "checkpoints" / "step_000000008", tmp_path / "run" / "best"))
+    averages, weights = checkpoint["averages"], checkpoint["model"]
+    differ = [np.abs(average - weights[name.replace("average/", "").split(":")[0]]).max() for name, average in averages.items()]
+    assert facts["epoch"] == 2 and max(differ) > 1e-3
+    for name, average in averages.items():
+        np.testing.assert_array_equal(best["model"][name.replace("average/", "").split(":")[0]], average)
+    for which in ("best", "last"):
+        report, _ = toy_runs.evaluate(tmp_path / "run", split="valid", checkpoint=which)
+        assert report["loss"] == pytest.approx(logged, rel=1e-5)
 
 
 def test_the_plateau_lowers_the_rate_that_is_logged(stopped):

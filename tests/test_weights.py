@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from flexseg.distribution.replicas import open_replicas
+from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 from flexseg.inference.weights import assign, damage, model_variables, named_arrays, read_folder, recover, write_folder
 

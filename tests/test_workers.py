@@ -63,6 +63,16 @@ def test_gradients_and_weights_are_those_of_one_device(toy, tmp_path, normalizat
         assert np.mean(moved) > 0.3, "weights that do not move prove nothing"
 
 
+@pytest.mark.slow
+def test_accumulation_averages_recomputation_and_calls_of_several_steps_change_nothing_over_workers(toy, tmp_path):
+    params = (*LENGTH, "flex_unet.normalization='group'", "flex_unet.group_count=2", "optimizer.ema_momentum=0.5", "optimizer.global_clipnorm=0.5")
+    toy_runs.train(toy, tmp_path / "one", *EXACT, *params)
+    options = ("train.accumulation_steps=2", "flex_unet.remat=True", "train.steps_per_call=3", "train.checkpoint_steps=0")
+    several(toy, tmp_path / "two", *params, *options, count=2)
+    assert "averages" in parts(tmp_path / "two")
+    assert_is(tmp_path / "two", tmp_path / "one")
+
+
 def table(workdir) -> np.ndarray:
     return np.array([[float(value) for value in row] for name in ("train_losses.csv", "train_metrics.csv") for row in read_rows(workdir / name)[1]])
 
@@ -115,6 +125,26 @@ def test_a_killed_worker_ends_the_others_with_75_and_nothing_is_lost(toy, tmp_pa
     assert ended[killed].returncode == -signal.SIGKILL and ended[1 - killed].returncode == 75
     assert "another worker was lost; the same command goes on from the last checkpoint" in ended[1 - killed].stderr
     several(toy, workdir, *LENGTH, count=2)
+    assert_is(workdir, whole)
+
+
+def test_a_signal_in_the_validation_ends_all_within_it(toy, tmp_path, whole):
+    workdir = tmp_path / "run"
+    ended = several(toy, workdir, *LENGTH, count=2, codes=(75,), faults={1: ("validation_SIGUSR1", 2)})
+    said = re.findall(r"^flexseg train: SIGUSR1: checkpoint of step (\d+) written", "".join(process.stderr for process in ended), re.M)
+    first = 4  # the validation of the first epoch
+    assert said == [str(first)] * 2 and "epoch 1  step" not in ended[0].stdout, "before the epoch was reported"
+    assert f"resumed after epoch 0, step {first}" in several(toy, workdir, *LENGTH, count=2)[0].stdout
+    assert_is(workdir, whole)
+
+
+@pytest.mark.slow
+def test_workers_that_hang_leave_with_75_and_all_stacks_and_go_on(toy, tmp_path, whole):
+    workdir = tmp_path / "run"
+    params = (*LENGTH, "train.watchdog_multiple=10", "train.watchdog_minutes=0.15")
+    ended = several(toy, workdir, *params, count=2, codes=(75,), faults={1: ("hang", 4)})
+    assert "watchdog: nothing moved for 9 s; the same command goes on" in ended[1].stderr and "in wait_for_ever" in ended[1].stderr
+    assert "resumed after epoch" in several(toy, workdir, *params, count=2)[0].stdout
     assert_is(workdir, whole)
 
 

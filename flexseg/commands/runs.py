@@ -85,7 +85,7 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
     experiment, configuration = read_experiment([str(run.config)], gin_param, user_modules=environment["user_modules"])
 
     from flexseg.data.dataset import BuiltDataset
-    from flexseg.distribution.replicas import open_replicas
+    from flexseg.distribution.strategies import open_replicas
     from flexseg.inference.weights import assign, model_variables
     from flexseg.training.assembly import Assembly
     from flexseg.training.precision import precision_scope, resolve_precision
@@ -98,6 +98,9 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
         assembly = Assembly(experiment, facts, devices, precision=policy, xla="auto" if experiment.train.xla == "on" else experiment.train.xla)
         folder, arrays, weights = _chosen_weights(run, checkpoint)
         assign(devices, model_variables(assembly.model), arrays["model"], where=folder)
+        if "averages" in arrays:  # of a checkpoint; the best weights are averages already
+            for weight, (_, average) in zip(assembly.model.trainable_variables, sorted(arrays["averages"].items()), strict=True):
+                devices.write(weight, average)
         yield OpenedRun(run, experiment, facts, assembly, environment, weights)
 
 

@@ -27,6 +27,10 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_list("workers", [], "host:port of every worker, the same list on each; else TF_CONFIG or Slurm tells.", flag_values=FLAGS)
 flags.DEFINE_integer("worker", None, "Which of --workers this process is, from 0; 0 writes the run directory.", flag_values=FLAGS, lower_bound=0)
+flags.DEFINE_enum(
+    "all_reduce", "auto", ["auto", "nccl", "ring", "hierarchical_copy"], "How gradients cross; auto: TensorFlow's choice.", flag_values=FLAGS
+)
+flags.DEFINE_integer("all_reduce_pack_mib", 0, "Send gradients in packs of this many MiB; 0: all together.", flag_values=FLAGS, lower_bound=0)
 flags.DEFINE_boolean("dry_run", False, "Print what would be trained, run two steps, tell their time and memory; write nothing.", flag_values=FLAGS)
 flags.DEFINE_string("init_from", None, "Run directory whose best weights the model starts from; its head may have other classes.", flag_values=FLAGS)
 config_flags.define(FLAGS)
@@ -50,6 +54,8 @@ def run(
     distribution: str = "auto",
     workers: Sequence[str] = (),
     worker: int | None = None,
+    all_reduce: str = "auto",
+    all_reduce_pack_mib: int = 0,
     dry_run: bool = False,
     init_from: str | None = None,
     gin_file=(),
@@ -70,6 +76,7 @@ def run(
     from flexseg.console import be_silent
     from flexseg.data.dataset import open_dataset
     from flexseg.distribution.cluster import find_cluster
+    from flexseg.distribution.communication import Communication
     from flexseg.training.claim import claimed
     from flexseg.training.run_directory import RunDirectory
     from flexseg.training.session import Session, open_devices
@@ -83,7 +90,8 @@ def run(
     cluster = find_cluster(distribution=distribution, workers=workers, worker=worker, environment=os.environ)
     if distribution == "one_device":
         replicas = replicas or 1
-    devices = open_devices(experiment.train, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster)
+    communication = Communication(all_reduce=all_reduce, pack_mib=all_reduce_pack_mib)
+    devices = open_devices(experiment.train, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster, communication=communication)
     if not devices.is_chief:
         be_silent()
     recorded = {"config": configuration.text, "user_modules": list(user_module)}
@@ -98,7 +106,7 @@ def run(
         directory,
         devices,
         built,
-        facts={"configuration": configuration.text},
+        facts={"configuration": configuration.text, "communication": f"{communication}"},
         check_config=lambda: _refuse_other_config(directory, configuration, experiment),
         tracebacks_to=write_tracebacks_to,
     ) as (check, interruption):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from flexseg.distribution.averages import WeightAverages
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.replicas import Replicas
 
@@ -52,6 +53,7 @@ class TrainStep:
         batch; values[0] is the share of the loss.
       clip: pure function of the list of reduced, unscaled gradients.
       weight_decay: decoupled decay per step and unit of learning rate (Loshchilov and Hutter 2019), 0 for none.
+      averages: of the weights, where there are any.
       seed: the run's seed, for dropout.
       xla: compile `forward_backward`.
     """
@@ -66,6 +68,7 @@ class TrainStep:
         *,
         clip: Callable,
         weight_decay: float = 0.0,
+        averages: WeightAverages | None = None,
         seed: int,
         xla: bool,
     ):
@@ -74,8 +77,8 @@ class TrainStep:
         self._seeds = seed_places(model)
         self._moving = [i for i in range(len(self._state)) if i not in self._seeds]
         self._forward_backward = tf.function(forward_backward, jit_compile=True, autograph=False) if xla else forward_backward
-        self._clip, self._weight_decay, self._seed = clip, weight_decay, seed
-        self._compiled = tf.function(self._step, autograph=False)
+        self._clip, self._weight_decay, self._averages, self._seed = clip, weight_decay, averages, seed
+        self._compiled, self._compiled_many = tf.function(self._step, autograph=False), tf.function(self._steps, autograph=False)
 
     def __call__(self, batch, *, number: int, learning_rate: float, total_weight: float, votes: Sequence[float] = (0.0,)) -> Outcome:
         """Runs step `number` on a batch of per-replica tensors (`Replicas.distribute` or `Replicas.place`).
@@ -83,9 +86,21 @@ class TrainStep:
         `total_weight` is the sum of the example weights over the global batch: known on the host, it needs no collective. `votes` are numbers
         of this process, which travel with the gradients, so that all workers know at the end of the step what any of them asks for.
         """
+        return self._compiled(batch, *self._numbers(number, learning_rate, total_weight, votes))
+
+    def many(
+        self, batches, *, first: int, count: int, learning_rates: Sequence[float], total_weight: float, votes: Sequence[float] = (0.0,)
+    ) -> Outcome:
+        """Runs `count` steps from step `first` on, without the host in between.
+
+        `batches` is an iterator from `Replicas.distribute`; `learning_rates` are those of the steps, `count` or more of them; `votes` are
+        those at the beginning. Every part of the outcome has one row a step.
+        """
+        return self._compiled_many(batches, tf.constant(count), *self._numbers(first, learning_rates, total_weight, votes))
+
+    def _numbers(self, number, rate, total_weight, votes) -> tuple[tf.Tensor, ...]:
         dtype = self._weights[0].dtype
-        numbers = (tf.constant(learning_rate, dtype), tf.constant(total_weight, dtype), tf.constant(votes, dtype))
-        return self._compiled(batch, tf.constant(number, tf.int64), *numbers)
+        return tf.constant(number, tf.int64), tf.constant(rate, dtype), tf.constant(total_weight, dtype), tf.constant(votes, dtype)
 
     def _dropout_seed(self, place: int, number: tf.Tensor, replica: tf.Tensor) -> tf.Tensor:
         fold = tf.random.experimental.stateless_fold_in
@@ -100,7 +115,7 @@ class TrainStep:
         values, gradients, state = self._forward_backward(weights, state, batch, scale, total_weight)
         moving = [state[i] / self._replicas.count for i in self._moving]
         values = tf.concat([values, tf.cast(votes, values.dtype)], axis=0)
-        reduced = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, *moving, values])
+        reduced = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, *moving, values], self._replicas.communication)
         gradients = reduced[: len(weights)]
         if self._loss_scale.dynamic:  # a hundred divisions by 1 cost a small step a percent
             gradients = [g / tf.cast(scale, g.dtype) for g in gradients]
@@ -115,15 +130,18 @@ class TrainStep:
         update = self._replicas.strategy.extended.update
 
         scalars = self._optimizer.scalars(rate)
+        stays = self._averages and self._averages.stays(tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value) + 1, rate.dtype))
 
-        def update_weight(variable, gradient):
+        def update_weight(variable, gradient, place):
             if self._weight_decay:
                 variable.assign_sub(variable * (self._weight_decay * rate))
             self._optimizer.update_weight(gradient, variable, scalars)
+            if self._averages:
+                self._averages.update(place, variable, stays)
 
         def apply():
-            for variable, gradient in zip(self._weights, gradients, strict=True):
-                update(variable.value, update_weight, args=(gradient,), group=False)
+            for place, (variable, gradient) in enumerate(zip(self._weights, gradients, strict=True)):
+                update(variable.value, update_weight, args=(gradient, place), group=False)
             for place, value in zip(self._moving, moving, strict=True):
                 update(self._state[place].value, lambda v, new: v.assign(new), args=(value,), group=False)
             self._optimizer.iterations.assign_add(1)
@@ -137,6 +155,16 @@ class TrainStep:
         applied = tf.cond(self._replicas.local(finite)[0], apply, skip)
         told, voters = self._replicas.local(values)[0], votes.shape[0]
         return Outcome(told[:-voters], applied, told[-voters:])
+
+    def _steps(self, batches, count: tf.Tensor, first: tf.Tensor, rates: tf.Tensor, total_weight: tf.Tensor, votes: tf.Tensor) -> Outcome:
+        rows = [tf.TensorArray(dtype, count) for dtype in (rates.dtype, tf.bool, rates.dtype)]
+
+        def one(place, *rows):
+            outcome = self._step(next(batches), first + tf.cast(place, tf.int64), rates[place], total_weight, votes)
+            return place + 1, *(row.write(place, part) for row, part in zip(rows, outcome, strict=True))
+
+        _, *rows = tf.while_loop(lambda place, *_: place < count, one, [tf.constant(0), *rows], parallel_iterations=1)
+        return Outcome(*(row.stack() for row in rows))
 
 
 class EvaluationStep:

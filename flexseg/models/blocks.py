@@ -8,7 +8,7 @@ Weights start as in the reference: `he_normal` for the convolutions. Every layer
 so a summary, a checkpoint and TensorBoard can be read. Nothing here fixes a precision: layers follow the global dtype policy.
 """
 
-from dataclasses import dataclass
+import dataclasses
 from typing import Literal
 
 import keras
@@ -16,6 +16,7 @@ import keras
 from flexseg.errors import UserError, suggest
 from flexseg.models.convolutions import Conv2D
 from flexseg.models.normalization import BatchNormalization
+from flexseg.models.recompute import recomputed
 
 NORMALIZATIONS = ("none", "batch", "sync_batch", "group")
 POSITIONS = ("after_activation", "before_activation")
@@ -26,7 +27,7 @@ ACTIVATIONS = tuple(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvStyle:
     """How every convolution of a network is followed up.
 
@@ -38,6 +39,7 @@ class ConvStyle:
         because the normalization's own shift replaces it (and Adam would turn its rounding noise into steps).
       group_count: groups of channels for "group"; must divide the number of channels of every convolution.
       momentum: what the moving statistics of "batch" and "sync_batch" keep at each step; 0.99 is Keras's default.
+      remat: computes the activations of each block again in the backward pass instead of keeping them (see recompute.py).
 
     Raises:
       UserError: a name that does not exist, or a group_count that is not a positive whole number.
@@ -49,6 +51,7 @@ class ConvStyle:
     normalization_position: Literal["after_activation", "before_activation"] = "after_activation"
     group_count: int = 8
     momentum: float = 0.99
+    remat: bool = False
 
     def __post_init__(self):
         check_choice(self.normalization, NORMALIZATIONS, owner=self.owner, name="normalization")
@@ -56,6 +59,11 @@ class ConvStyle:
         check_whole(self.group_count, 1, owner=self.owner, name="group_count")
         if not 0 <= self.momentum < 1:
             raise UserError(f"{self.owner}.normalization_momentum", expected="a share from 0 to below 1", found=repr(self.momentum))
+        if self.remat and self.normalization == "sync_batch":
+            raise UserError(
+                f"{self.owner}.remat", expected="False with sync_batch normalization, whose exchange between replicas cannot be computed twice",
+                found="True", cure=f"--gin_param=\"{self.owner}.normalization='group'\"",
+            )
         if self.activation not in ACTIVATIONS:
             raise UserError(
                 f"{self.owner}.activation", expected="the name of a Keras activation that acts on each value alone, such as 'relu' or 'mish'",
@@ -110,6 +118,10 @@ def conv_block(x, style: ConvStyle, *, name: str, filters: int, kernel=(3, 3), d
 
     Returns: [B, H, W, filters].
     """
+    if style.remat:
+        plain = dataclasses.replace(style, remat=False)
+        options = {"filters": filters, "kernel": kernel, "dilation": dilation, "dropout_rate": dropout_rate, "residual": residual}
+        return recomputed(lambda x: conv_block(x, plain, name=name, **options), x, name=name)
     shortcut = Conv2D(filters, 1, use_bias=False, name=f"{name}_shortcut")(x) if residual else None
     x = conv_unit(x, style, name=f"{name}_a", filters=filters, kernel=kernel, dilation=dilation)
     if dropout_rate:

@@ -37,6 +37,7 @@ def flex_unet(
     input_normalize: bool = True,
     group_count: int = 8,
     normalization_momentum: float = 0.99,
+    remat: bool = False,
 ) -> keras.Model:
     """Builds a FlexUNet under the global dtype policy.
 
@@ -61,6 +62,7 @@ def flex_unet(
       group_count: groups of channels for normalization="group"; must divide base_filters.
       normalization_momentum: share of the moving statistics that "batch" and "sync_batch" keep at each step; runs of a few hundred steps
         need less than Keras's 0.99.
+      remat: computes the activations of each block again in the backward pass instead of keeping them: less memory, about a third more time.
 
     Returns:
       keras.Model: float32 [B, height, width, image_channels] of raw pixels 0..255 -> float32 logits [B, height, width, num_classes]
@@ -85,7 +87,7 @@ def flex_unet(
         normalization = "batch" if normalization else "none"
     style = ConvStyle(
         owner=owner, activation=activation, normalization=normalization, normalization_position=normalization_position, group_count=group_count,
-        momentum=normalization_momentum,
+        momentum=normalization_momentum, remat=remat,
     )
     kernels, dilations = level_kernels(base_kernels, num_layers, owner=owner), level_dilations(dilation, num_layers, owner=owner)
 

@@ -28,6 +28,11 @@ class Measures:
     def __init__(self, *, loss: Loss, reduction: str, metrics: Sequence[Metric]):
         self.loss, self.reduction, self.metrics = loss, reduction, tuple(metrics)
 
+    @property
+    def size(self) -> int:
+        """Length of `values`."""
+        return 2 + sum(metric.size for metric in self.metrics)
+
     def __call__(self, logits, mask, weight, *, total_weight: tf.Tensor | None, replicas: int, sum_over_replicas: Callable):
         """The loss to differentiate and the sums to report.
 

@@ -119,13 +119,17 @@ class Assembly:
 
     def _excluded(self, experiment: Experiment) -> list[str]:
         """What XLA cannot serve: op determinism (max-pooling's gradient raises), a collective inside the forward pass."""
-        synchronized = any(getattr(layer, "synchronized", False) for layer in self.model.layers)
         found = {
             "train.deterministic": experiment.train.deterministic,
-            "sync_batch normalization": synchronized,
+            "sync_batch normalization": self.synchronized,
             "objective.reduction = 'batch' on several replicas": experiment.objective.reduction == "batch" and self.replicas.count > 1,
         }
         return [name for name, holds in found.items() if holds]
+
+    @property
+    def synchronized(self) -> bool:
+        """Whether a normalization of the model exchanges its statistics between replicas."""
+        return any(getattr(layer, "synchronized", False) for layer in self.model.layers)
 
     @property
     def parameters(self) -> int:

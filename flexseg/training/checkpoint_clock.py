@@ -34,6 +34,10 @@ class CheckpointClock:
         waited = time.monotonic() - self._saved_at
         return bool(by_steps or (self._every_seconds and waited > self._every_seconds) or (epoch_end and waited > self._took / _EPOCH_END_SHARE))
 
+    def next_by_steps(self, step: int) -> float:
+        """The next step after `step` at which one is due by `every_steps`."""
+        return (step // self._every_steps + 1) * self._every_steps if self._every_steps else float("inf")
+
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
         """Around a checkpoint being written."""

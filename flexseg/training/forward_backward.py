@@ -1,6 +1,6 @@
 """Forward and backward as pure functions of (weights, state, batch): what XLA compiles and every replica runs.
 
-    forward_backward = make_forward_backward(model, measures, replicas=2)
+    forward_backward = make_forward_backward(model, measures, replicas=2, accumulation_steps=4)
     values, gradients, state = forward_backward(weights, state, batch, scale, total_weight)
 """
 
@@ -9,12 +9,18 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from flexseg.distribution.step import sum_over_replicas
+from flexseg.distribution.step import seed_places, sum_over_replicas
 from flexseg.objectives.measures import Measures
 
 
-def make_forward_backward(model: keras.Model, measures: Measures, *, replicas: int) -> Callable:
+def make_forward_backward(model: keras.Model, measures: Measures, *, replicas: int, accumulation_steps: int = 1) -> Callable:
     """The pure training function of `model` for `TrainStep`.
+
+    Args:
+      model: built.
+      measures: loss and metrics.
+      replicas: how many hold a share of the global batch.
+      accumulation_steps: micro-batches that each share is cut into, which must divide it.
 
     Returns:
       (weights, state, batch, scale, total_weight) -> (values, gradients, state): `values` float [n] of `Measures`, gradients of
@@ -31,4 +37,32 @@ def make_forward_backward(model: keras.Model, measures: Measures, *, replicas: i
             scaled = share * tf.cast(scale, share.dtype)
         return tf.stop_gradient(values), tape.gradient(scaled, weights), state
 
-    return forward_backward
+    if accumulation_steps == 1:
+        return forward_backward
+    return _accumulated(forward_backward, accumulation_steps, seeds=seed_places(model), values=measures.size)
+
+
+def _accumulated(forward_backward: Callable, count: int, *, seeds: set[int], values: int) -> Callable:
+    """The same function, over `count` micro-batches one after the other.
+
+    Every part is a sum over examples (see `Measures`), so that the sums over micro-batches are those of the whole share. Moving statistics
+    pass from one micro-batch to the next; dropout seeds are folded once more, with the micro-batch.
+    """
+
+    def accumulated(weights, state, batch, scale, total_weight):
+        parts = {name: tf.reshape(value, [count, -1, *value.shape[1:]]) for name, value in batch.items()}
+        fold = tf.random.experimental.stateless_fold_in
+
+        def micro_batch(number, sums, gradients, state):
+            folded = [fold(value, number) if place in seeds else value for place, value in enumerate(state)]
+            part = {name: value[number] for name, value in parts.items()}
+            told, more, after = forward_backward(weights, folded, part, scale, total_weight)
+            state = [state[place] if place in seeds else value for place, value in enumerate(after)]
+            return number + 1, sums + told, [old + new for old, new in zip(gradients, more, strict=True)], state
+
+        nothing = (tf.constant(0), tf.zeros([values], weights[0].dtype), [tf.zeros_like(w) for w in weights], list(state))
+        # one at a time: side by side they would take as much memory as the whole batch
+        _, *sums = tf.while_loop(lambda number, *_: number < count, micro_batch, nothing, parallel_iterations=1, maximum_iterations=count)
+        return tuple(sums)
+
+    return accumulated

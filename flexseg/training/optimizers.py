@@ -9,6 +9,7 @@ after the all-reduce, where they mean the same on any number of replicas.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -26,7 +27,10 @@ class OptimizerSettings:
 
     Attributes:
       name: `Adam`, `AdamW` (decoupled weight decay) or `SGD`.
-      learning_rate: before schedule and plateau reduction.
+      learning_rate: before scaling, schedule and plateau reduction.
+      scaling: how the rate follows the global batch: `none`; `linear`, rate × batch / base_batch_size (Goyal et al. 2017, arXiv 1706.02677, who
+        warm up over 5 epochs: `schedule.warmup_steps`); `sqrt`, rate × √(batch / base_batch_size) (Krizhevsky 2014, arXiv 1404.5997).
+      base_batch_size: the batch that `learning_rate` was found at; needed with a scaling.
       clipvalue: bound on the absolute value of every element of the reduced gradients.
       clipnorm: bound on the L2 norm of each gradient tensor.
       global_clipnorm: bound on the L2 norm of all gradients together. At most one of the three.
@@ -34,10 +38,14 @@ class OptimizerSettings:
       beta_1, beta_2, epsilon: of `Adam` and `AdamW`; defaults 0.9, 0.999, 1e-7.
       momentum: of `SGD`; default 0.9.
       nesterov: of `SGD`.
+      ema_momentum: validate, keep as best and predict with exponential moving averages of the weights (Polyak and Juditsky 1992), of which
+        this share stays at each step, 0.999 for example; None for none.
     """
 
     name: Literal["Adam", "AdamW", "SGD"] = "Adam"
     learning_rate: float = 1e-3
+    scaling: Literal["none", "linear", "sqrt"] = "none"
+    base_batch_size: int | None = None
     clipvalue: float | None = None
     clipnorm: float | None = None
     global_clipnorm: float | None = None
@@ -47,10 +55,19 @@ class OptimizerSettings:
     epsilon: float | None = None
     momentum: float | None = None
     nesterov: bool = False
+    ema_momentum: float | None = None
 
     def __post_init__(self):
         if self.learning_rate <= 0:
             raise UserError("optimizer.learning_rate", expected="a rate above 0", found=str(self.learning_rate))
+        if (self.scaling == "none") != (self.base_batch_size is None) or not (self.base_batch_size is None or self.base_batch_size >= 1):
+            raise UserError(
+                "optimizer.base_batch_size",
+                expected="the batch that optimizer.learning_rate was found at, beside a scaling; else none",
+                found=f"{self.base_batch_size} with optimizer.scaling = {self.scaling!r}",
+            )
+        if self.ema_momentum is not None and not 0 < self.ema_momentum < 1:
+            raise UserError("optimizer.ema_momentum", expected="a share between 0 and 1, such as 0.999", found=str(self.ema_momentum))
         clips = [name for name in ("clipvalue", "clipnorm", "global_clipnorm") if getattr(self, name) is not None]
         if len(clips) > 1:
             raise UserError("optimizer", expected="at most one of clipvalue, clipnorm, global_clipnorm", found=", ".join(clips))
@@ -69,6 +86,13 @@ class OptimizerSettings:
         if self.name != "AdamW":
             return 0.0
         return 0.004 if self.weight_decay is None else self.weight_decay
+
+    def scaled_rate(self, batch_size: int) -> float:
+        """The learning rate of a global batch of `batch_size` examples."""
+        if self.scaling == "none":
+            return self.learning_rate
+        ratio = batch_size / self.base_batch_size
+        return self.learning_rate * (ratio if self.scaling == "linear" else math.sqrt(ratio))
 
     def build(self) -> FusedAdam | FusedSGD:
         """The optimizer, without clipping and decay; to be made and built in the replicas' scope."""

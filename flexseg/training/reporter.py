@@ -80,7 +80,9 @@ class Reporter:
         shown = [f"{name} {value:.4f}" for name, value in train.items()] + [f"val_{name} {valid[name]:.4f}" for name in train if name in valid]
         shown.append(f"lr {facts['learning_rate']:.3g}")
         if "images_per_second" in facts:
-            shown.append(f"{facts['images_per_second']:.1f} images/s  input wait {100 * facts['input_wait_fraction']:.1f} %")
+            shown.append(f"{facts['images_per_second']:.1f} images/s")
+        if "input_wait_fraction" in facts:  # of steps that the host draws the batches for
+            shown.append(f"input wait {100 * facts['input_wait_fraction']:.1f} %")
         say("epoch %d  step %d  %s", epoch, step, "  ".join(shown))
 
     def images(self, epoch: int, panels: Mapping[str, object]) -> None:

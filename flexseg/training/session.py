@@ -23,7 +23,9 @@ from flexseg.console import say
 from flexseg.data.dataset import BuiltDataset
 from flexseg.distribution.agreement import agree
 from flexseg.distribution.cluster import Cluster
-from flexseg.distribution.replicas import Replicas, open_replicas
+from flexseg.distribution.communication import Communication
+from flexseg.distribution.replicas import Replicas
+from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import assign, model_variables, read_folder
@@ -37,17 +39,21 @@ from flexseg.training.trainer import TRAIN, Trainer
 # Bindings that a resumed run may change: they report, or describe the machine, and leave the experiment as it is.
 MAY_DIFFER = (
     "epoch_change_infer", "eval", "train.curves_every", "train.checkpoint_steps", "train.checkpoint_minutes", "train.keep", "train.max_skipped_steps",
-    "train.xla", "input.cache",
+    "train.xla", "train.steps_per_call", "train.watchdog_multiple", "train.watchdog_minutes", "input.cache",
 )  # fmt: skip
 
 
-def open_devices(settings: TrainSettings, *, replicas: int, logical_cpus: int, cluster: Cluster | None) -> Replicas:
+def open_devices(
+    settings: TrainSettings, *, replicas: int, logical_cpus: int, cluster: Cluster | None, communication: Communication | None = None
+) -> Replicas:
     """The devices of a run, after what must precede their first use; see `open_replicas`."""
     if settings.deterministic:
         keras.utils.set_random_seed(settings.seed)
         tf.config.experimental.enable_op_determinism()
     batch = None if settings.batch_size_per_replica else global_batch_size(settings, 1)
-    return open_replicas(global_batch_size=batch, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster)
+    return open_replicas(
+        global_batch_size=batch, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster, communication=communication
+    )
 
 
 class Session:
@@ -108,7 +114,7 @@ class Session:
             if init_from and resumed:
                 say("this run goes on from its own checkpoint; --init_from=%s served its beginning", init_from)
             elif init_from:
-                self._init(assembly, init_from)
+                self._init(assembly, trainer, init_from)
             if self._replicas.is_chief:
                 run.copy_dataset_facts(self._dataset.directory, self._dataset.manifest.label_map)
                 run.write_environment(self._environment(assembly, trainer))
@@ -128,21 +134,19 @@ class Session:
         with precision_scope(self._precision):
             assembly, trainer = self._make()
             if init_from:
-                self._init(assembly, init_from)
+                self._init(assembly, trainer, init_from)
             self._print_facts(assembly, trainer)
-            batches = self._replicas.distribute(
-                trainer.stream.batches(0, replicas=self._replicas.here, workers=self._replicas.workers, worker=self._replicas.worker)
-            )
-            times = []
+            steps, calls = trainer.steps, self._experiment.train.steps_per_call
+            batches, times = steps.batches(), []
             for _ in range(2):
                 began = time.perf_counter()
-                trainer.one_step(batches)
-                trainer.settle()
-                times.append(time.perf_counter() - began)
+                steps.advance(batches, last=steps.number + calls)
+                steps.settle()
+                times.append((time.perf_counter() - began) / calls)
         memory = f"{psutil.Process().memory_info().rss / 2**30:.2f} GiB of host memory"
         if self._replicas.on_gpu:
             memory += f", {tf.config.experimental.get_memory_info('GPU:0')['peak'] / 2**30:.2f} GiB at most on GPU 0"
-        epoch = times[1] * trainer.steps_per_epoch
+        epoch = times[1] * steps.per_epoch
         say(
             "first step %.2f s (with tracing and compilation), second step %.2f s; %s; about %.0f s an epoch without validation",
             *times,
@@ -155,7 +159,7 @@ class Session:
         run = self._run or RunDirectory(os.devnull)  # a dry run writes nothing
         return assembly, Trainer(assembly, self._experiment, self._dataset, run)
 
-    def _init(self, assembly: Assembly, init_from: str) -> None:
+    def _init(self, assembly: Assembly, trainer: Trainer, init_from: str) -> None:
         other, variables = RunDirectory(init_from), model_variables(assembly.model)
         refusal, left, facts = None, [], {}
         if self._replicas.is_chief:
@@ -166,6 +170,8 @@ class Session:
                 refusal = error
         agree(self._replicas, {}, refusal=refusal)
         self._replicas.take_from_chief(variables)
+        if trainer.steps.averages:
+            trainer.steps.averages.restart()
         say(
             "weights from %s (epoch %s)%s", other.path, facts.get("epoch"), f"; of another shape and therefore new: {', '.join(left)}" if left else ""
         )
@@ -185,8 +191,8 @@ class Session:
             "user_modules": self._user_modules,
             "precision": self._precision,
             "xla": assembly.xla,
-            "global_batch_size": trainer.batch_size,
-            "steps_per_epoch": trainer.steps_per_epoch,
+            "global_batch_size": trainer.steps.batch_size,
+            "steps_per_epoch": trainer.steps.per_epoch,
             "parameters": assembly.parameters,
         }
 
@@ -195,14 +201,19 @@ class Session:
         pixels = manifest.class_pixels[TRAIN]
         every = max(1, sum(pixels.values()))
         head = assembly.model.output.shape[-1]
+        steps, optimizer, cuts = trainer.steps, self._experiment.optimizer, self._experiment.train.accumulation_steps
+        share = steps.batch_size // self._replicas.count
+        scaling = f": {optimizer.learning_rate:.4g} of a batch of {optimizer.base_batch_size}, scaling {optimizer.scaling}"
+        scaling = scaling if optimizer.base_batch_size else ""
         facts = {
             "dataset": f"{dataset.name}, {dataset.directory}",
             "cases": ", ".join(f"{name} {len(table)}" for name, table in manifest.splits.items()),
             "classes": ", ".join(f"{name} {count / every:.2%}" for name, count in pixels.items()),
             "devices": self._replicas.description,
             "precision": f"{self._precision}, XLA {'on' if assembly.xla else 'off'}",
-            "batch": f"{trainer.batch_size} = {self._replicas.count} × {trainer.batch_size // self._replicas.count}, "
-            f"{trainer.steps_per_epoch} step{'' if trainer.steps_per_epoch == 1 else 's'} an epoch",
+            "batch": f"{steps.batch_size} = {self._replicas.count} × {share // cuts}{f' × {cuts} micro-batches' if cuts > 1 else ''}, "
+            f"{steps.per_epoch} step{'' if steps.per_epoch == 1 else 's'} an epoch",
+            "rate": f"{steps.base_rate:.4g}{scaling}",
             "model": f"{assembly.model.name}, {assembly.parameters:,} parameters, {head} {'sigmoid logit' if head == 1 else 'softmax logits'}",
             "input": f"{assembly.model.input.shape[1]} × {assembly.model.input.shape[2]} × {assembly.model.input.shape[3]}, "
             f"predicted at {assembly.evaluation_size[0]} × {assembly.evaluation_size[1]}, scored at each case's own size",

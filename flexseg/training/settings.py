@@ -22,6 +22,9 @@ class TrainSettings:
       steps_per_epoch: optimizer steps an epoch; default ⌈examples / global batch⌉.
       global_batch_size: examples a step over all replicas; default 4 where `batch_size_per_replica` is not given either.
       batch_size_per_replica: examples a step on each replica; give this or the other.
+      accumulation_steps: forward and backward passes that a replica's share of the batch is cut into, one after the other, so that it fits
+        into less memory; the gradient is that of the whole batch (under batch normalization each pass has its own statistics).
+      steps_per_call: steps that the device runs without the host in between, for small models; signals and skipped steps are heard of after them.
       seed: of initial weights, data order, augmentation and dropout.
       precision: `auto` takes mixed_bfloat16 where the hardware has it, else mixed_float16 from compute capability 7.0 on, else
         float32; float64 is for comparisons.
@@ -39,12 +42,17 @@ class TrainSettings:
       keep: how many of the latest checkpoints stay.
       max_skipped_steps: steps in a row with a loss or gradient that is not finite after which the run stops.
       loss_scale_growth_steps: applied steps in a row after which the float16 loss scale doubles.
+      watchdog_multiple: a run in which no step ends within this many times the median time of a step prints all stacks and leaves with 75;
+        0 for never.
+      watchdog_minutes: what the watchdog waits at least.
     """
 
     epochs: int = 100
     steps_per_epoch: int | None = None
     global_batch_size: int | None = None
     batch_size_per_replica: int | None = None
+    accumulation_steps: int = 1
+    steps_per_call: int = 1
     seed: int = 0
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16", "float64"] = "auto"
     xla: Literal["auto", "on", "off"] = "auto"
@@ -60,6 +68,8 @@ class TrainSettings:
     keep: int = 2
     max_skipped_steps: int = 50
     loss_scale_growth_steps: int = 2000
+    watchdog_multiple: float = 100.0
+    watchdog_minutes: float = 10.0
 
     def __post_init__(self):
         if self.global_batch_size is not None and self.batch_size_per_replica is not None:
@@ -72,6 +82,7 @@ class TrainSettings:
         for name, least in {
             "epochs": 1, "steps_per_epoch": 1, "global_batch_size": 1, "batch_size_per_replica": 1, "validate_every": 1, "curves_every": 1, "keep": 1,
             "max_skipped_steps": 1, "loss_scale_growth_steps": 1, "patience": 0, "checkpoint_steps": 0, "checkpoint_minutes": 0, "seed": 0,
+            "accumulation_steps": 1, "steps_per_call": 1, "watchdog_multiple": 0, "watchdog_minutes": 0,
         }.items():  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < least:

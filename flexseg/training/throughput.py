@@ -5,6 +5,7 @@
     throughput.facts()                           # {"images_per_second": 93.1, "input_wait_fraction": 0.01}
 """
 
+import math
 import time
 
 
@@ -19,13 +20,13 @@ class Throughput:
         """Begins a new epoch."""
         self._examples, self._seconds, self._waited = 0, 0.0, 0.0
 
-    def add(self, *, examples: int, waited: float) -> None:
-        """A step of `examples` over all replicas has ended, `waited` seconds of it for its batch."""
+    def add(self, *, examples: int, waited: float | None) -> None:
+        """A call over `examples` on all replicas has ended, `waited` seconds of it for batches; None where nobody can tell."""
         now = time.perf_counter()
         if self._last is not None:
             self._examples += examples
             self._seconds += now - self._last
-            self._waited += waited
+            self._waited += float("nan") if waited is None else waited
         self._last = now
 
     def pause(self) -> None:
@@ -33,7 +34,8 @@ class Throughput:
         self._last = None
 
     def facts(self) -> dict[str, float]:
-        """`images_per_second` over all replicas and `input_wait_fraction`; nothing before the second step."""
+        """`images_per_second` over all replicas and, where it is known, `input_wait_fraction`; nothing before the second call."""
         if not self._seconds:
             return {}
-        return {"images_per_second": self._examples / self._seconds, "input_wait_fraction": self._waited / self._seconds}
+        waited = {} if math.isnan(self._waited) else {"input_wait_fraction": self._waited / self._seconds}
+        return {"images_per_second": self._examples / self._seconds, **waited}

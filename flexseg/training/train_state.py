@@ -16,6 +16,7 @@ import keras
 
 from flexseg.console import say
 from flexseg.distribution.agreement import agree
+from flexseg.distribution.averages import WeightAverages
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
@@ -28,15 +29,25 @@ class TrainState:
     Args:
       directory: where they lie.
       replicas: the devices.
-      model, optimizer, loss_scale: what holds variables; the optimizer is built.
+      model, optimizer, loss_scale, averages: what holds variables; the optimizer is built.
       keep: how many of the latest stay.
     """
 
     def __init__(
-        self, directory: Path, replicas: Replicas, *, model: keras.Model, optimizer: keras.optimizers.Optimizer, loss_scale: LossScale, keep: int
+        self,
+        directory: Path,
+        replicas: Replicas,
+        *,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss_scale: LossScale,
+        averages: WeightAverages | None = None,
+        keep: int,
     ):
         self._directory, self._replicas, self._keep = Path(directory), replicas, keep
         self._parts = {"model": model_variables(model), "optimizer": optimizer.variables, "loss_scale": [loss_scale.scale, loss_scale.good_steps]}
+        if averages:
+            self._parts["averages"] = averages.variables
 
     def folders(self) -> list[Path]:
         """Checkpoints, oldest first."""

@@ -6,39 +6,35 @@
         trainer.train(interruption)
 
 The story of a run: restore, then epoch by epoch steps → validation → report → pictures → plateau and early stopping → best weights →
-checkpoint, and at the end the sheet of pictures. The host waits for step k only after step k + 1 was dispatched.
+checkpoint, and at the end the sheet of pictures.
 """
 
+import contextlib
 import json
-import time
 from collections.abc import Callable
 
+import numpy as np
 import psutil
 import tensorflow as tf
 
 from flexseg.console import progress, say
 from flexseg.data.dataset import BuiltDataset
-from flexseg.data.ram_cache import RamCache
-from flexseg.data.stream import Stream
-from flexseg.distribution.loss_scale import LossScale
-from flexseg.distribution.step import TrainStep
-from flexseg.errors import UserError
 from flexseg.evaluation.evaluate import evaluate_split
 from flexseg.files.atomic import replace_file
 from flexseg.objectives.measures import Meter
-from flexseg.training.assembly import Assembly, Experiment, global_batch_size
+from flexseg.training.assembly import Assembly, Experiment
 from flexseg.training.best_weights import BestWeights
 from flexseg.training.checkpoint_clock import CheckpointClock
 from flexseg.training.epoch_pictures import EpochPictures
-from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.interruption import Interruption, StopRequested
 from flexseg.training.reporter import Reporter, SilentReporter
 from flexseg.training.run_directory import RunDirectory
-from flexseg.training.throughput import Throughput
+from flexseg.training.steps import TRAIN, Steps
 from flexseg.training.train_state import TrainState
 from flexseg.training.watch import Best, Plateau, monitor_mode
+from flexseg.training.watchdog import Watchdog
 
-TRAIN, VALID = "train", "valid"
+VALID = "valid"
 
 
 class Trainer:
@@ -57,42 +53,8 @@ class Trainer:
     def __init__(self, assembly: Assembly, experiment: Experiment, dataset: BuiltDataset, run: RunDirectory):
         self._assembly, self._experiment, self._dataset, self._run = assembly, experiment, dataset, run
         self._settings = settings = experiment.train
-        replicas, inputs = assembly.replicas, experiment.inputs
-        self.batch_size = global_batch_size(settings, replicas.count)
-        records = dataset.records(TRAIN)
-        self.steps_per_epoch = settings.steps_per_epoch or -(-records.count // self.batch_size)
         self._check_padding()
         self._pictures = EpochPictures(experiment.pictures, dataset, run, assembly.predictor)
-        if inputs.cache == "ram":
-            with dataset.naming_damage(TRAIN):
-                records = RamCache(records, sizes=dataset.sizes(TRAIN))
-        self.stream = Stream(
-            records,
-            inputs=inputs,
-            augment=experiment.augment,
-            background=dataset.label_map.background,
-            seed=settings.seed,
-            global_batch_size=self.batch_size,
-        )
-        with replicas.scope():
-            self.optimizer = experiment.optimizer.build()
-            self.optimizer.build(assembly.model.trainable_variables)
-            self.loss_scale = LossScale(
-                dynamic=assembly.precision == "mixed_float16",
-                growth_steps=settings.loss_scale_growth_steps,
-                dtype="float64" if assembly.precision == "float64" else "float32",
-            )
-        self.step_function = TrainStep(
-            replicas,
-            assembly.model,
-            self.optimizer,
-            self.loss_scale,
-            make_forward_backward(assembly.model, assembly.measures, replicas=replicas.count),
-            clip=experiment.optimizer.clip(),
-            weight_decay=experiment.optimizer.decay,
-            seed=settings.seed,
-            xla=assembly.xla,
-        )
         self._validates = dataset.has(VALID)
         mode = monitor_mode(
             settings.mode,
@@ -104,16 +66,21 @@ class Trainer:
         self._best = Best(mode=mode, patience=settings.patience)
         self._plateau = Plateau(experiment.plateau, mode=mode)
         self._meter = Meter(assembly.measures)
-        self._best_weights = BestWeights(run.best, replicas, assembly.model)
+        self.steps = steps = Steps(assembly, experiment, dataset, plateau=self._plateau, meter=self._meter)
+        self._best_weights = BestWeights(run.best, assembly.replicas, assembly.model)
         self._state = TrainState(
-            run.checkpoints, replicas, model=assembly.model, optimizer=self.optimizer, loss_scale=self.loss_scale, keep=settings.keep
+            run.checkpoints,
+            assembly.replicas,
+            model=assembly.model,
+            optimizer=steps.optimizer,
+            loss_scale=steps.loss_scale,
+            averages=steps.averages,
+            keep=settings.keep,
         )
         self._clock = CheckpointClock(every_steps=settings.checkpoint_steps, every_minutes=settings.checkpoint_minutes)
-        self.step, self._epochs_done, self._skipped = 0, 0, 0
-        self._pending = None
-        self._interruption: Interruption | None = None
+        self._epochs_done = 0
         self._checks: tuple[Callable[[], None], ...] = ()
-        self._throughput = Throughput()
+        self._interruption: Interruption | None = None
 
     def restore(self) -> bool:
         """Goes back to the newest whole checkpoint of the run directory; false where there is none.
@@ -123,11 +90,11 @@ class Trainer:
         """
         host = self._state.restore()
         if host is not None:
-            self.step, self._epochs_done, self._skipped = host["step"], host["epochs_done"], host["skipped"]
+            self.steps.number, self._epochs_done, self.steps.skipped = host["step"], host["epochs_done"], host["skipped"]
             self._meter.restore(host["meter"])
             self._best.restore(host["best"])
             self._plateau.restore(host["plateau"])
-        self._best_weights.restored(step=self.step)
+        self._best_weights.restored(step=self.steps.number)
         return host is not None
 
     def train(self, interruption: Interruption, *, check: Callable[[], None] = lambda: None) -> str:
@@ -143,16 +110,20 @@ class Trainer:
         settings = self._settings
         metrics = [metric.name for metric in self._assembly.measures.metrics]
         replicas = self._assembly.replicas
-        again = self.step > 0 or self._run.losses_csv.is_file()  # a run killed before its first checkpoint begins anew
+        again = self.steps.number > 0 or self._run.losses_csv.is_file()  # a run killed before its first checkpoint begins anew
         reporter = Reporter(self._run, metrics=metrics, leaked=self._dataset.manifest.leaked) if replicas.is_chief else SilentReporter()
         reporter.start(epoch=self._epochs_done)
         if again:
-            say("resumed after epoch %d, step %d", self._epochs_done, self.step)
+            say("resumed after epoch %d, step %d", self._epochs_done, self.steps.number)
         elif replicas.is_chief:
             reporter.texts(config=self._run.config.read_text(), model=self._assembly.summary())
-        batches = replicas.distribute(self.stream.batches(self.step, replicas=replicas.here, workers=replicas.workers, worker=replicas.worker))
-        self._interruption, self._checks = interruption, (check, interruption.check)
-        with interruption.deferred(agreed=replicas.workers > 1):
+        batches = self.steps.batches()
+        self._interruption = interruption
+        self.steps.vote(interruption)
+        log = self._run.log if replicas.is_chief else None
+        watchdog = Watchdog(multiple=settings.watchdog_multiple, minutes=settings.watchdog_minutes, report_to=log)
+        self._checks = (check, interruption.check, watchdog.beat)
+        with watchdog, interruption.deferred(agreed=replicas.workers > 1):
             try:
                 while self._epochs_done < settings.epochs and not self._best.exhausted:
                     epoch = self._epochs_done + 1
@@ -161,7 +132,7 @@ class Trainer:
             except StopRequested as request:
                 self._save()
                 reporter.close()
-                return interruption.end(request.signal, step=self.step)
+                return interruption.end(request.signal, step=self.steps.number)
             return self._finish(reporter)
 
     def _finish(self, reporter: Reporter | SilentReporter) -> str:
@@ -177,84 +148,34 @@ class Trainer:
         sheet = self._pictures.sheet(epochs=last)
         if sheet:
             say("pictures of the epochs: %s", sheet)
-        replace_file(self._run.finished, json.dumps({"reason": reason, "epochs": self._epochs_done, "step": self.step}).encode())
+        replace_file(self._run.finished, json.dumps({"reason": reason, "epochs": self._epochs_done, "step": self.steps.number}).encode())
         return reason
 
     def _run_steps(self, batches, epoch: int) -> None:
-        last = epoch * self.steps_per_epoch
-        with progress(f"epoch {epoch}/{self._settings.epochs}", total=self.steps_per_epoch, done=self.step - (last - self.steps_per_epoch)) as bar:
-            while self.step < last:
-                self.one_step(batches)
-                bar.update(self._meter.results)
+        steps, per_epoch = self.steps, self.steps.per_epoch
+        last = epoch * per_epoch
+        with progress(f"epoch {epoch}/{self._settings.epochs}", total=per_epoch, done=steps.number - (last - per_epoch)) as bar:
+            while steps.number < last:
+                before = steps.number
+                steps.advance(batches, last=min(last, self._clock.next_by_steps(steps.number)))
+                bar.update(self._meter.results, count=steps.number - before)
                 self._check()  # first: a stop writes its checkpoint itself
-                if self._clock.due(self.step):
+                if self._clock.due(steps.number):
                     self._save()
-            self.settle()
-        self._throughput.pause()
-
-    def one_step(self, batches) -> None:
-        """Draws the next batch, dispatches its step, and takes in the outcome of the step before."""
-        began = time.perf_counter()
-        with self._dataset.naming_damage(TRAIN, lambda: self.stream.indices(self.step)):
-            batch = next(batches)
-        waited = time.perf_counter() - began
-        outcome = self._dispatch(batch)
-        self.settle()
-        self._pending = (self.step, batch["index"], outcome)
-        self.step += 1
-        self._throughput.add(examples=self.batch_size, waited=waited)
-
-    def _dispatch(self, batch):
-        votes = self._interruption.votes() if self._interruption else [0.0]
-        rate = self.learning_rate(self.step)
-        try:
-            return self.step_function(batch, number=self.step, learning_rate=rate, total_weight=float(self.batch_size), votes=votes)
-        except tf.errors.ResourceExhaustedError as error:
-            count = self._assembly.replicas.count
-            each = max(1, self.batch_size // count // 2)
-            name, size = ("batch_size_per_replica", each) if self._settings.batch_size_per_replica else ("global_batch_size", each * count)
-            smaller = f'--gin_param="train.{name}={size}", or ' if self.batch_size > count else ""
-            raise UserError(
-                f"train.{name}",
-                expected="a batch that fits into the device's memory",
-                found=f"out of memory at {self.batch_size}",
-                cure=f"{smaller}a smaller input.image_size or network",
-            ) from error
-
-    def settle(self) -> None:
-        """Takes in the outcome of the last dispatched step: waits for it, counts it, stops after too many skipped ones."""
-        if self._pending is None:
-            return
-        number, index, outcome = self._pending
-        self._pending = None
-        if self._interruption and self._assembly.replicas.workers > 1:
-            self._interruption.count(outcome.votes.numpy())
-        if bool(outcome.applied):
-            self._meter.add(outcome.values.numpy())
-            self._skipped = 0
-            return
-        self._skipped += 1
-        table = self._dataset.table(TRAIN)
-        cases = [table.case_id[i] for part in self._assembly.replicas.local(index) for i in part.numpy()]
-        say("step %d skipped: loss or gradient not finite (%d in a row)", number, self._skipped)
-        if self._skipped >= self._settings.max_skipped_steps:
-            raise UserError(
-                f"step {number}",
-                expected=f"a finite loss within {self._settings.max_skipped_steps} steps",
-                found=f"none; the cases of the last batch are {', '.join(cases)}",
-                cure="look at these images and masks, or lower optimizer.learning_rate",
-            )
+            steps.settle()
+        steps.throughput.pause()
 
     def _end_epoch(self, reporter: Reporter | SilentReporter, epoch: int) -> None:
-        settings, rate = self._settings, self.learning_rate(self.step - 1)
+        settings, steps = self._settings, self.steps
         train = self._meter.results()
         due = self._validates and (epoch % settings.validate_every == 0 or epoch == settings.epochs)
-        valid = self.validate() if due else None
         pictured = self._pictures.due(epoch, last=epoch == settings.epochs)
-        panels = self._pictures.draw(epoch, between_batches=self._check) if pictured else {}
-        facts = {"learning_rate": rate, "loss_scale": float(self.loss_scale.scale.numpy()), **self._throughput.facts(), **self._memory()}
-        facts["seconds_in_checkpoints"] = self._clock.take_seconds()
-        reporter.epoch(epoch, step=self.step, train=train, valid=valid, facts=facts)
+        with self._averaged():
+            valid = self.validate() if due else None
+            panels = self._pictures.draw(epoch, between_batches=self._check_between_batches) if pictured else {}
+        facts = {"learning_rate": steps.learning_rate(steps.number - 1), "loss_scale": float(steps.loss_scale.scale.numpy())}
+        facts |= {**steps.throughput.facts(), **self._memory(), "seconds_in_checkpoints": self._clock.take_seconds()}
+        reporter.epoch(epoch, step=steps.number, train=train, valid=valid, facts=facts)
         if panels:
             reporter.images(epoch, panels)
         if epoch % settings.curves_every == 0:
@@ -264,15 +185,16 @@ class Trainer:
             self._watch(watched[settings.monitor], epoch)
         self._epochs_done = epoch
         self._meter.reset()
-        self._throughput.reset()
-        if self._clock.due(self.step, epoch_end=True):
+        steps.throughput.reset()
+        if self._clock.due(steps.number, epoch_end=True):
             self._save()
 
     def _watch(self, value: float, epoch: int) -> None:
         if self._best.update(value, epoch=epoch):
-            self._best_weights.write({"epoch": epoch, "step": self.step, "monitor": self._settings.monitor, "value": value})
-        if self._plateau.update(value, learning_rate=self._experiment.optimizer.learning_rate):
-            say("learning rate reduced to %.3g: %s did not improve", self.learning_rate(self.step), self._settings.monitor)
+            with self._averaged():
+                self._best_weights.write({"epoch": epoch, "step": self.steps.number, "monitor": self._settings.monitor, "value": value})
+        if self._plateau.update(value, learning_rate=self.steps.base_rate):
+            say("learning rate reduced to %.3g: %s did not improve", self.steps.learning_rate(self.steps.number), self._settings.monitor)
 
     def validate(self) -> dict[str, float]:
         """`loss`, every metric, and the report's scores of the validation split with the present weights."""
@@ -282,7 +204,7 @@ class Trainer:
             VALID,
             settings=self._experiment.evaluation,
             measures=self._assembly.measures,
-            between_batches=self._check,
+            between_batches=self._check_between_batches,
         )
         result = report.result()
         scores = {**result["metrics"], "loss": result["loss"], "mean_foreground_dice": result["mean_foreground_dice"]}
@@ -294,10 +216,16 @@ class Trainer:
         for check in self._checks:
             check()
 
-    def learning_rate(self, step: int) -> float:
-        """The rate at `step`: schedule times plateau reduction."""
-        factor = self._experiment.schedule.factor(step, epochs=self._settings.epochs, steps_per_epoch=self.steps_per_epoch)
-        return self._experiment.optimizer.learning_rate * factor * self._plateau.factor
+    def _check_between_batches(self) -> None:
+        """`_check` where no gradients travel that could carry the votes of several workers."""
+        replicas = self._assembly.replicas
+        if replicas.workers > 1 and self._interruption:
+            self._interruption.count(replicas.sum_over_workers(np.array(self._interruption.votes(), np.int32)))
+        self._check()
+
+    def _averaged(self) -> contextlib.AbstractContextManager:
+        """The averages of the weights in their place, where there are any."""
+        return self.steps.averages.in_place() if self.steps.averages else contextlib.nullcontext()
 
     def _check_padding(self) -> None:
         inputs, assembly = self._experiment.inputs, self._assembly
@@ -313,12 +241,12 @@ class Trainer:
         return facts
 
     def _save(self) -> None:
-        self.settle()
+        self.steps.settle()
         host = {
             "epochs_done": self._epochs_done, "meter": self._meter.state(), "best": self._best.state(),
-            "plateau": self._plateau.state(), "skipped": self._skipped,
+            "plateau": self._plateau.state(), "skipped": self.steps.skipped,
         }  # fmt: skip
-        self._throughput.pause()
+        self.steps.throughput.pause()
         with self._clock.saving():
-            self._state.save(step=self.step, host=host)
+            self._state.save(step=self.steps.number, host=host)
         self._best_weights.checkpointed()

@@ -1,0 +1,197 @@
+"""Steps: the machine that turns batches into updates, and what the host must know of every one.
+
+    steps = Steps(assembly, experiment, dataset, plateau=plateau, meter=meter)
+    batches = steps.batches()
+    while steps.number < last:
+        steps.advance(batches, last=last)
+    steps.settle()
+
+The host waits for the outcome of a call only after the next call was dispatched.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from flexseg.console import say
+from flexseg.data.dataset import BuiltDataset
+from flexseg.data.ram_cache import RamCache
+from flexseg.data.stream import Stream
+from flexseg.distribution.averages import WeightAverages
+from flexseg.distribution.loss_scale import LossScale
+from flexseg.distribution.step import TrainStep
+from flexseg.errors import UserError
+from flexseg.objectives.measures import Meter
+from flexseg.training.assembly import Assembly, Experiment, global_batch_size
+from flexseg.training.forward_backward import make_forward_backward
+from flexseg.training.interruption import Interruption
+from flexseg.training.throughput import Throughput
+from flexseg.training.watch import Plateau
+
+TRAIN = "train"
+
+
+class Steps:
+    """Optimizer, loss scale, averages, data and step of a run.
+
+    Args:
+      assembly: model and measures.
+      experiment: the settings.
+      dataset: built.
+      plateau: its factor lowers the rate.
+      meter: adds up what applied steps report.
+
+    Attributes:
+      number: the next step, from 0.
+      skipped: skipped steps in a row.
+      base_rate: the learning rate before schedule and plateau reduction.
+
+    Raises:
+      UserError: for settings that do not fit the batch.
+    """
+
+    def __init__(self, assembly: Assembly, experiment: Experiment, dataset: BuiltDataset, *, plateau: Plateau, meter: Meter):
+        self._assembly, self._experiment, self._dataset, self._plateau, self._meter = assembly, experiment, dataset, plateau, meter
+        self._settings, self._replicas, optimizer = experiment.train, assembly.replicas, experiment.optimizer
+        self.batch_size = global_batch_size(self._settings, self._replicas.count)
+        self._check_accumulation()
+        records = dataset.records(TRAIN)
+        self.per_epoch = self._settings.steps_per_epoch or -(-records.count // self.batch_size)
+        if experiment.inputs.cache == "ram":
+            with dataset.naming_damage(TRAIN):
+                records = RamCache(records, sizes=dataset.sizes(TRAIN))
+        self.stream = Stream(
+            records,
+            inputs=experiment.inputs,
+            augment=experiment.augment,
+            background=dataset.label_map.background,
+            seed=self._settings.seed,
+            global_batch_size=self.batch_size,
+        )
+        self.base_rate = optimizer.scaled_rate(self.batch_size)
+        with self._replicas.scope():
+            self.optimizer = optimizer.build()
+            self.optimizer.build(assembly.model.trainable_variables)
+            self.loss_scale = LossScale(
+                dynamic=assembly.precision == "mixed_float16",
+                growth_steps=self._settings.loss_scale_growth_steps,
+                dtype="float64" if assembly.precision == "float64" else "float32",
+            )
+            momentum = optimizer.ema_momentum
+            self.averages = WeightAverages(self._replicas, assembly.model, momentum=momentum) if momentum is not None else None
+        if self.averages:
+            self.averages.restart()
+        self.function = TrainStep(
+            self._replicas,
+            assembly.model,
+            self.optimizer,
+            self.loss_scale,
+            make_forward_backward(
+                assembly.model, assembly.measures, replicas=self._replicas.count, accumulation_steps=self._settings.accumulation_steps
+            ),
+            clip=optimizer.clip(),
+            weight_decay=optimizer.decay,
+            averages=self.averages,
+            seed=self._settings.seed,
+            xla=assembly.xla,
+        )
+        self.number, self.skipped = 0, 0
+        self.throughput = Throughput()
+        self._pending = None
+        self._interruption: Interruption | None = None
+
+    def batches(self):
+        """This worker's batches, from the next step on."""
+        replicas = self._replicas
+        return replicas.distribute(self.stream.batches(self.number, replicas=replicas.here, workers=replicas.workers, worker=replicas.worker))
+
+    def vote(self, interruption: Interruption) -> None:
+        """Lets what asks the run to stop travel with the gradients, where there are several workers."""
+        self._interruption = interruption
+
+    def learning_rate(self, step: int) -> float:
+        """The rate at `step`: schedule times plateau reduction, of the rate that belongs to the global batch."""
+        factor = self._experiment.schedule.factor(step, epochs=self._settings.epochs, steps_per_epoch=self.per_epoch)
+        return self.base_rate * factor * self._plateau.factor
+
+    def advance(self, batches, *, last: int) -> None:
+        """Dispatches the next call, up to step `last` at most, and takes in the outcome of the call before."""
+        count = min(self._settings.steps_per_call, last - self.number)
+        began = time.perf_counter()
+        with self._explaining(count):
+            given = {"total_weight": float(self.batch_size), "votes": self._interruption.votes() if self._interruption else [0.0]}
+            if self._settings.steps_per_call == 1:
+                batch = next(batches)
+                waited = time.perf_counter() - began
+                outcome = self.function(batch, number=self.number, learning_rate=self.learning_rate(self.number), **given)
+            else:  # the rates are as many in every call, so that the last one of an epoch needs no compilation of its own
+                waited = None
+                rates = [self.learning_rate(self.number + ahead) for ahead in range(self._settings.steps_per_call)]
+                outcome = self.function.many(batches, first=self.number, count=count, learning_rates=rates, **given)
+        self.settle()
+        self._pending = (self.number, count, outcome)
+        self.number += count
+        self.throughput.add(examples=count * self.batch_size, waited=waited)
+
+    def settle(self) -> None:
+        """Takes in the outcome of the last call: waits for it, counts its steps, stops after too many skipped ones."""
+        if self._pending is None:
+            return
+        first, count, outcome = self._pending
+        self._pending = None
+        values, applied, votes = (part.numpy().reshape(count, -1) for part in outcome)
+        if self._interruption and self._replicas.workers > 1:
+            self._interruption.count(votes[0])
+        for place in range(count):
+            if applied[place]:
+                self._meter.add(values[place])
+                self.skipped = 0
+            else:
+                self._skip(first + place)
+
+    def _skip(self, number: int) -> None:
+        self.skipped += 1
+        say("step %d skipped: loss or gradient not finite (%d in a row)", number, self.skipped)
+        if self.skipped >= self._settings.max_skipped_steps:
+            cases = [self._dataset.table(TRAIN).case_id[index] for index in self.stream.indices(number)]
+            raise UserError(
+                f"step {number}",
+                expected=f"a finite loss within {self._settings.max_skipped_steps} steps",
+                found=f"none; the cases of the last batch are {', '.join(cases)}",
+                cure="look at these images and masks, or lower optimizer.learning_rate",
+            )
+
+    @contextlib.contextmanager
+    def _explaining(self, count: int) -> Iterator[None]:
+        """Around the next `count` steps: names a damaged record, and what to do when memory is short."""
+        try:
+            with self._dataset.naming_damage(TRAIN, lambda: [i for ahead in range(count) for i in self.stream.indices(self.number + ahead)]):
+                yield
+        except tf.errors.ResourceExhaustedError as error:
+            settings, replicas = self._settings, self._replicas.count
+            each = max(1, self.batch_size // replicas // 2)
+            name, size = ("batch_size_per_replica", each) if settings.batch_size_per_replica else ("global_batch_size", each * replicas)
+            smaller = f'--gin_param="train.{name}={size}", or ' if self.batch_size > replicas else ""
+            raise UserError(
+                f"train.{name}",
+                expected="a batch that fits into the device's memory",
+                found=f"out of memory at {self.batch_size}",
+                cure=f"{smaller}a smaller input.image_size or network",
+            ) from error
+
+    def _check_accumulation(self) -> None:
+        count, share = self._settings.accumulation_steps, self.batch_size // self._replicas.count
+        if count == 1:
+            return
+        binding, one = "train.accumulation_steps", '--gin_param="train.accumulation_steps=1"'
+        if share % count:
+            divisors = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
+            raise UserError(binding, expected=f"a divisor of the {share} examples of a replica: {divisors}", found=str(count))
+        if self._assembly.measures.reduction == "batch":
+            found = f"{count} with objective.reduction = 'batch', whose loss needs the whole batch at once"
+            raise UserError(binding, expected="1, or objective.reduction = 'example'", found=found, cure=one)
+        if self._assembly.synchronized:
+            found = f"{count} with sync_batch normalization, whose statistics are those of the whole batch at once"
+            raise UserError(binding, expected="1, or another normalization", found=found, cure=one)

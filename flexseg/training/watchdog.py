@@ -1,0 +1,78 @@
+"""Watchdog: ends a run in which nothing moves any more, so that whatever started it can start it again.
+
+    with Watchdog(multiple=100, minutes=10, report_to=run.log) as watchdog:
+        ...
+        watchdog.beat()                 # after every step and every batch of the validation
+
+A lost network, a hung driver or a file system that does not answer leave a process waiting for ever inside a call that no exception reaches. The
+stacks of all threads go to standard error and the log, and the process leaves with 75 ("run me again"): the last checkpoint is whole.
+"""
+
+import collections
+import faulthandler
+import os
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+
+EXIT_CODE = 75
+_FIRST_SECONDS = 1800.0  # before the second beat: the first step compiles
+_TICKS = 20  # looks within the time allowed
+
+
+class Watchdog:
+    """A thread that waits for beats.
+
+    Args:
+      multiple: of the median time between beats that may pass without one; 0 for no watchdog.
+      minutes: that may pass in any case: reports, checkpoints and the last pictures are no steps.
+      report_to: a log file, beside standard error.
+    """
+
+    def __init__(self, *, multiple: float, minutes: float, report_to: Path | None):
+        self._multiple, self._least, self._report_to = multiple, 60 * minutes, report_to
+        self._times: collections.deque[float] = collections.deque(maxlen=101)
+        self._last, self._quiet, self._ended = None, 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        if self._multiple:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._ended.set()
+
+    def beat(self) -> None:
+        """Something moved."""
+        now = time.monotonic()
+        if self._last is not None:
+            self._times.append(now - self._last)
+        self._last, self._quiet = now, 0.0
+
+    def seconds(self) -> float:
+        """How long it may be quiet."""
+        times = list(self._times)
+        return max(self._least, self._multiple * statistics.median(times)) if times else max(self._least, _FIRST_SECONDS)
+
+    def _watch(self) -> None:
+        while True:
+            tick = max(0.01, min(self._least or 1.0, 60.0) / _TICKS)
+            if self._ended.wait(tick):
+                return
+            # Ticks are added up and not read from a clock: a process that was suspended and goes on has not been quiet meanwhile.
+            self._quiet += tick
+            if self._quiet > self.seconds():
+                self._end()
+
+    def _end(self) -> None:
+        said = f"watchdog: nothing moved for {self._quiet:.0f} s; the same command goes on from the last checkpoint. The stacks of all threads:\n"
+        for place in [None, *([self._report_to] if self._report_to else [])]:
+            # straight to the file: what hangs may hold the logger's lock
+            stream = sys.__stderr__ if place is None else open(place, "a")  # noqa: SIM115  (the process ends here)
+            stream.write(said)
+            stream.flush()
+            faulthandler.dump_traceback(stream, all_threads=True)
+        os._exit(EXIT_CODE)
