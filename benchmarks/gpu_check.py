@@ -5,7 +5,9 @@
 
 Both reference settings (tnbc_flexunet.gin, malignant_breastdm_flexunet.gin) × {1 device, 2 logical devices on one card} × {mixed_bfloat16,
 mixed_float16} × XLA {off, on}, 200 steps each, beside float32 without XLA. With two devices the loss is reduced by example, because the batch
-reduction excludes XLA there. Each number of devices has a process of its own, which is stopped when no step ends for --silence seconds: a hang.
+reduction excludes XLA there. Then, with XLA, the first of them with averages, recomputation and (on one device) accumulation, and a FlexUNet
+of 64 filters and 5 levels, 3 × 3, on grey images of 576². Each number of devices has a process of its own, which is stopped when no step ends
+for --silence seconds: a hang.
 
 Printed: the mean loss of the last quarter of the steps against float32's, images per second without the first quarter, skipped steps, and
 whether all replicas hold the same weights at the end. Exit code 1 after a hang, a crash, a last loss that is not finite, replicas that
@@ -37,14 +39,56 @@ flags.DEFINE_float("silence", 180, "Seconds without a step, compilation included
 flags.DEFINE_integer("child", 0, "Internal: run all combinations on this many devices.")
 flags.DEFINE_string("data_dir", None, "Internal: where the built dataset lies.")
 
-SETTINGS = ("tnbc_flexunet.gin", "malignant_breastdm_flexunet.gin")
+# What is trained: the file, and the bindings over it. The two of the reference come with XLA off as well.
+REFERENCE = {"tnbc": "tnbc_flexunet.gin", "malignant_breastdm": "malignant_breastdm_flexunet.gin"}
+OPTIONS = ("optimizer.ema_momentum=0.999", "flex_unet.remat=True")
 FIRST = {"precision": "float32", "xla": "off"}
 
 
 def combinations(devices: int) -> list[dict]:
     """What one process runs, float32 first on one device."""
     rest = [{"precision": p, "xla": x} for p, x in itertools.product(("mixed_bfloat16", "mixed_float16"), ("off", "on"))]
-    return [{"settings": s, "devices": devices, **c} for s in SETTINGS for c in ([FIRST] if devices == 1 else []) + rest]
+    compiled = [c for c in rest if c["xla"] == "on"]
+    first = [FIRST] if devices == 1 else []
+    wanted = [(name, c) for name in REFERENCE for c in first + rest]
+    wanted += [("tnbc_options", c) for c in compiled] + [("large", c) for c in first + compiled]
+    return [{"settings": name, "devices": devices, **c} for name, c in wanted]
+
+
+def bindings(combination: dict) -> tuple[str, list[str], str]:
+    """(gin file, bindings, dataset) of a combination."""
+    size, devices = FLAGS.image_size, combination["devices"]
+    params = [f"train.global_batch_size={FLAGS.global_batch_size}", "train.monitor='loss'", "augment.enabled=False"]
+    if combination["settings"] == "large":
+        size = size * 9 // 8  # 576 for 512
+        params += ["flex_unet.base_filters=64", f"flex_unet.num_layers={min(5, FLAGS.num_layers)}", "flex_unet.base_kernels=(3,3)"]
+        return "default.gin", [*params, f"input.image_size=({size},{size})"], "grey"
+    params += [f"input.image_size=({size},{size})", f"flex_unet.num_layers={FLAGS.num_layers}"]
+    if devices > 1:
+        params.append("objective.reduction='example'")
+    if combination["settings"] == "tnbc_options":
+        share = FLAGS.global_batch_size // devices
+        params += [*OPTIONS, f"train.accumulation_steps={2 if share % 2 == 0 else 1}"]
+    return REFERENCE[combination["settings"].removesuffix("_options")], params, "synthetic_nuclei"
+
+
+def build_datasets(data_dir: str) -> None:
+    """Two slides of synthetic nuclei, and a few of their images in grey as a folder of its own."""
+    import cv2
+
+    from flexseg.commands import build
+    from flexseg.datasets.synthetic_nuclei.nuclei import synthesize
+
+    size = f"({FLAGS.image_size},{FLAGS.image_size})"
+    build.run(dataset="synthetic_nuclei", data_dir=data_dir, gin_param=[f"synthetic_nuclei.image_size={size}", "synthetic_nuclei.slides=(2,0,0)"])
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("images", "masks"):
+            os.makedirs(os.path.join(folder, kind))
+        for index in range(4):
+            sample = synthesize(seed=1, slide=0, index=index, image_size=(FLAGS.image_size,) * 2)
+            cv2.imwrite(os.path.join(folder, "images", f"{index}.png"), cv2.cvtColor(sample.image, cv2.COLOR_RGB2GRAY))
+            cv2.imwrite(os.path.join(folder, "masks", f"{index}.png"), sample.mask * 255)
+        build.run(name="grey", source=folder, data_dir=data_dir, gin_param=["split.proportions=(1.0,0.0,0.0)"])
 
 
 def measure(combination: dict, data_dir: str, replicas) -> dict:
@@ -60,20 +104,15 @@ def measure(combination: dict, data_dir: str, replicas) -> dict:
     from flexseg.training.trainer import Trainer
 
     gin.clear_config()
-    params = [
-        f"input.image_size=({FLAGS.image_size},{FLAGS.image_size})", f"train.global_batch_size={FLAGS.global_batch_size}",
-        f"flex_unet.num_layers={FLAGS.num_layers}", "train.monitor='loss'",
-    ]  # fmt: skip
-    if combination["devices"] > 1:
-        params.append("objective.reduction='example'")
-    configure([combination["settings"]], params, modules=("flexseg.training.assembly",))
-    experiment, dataset = Experiment.from_gin(), open_dataset("synthetic_nuclei", data_dir)
+    file, params, name = bindings(combination)
+    configure([file], params, modules=("flexseg.training.assembly",))
+    experiment, dataset = Experiment.from_gin(), open_dataset(name, data_dir)
     losses, applied, began = [], 0, 0.0
     quarter = FLAGS.steps // 4
     with precision_scope(combination["precision"]):
         assembly = Assembly(experiment, dataset, replicas, precision=combination["precision"], xla=combination["xla"])
         trainer = Trainer(assembly, experiment, dataset, RunDirectory(os.devnull))
-        batches = replicas.distribute(trainer.steps.stream.batches(0, replicas=replicas.count))
+        batches = trainer.steps.batches()
         for number in range(FLAGS.steps):
             outcome = trainer.steps.function(
                 next(batches), number=number, learning_rate=trainer.steps.learning_rate(number), total_weight=float(trainer.steps.batch_size)
@@ -177,11 +216,12 @@ def watch(devices: int, data_dir: str, deadline: float, before: list[dict]) -> t
 
 def show(row: dict, rows: list[dict]) -> None:
     """One line of the table."""
-    base = next((r["loss"] for r in rows if r["settings"] == row["settings"] and r["precision"] == "float32"), None)
+    plain = row["settings"].removesuffix("_options")
+    base = next((r["loss"] for r in rows if r["settings"] == plain and r["precision"] == "float32"), None)
     against = f"{row['loss'] / base:6.3f}" if base else "     –"
     replicas = "equal" if row["replicas_equal"] else "DIFFER"
     print(
-        f"{row['settings'].removesuffix('_flexunet.gin'):20} {row['devices']}  {row['precision']:15} {row['xla']:4} {row['loss']:9.4f} {against} "
+        f"{row['settings']:20} {row['devices']}  {row['precision']:15} {row['xla']:4} {row['loss']:9.4f} {against} "
         f"{row['images_per_second']:9.1f} {row['skipped']:8d}  {replicas}",
         flush=True,
     )
@@ -192,12 +232,9 @@ def main(_) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if FLAGS.child:
         return child()
-    from flexseg.commands import build
-
     deadline, rows, wrong = time.monotonic() + 60 * FLAGS.minutes, [], []
     with tempfile.TemporaryDirectory() as data_dir:
-        size = f"({FLAGS.image_size},{FLAGS.image_size})"
-        build.run(dataset="synthetic_nuclei", data_dir=data_dir, gin_param=[f"synthetic_nuclei.image_size={size}", "synthetic_nuclei.slides=(2,0,0)"])
+        build_datasets(data_dir)
         print(f"\n{'settings':20} n  {'precision':15} XLA       loss ÷ fp32  images/s  skipped  replicas")
         for devices in (1, 2):
             measured, problem = watch(devices, data_dir, deadline, rows)

@@ -17,11 +17,12 @@ def check(*flags):
 def test_every_combination_is_run_and_reported():
     done = check()
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("tnbc ", "malignant_breastdm "))]
-    assert len(rows) == 2 * (1 + 4 + 4), done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("tnbc", "malignant_breastdm ", "large "))]
+    assert len(rows) == 2 * (1 + 4 + 4) + (2 + 2) + (1 + 2 + 2), done.stdout
     assert {(row[0], row[1], row[2], row[3]) for row in rows if row[2] != "float32"} == {
         (settings, devices, precision, xla)
-        for settings in ("tnbc", "malignant_breastdm") for devices in "12" for precision in ("mixed_bfloat16", "mixed_float16") for xla in ("off", "on")
+        for settings, compiled in (("tnbc", "off on"), ("malignant_breastdm", "off on"), ("tnbc_options", "on"), ("large", "on"))
+        for devices in "12" for precision in ("mixed_bfloat16", "mixed_float16") for xla in compiled.split()
     }  # fmt: skip
     assert all(row[-1] == "equal" and float(row[5]) > 0 for row in rows), "replicas hold the same, and a float32 loss stands beside each"
 
