@@ -74,7 +74,8 @@ def fill_the_disk(stream, **_) -> None:
 
 def spoil_weights(step, batch):
     """A batch whose examples weigh NaN."""
-    return step, batch | {"weight": batch["weight"] * float("nan")}
+    spoiled = step._replicas.strategy.run(lambda weight: weight * float("nan"), args=(batch["weight"],))
+    return step, batch | {"weight": spoiled}
 
 
 def plant() -> None:
