@@ -31,6 +31,9 @@ flags.DEFINE_enum(
     "all_reduce", "auto", ["auto", "nccl", "ring", "hierarchical_copy"], "How gradients cross; auto: TensorFlow's choice.", flag_values=FLAGS
 )
 flags.DEFINE_integer("all_reduce_pack_mib", 0, "Send gradients in packs of this many MiB; 0: all together.", flag_values=FLAGS, lower_bound=0)
+flags.DEFINE_list(
+    "data_service", [], "grpc://host:port of hosts that read and augment (python -m flexseg.launch.data_service); same batches.", flag_values=FLAGS
+)
 flags.DEFINE_boolean("dry_run", False, "Print what would be trained, run two steps, tell their time and memory; write nothing.", flag_values=FLAGS)
 flags.DEFINE_string("init_from", None, "Run directory whose best weights the model starts from; its head may have other classes.", flag_values=FLAGS)
 config_flags.define(FLAGS)
@@ -56,6 +59,7 @@ def run(
     worker: int | None = None,
     all_reduce: str = "auto",
     all_reduce_pack_mib: int = 0,
+    data_service: Sequence[str] = (),
     dry_run: bool = False,
     init_from: str | None = None,
     gin_file=(),
@@ -74,6 +78,7 @@ def run(
 
     from flexseg.commands.dispatcher import write_tracebacks_to
     from flexseg.console import be_silent
+    from flexseg.data.data_service import refuse_unreachable
     from flexseg.data.dataset import open_dataset
     from flexseg.distribution.cluster import find_cluster
     from flexseg.distribution.communication import Communication
@@ -94,8 +99,9 @@ def run(
     devices = open_devices(experiment.train, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster, communication=communication)
     if not devices.is_chief:
         be_silent()
-    recorded = {"config": configuration.text, "user_modules": list(user_module)}
+    recorded = {"config": configuration.text, "user_modules": list(user_module), "data_service": tuple(data_service)}
     if dry_run:
+        refuse_unreachable(data_service)
         session = Session(experiment, built, None, devices, **recorded)
         if devices.is_chief:
             print(facts, "\n")
@@ -108,6 +114,7 @@ def run(
         built,
         facts={"configuration": configuration.text, "communication": f"{communication}"},
         check_config=lambda: _refuse_other_config(directory, configuration, experiment),
+        check_machine=lambda: refuse_unreachable(data_service),
         tracebacks_to=write_tracebacks_to,
     ) as (check, interruption):
         session = Session(experiment, built, directory, devices, **recorded)

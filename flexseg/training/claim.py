@@ -29,6 +29,7 @@ def claimed(
     *,
     facts: Mapping[str, str],
     check_config: Callable[[], None],
+    check_machine: Callable[[], None] = lambda: None,
     tracebacks_to: Callable[[Path | None], None],
 ) -> Iterator[tuple[Callable[[], None], Interruption]]:
     """The locked directory; yields a check that the lock is still held, for after every step, and what listens for signals.
@@ -39,6 +40,7 @@ def claimed(
       dataset: what the run trains on.
       facts: what must be the same on all workers, beside versions and dataset.
       check_config: raises a UserError when the directory holds a run of another configuration.
+      check_machine: raises one when this worker lacks what it needs.
       tracebacks_to: told where tracebacks go.
 
     Raises:
@@ -64,6 +66,10 @@ def claimed(
                 run.refuse_other_dataset(dataset.directory)
             except UserError as error:
                 refusal = error
+        try:
+            check_machine()
+        except UserError as error:
+            refusal = refusal or error
         try:
             agree(replicas, {**facts, **_machine(replicas, dataset)}, refusal=refusal)
             yield check, interruption

@@ -12,7 +12,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import keras
@@ -66,6 +66,7 @@ class Session:
       replicas: the devices.
       config: `config.gin`.
       user_modules: recorded, so that the run can be opened again.
+      data_service: hosts that compute the training input; default here.
 
     Raises:
       UserError: for settings that do not fit the dataset or the machine.
@@ -80,8 +81,10 @@ class Session:
         *,
         config: str,
         user_modules: list[str],
+        data_service: Sequence[str] = (),
     ):
         self._experiment, self._dataset, self._run, self._config, self._user_modules = experiment, dataset, run, config, user_modules
+        self._data_service = data_service
         self._replicas, settings = replicas, experiment.train
         stored = self._from_chief(lambda: run.read_environment() if run is not None and run.started else None)
         auto = settings.precision == "auto" and stored is not None
@@ -157,7 +160,7 @@ class Session:
     def _make(self) -> tuple[Assembly, Trainer]:
         assembly = Assembly(self._experiment, self._dataset, self._replicas, precision=self._precision, xla=self._experiment.train.xla)
         run = self._run or RunDirectory(os.devnull)  # a dry run writes nothing
-        return assembly, Trainer(assembly, self._experiment, self._dataset, run)
+        return assembly, Trainer(assembly, self._experiment, self._dataset, run, data_service=self._data_service)
 
     def _init(self, assembly: Assembly, trainer: Trainer, init_from: str) -> None:
         other, variables = RunDirectory(init_from), model_variables(assembly.model)
