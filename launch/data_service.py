@@ -21,9 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="flexseg.launch.data_service", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=5050, help="of the dispatcher, which trainers name (default: 5050)")
     parser.add_argument("--worker_port", type=int, default=0, help="of the worker, which trainers fetch from (default: the one after --port)")
-    parser.add_argument("--host", default=socket.getfqdn(), help="under which trainers reach this host (default: its name)")
+    parser.add_argument("--host", default=socket.gethostname(), help="under which trainers reach this host (default: its name)")
     given = parser.parse_args(arguments)
     worker_port = given.worker_port or given.port + 1
+    for port in (given.port, worker_port):
+        try:
+            socket.create_server(("", port), reuse_port=False).close()  # gRPC would share a port with whoever listens there
+        except OSError as error:
+            print(f"flexseg.launch.data_service: expected port {port} to be free, found: {error.strerror}. To mend it: another --port", file=sys.stderr)
+            return 1
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from flexseg.commands.quiet import load_tensorflow
 
@@ -34,15 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     service, ended = tf.data.experimental.service, threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    try:
-        dispatcher = service.DispatchServer(service.DispatcherConfig(port=given.port))
-        worker = service.WorkerServer(
-            service.WorkerConfig(dispatcher_address=f"localhost:{given.port}", worker_address=f"{given.host}:{worker_port}", port=worker_port)
-        )
-    except (tf.errors.OpError, RuntimeError) as error:
-        print(f"flexseg.launch.data_service: expected the free ports {given.port} and {worker_port}, found: {error}", file=sys.stderr)
-        return 1
-    print(f"serving {dispatcher.target}, to be named as grpc://{given.host}:{given.port}", flush=True)
+    dispatcher = service.DispatchServer(service.DispatcherConfig(port=given.port))
+    settings = {"dispatcher_address": f"localhost:{given.port}", "worker_address": f"{given.host}:{worker_port}", "port": worker_port}
+    worker = service.WorkerServer(service.WorkerConfig(**settings))
+    print(f"serving; trainers name it as grpc://{given.host}:{given.port}", flush=True)
     ended.wait()
     del worker, dispatcher
     return 0
