@@ -46,6 +46,14 @@ def test_a_process_in_which_nothing_moves_leaves_with_75_and_all_its_stacks(tmp_
         assert "in stand_still" in text and "Thread" in text
 
 
+@pytest.mark.parametrize("what", [os.mkfifo, os.mkdir])
+def test_a_log_that_cannot_be_written_does_not_keep_the_process(tmp_path, what):
+    what(tmp_path / "log")  # a pipe that nobody reads hangs as a file system does
+    command = [sys.executable, "-c", SCRIPT, str(1 / 60), str(tmp_path / "log"), "100"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75 and "in stand_still" in done.stderr
+
+
 def test_a_pause_within_the_time_allowed_is_none_of_its_business(tmp_path):
     process = start(tmp_path / "log.txt", minutes=2 / 60, still=1)
     assert process.communicate(timeout=60)[0] == "whole\n" and process.returncode == 0

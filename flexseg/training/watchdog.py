@@ -20,6 +20,7 @@ from pathlib import Path
 EXIT_CODE = 75
 _FIRST_SECONDS = 1800.0  # before the second beat: the first step compiles
 _TICKS = 20  # looks within the time allowed
+_REPORT_SECONDS = 10.0  # for the stacks to be written
 
 
 class Watchdog:
@@ -68,6 +69,13 @@ class Watchdog:
                 self._end()
 
     def _end(self) -> None:
+        # In a thread of its own, which is not waited for long: the file system may be what hangs, or the disk be full.
+        report = threading.Thread(target=self._report, daemon=True)
+        report.start()
+        report.join(_REPORT_SECONDS)
+        os._exit(EXIT_CODE)
+
+    def _report(self) -> None:
         said = f"watchdog: nothing moved for {self._quiet:.0f} s; the same command goes on from the last checkpoint. The stacks of all threads:\n"
         for place in [None, *([self._report_to] if self._report_to else [])]:
             # straight to the file: what hangs may hold the logger's lock
@@ -75,4 +83,3 @@ class Watchdog:
             stream.write(said)
             stream.flush()
             faulthandler.dump_traceback(stream, all_threads=True)
-        os._exit(EXIT_CODE)
