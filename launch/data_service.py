@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             socket.create_server(("", port), reuse_port=False).close()  # gRPC would share a port with whoever listens there
         except OSError as error:
-            print(f"flexseg.launch.data_service: expected port {port} to be free, found: {error.strerror}. To mend it: another --port", file=sys.stderr)
+            print(f"data_service: expected port {port} to be free, found: {error.strerror}. To mend it: another --port", file=sys.stderr)
             return 1
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from flexseg.commands.quiet import load_tensorflow

@@ -77,6 +77,11 @@ def test_what_is_no_host_that_answers_is_refused(hosts):
     refuse_unreachable(hosts)
 
 
+def test_images_in_memory_are_refused_beside_it(toy, tmp_path, hosts):
+    with pytest.raises(UserError, match=r"input\.cache = 'off'"):
+        toy_runs.train(toy, tmp_path / "run", "input.cache='ram'", data_service=hosts)
+
+
 def test_a_port_that_is_taken_is_said(hosts):
     port = hosts[0].rpartition(":")[2]
     done = subprocess.run([sys.executable, "-m", "flexseg.launch.data_service", f"--port={port}"], capture_output=True, text=True, timeout=120)
@@ -96,11 +101,12 @@ def test_a_damaged_record_is_named_though_another_host_read_it(toy, tmp_path, ho
 
 @pytest.mark.slow
 def test_a_host_that_is_gone_ends_the_run_with_75_and_it_goes_on(toy, tmp_path):
-    toy_runs.train(toy, tmp_path / "here", *PARAMS, "train.epochs=4", "train.checkpoint_steps=1")
-    params = (*PARAMS, "train.epochs=4", "train.checkpoint_steps=1", "train.watchdog_multiple=20", "train.watchdog_minutes=0.2")
+    # Far more steps than a trainer has batches in stock (tf.data asks every host for about 16 ahead).
+    longer = (*PARAMS, "train.epochs=4", "train.steps_per_epoch=30", "train.checkpoint_steps=5", "train.watchdog_multiple=20", "train.watchdog_minutes=0.2")
+    toy_runs.train(toy, tmp_path / "here", *longer)
     with serving(2) as (addresses, processes):
-        words = toy_runs.train_command_line(toy, tmp_path / "run", *params, data_service=",".join(addresses))
-        command = [sys.executable, str(toy_runs.FAULTY_RUN), "slow", "5", *words]
+        words = toy_runs.train_command_line(toy, tmp_path / "run", *longer, data_service=",".join(addresses))
+        command = [sys.executable, "-m", "flexseg.commands.dispatcher", *words]
         trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for line in trainer.stdout:
             if line.startswith("epoch 1  step"):
@@ -109,5 +115,5 @@ def test_a_host_that_is_gone_ends_the_run_with_75_and_it_goes_on(toy, tmp_path):
         said, wrong = trainer.communicate(timeout=240)
         assert trainer.returncode == 75, said + wrong
     with serving(1) as (addresses, _):
-        toy_runs.train(toy, tmp_path / "run", *params, data_service=addresses)
+        assert "resumed" in toy_runs.train(toy, tmp_path / "run", *longer, data_service=addresses)
     assert toy_runs.outcome(tmp_path / "run") == toy_runs.outcome(tmp_path / "here")
