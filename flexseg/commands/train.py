@@ -83,7 +83,7 @@ def run(
     from flexseg.distribution.cluster import find_cluster
     from flexseg.distribution.communication import Communication
     from flexseg.training.claim import claimed
-    from flexseg.training.run_directory import RunDirectory
+    from flexseg.training.remote_run import run_directory
     from flexseg.training.session import Session, open_devices
 
     built = open_dataset(dataset, data_dir)
@@ -107,8 +107,7 @@ def run(
             print(facts, "\n")
         session.dry_run(init_from=init_from)
         return None
-    directory = RunDirectory(workdir)
-    with devices.naming_lost_workers(), claimed(
+    with devices.naming_lost_workers(), run_directory(workdir) as directory, claimed(
         directory,
         devices,
         built,
@@ -123,9 +122,10 @@ def run(
         session.train(interruption, init_from=init_from, operative_config=configuration.operative, check=check)
     if not devices.is_chief:
         return None
-    print(f"\nrun directory: {directory.path}")
-    print(shlex.join(["tensorboard", f"--logdir={directory.tensorboard}", "--samples_per_plugin=images=1000"]))
-    return str(directory.path)
+    place = directory.name_of(directory.path)
+    print(f"\nrun directory: {place}")
+    print(shlex.join(["tensorboard", f"--logdir={directory.name_of(directory.tensorboard)}", "--samples_per_plugin=images=1000"]))
+    return place
 
 
 def _refuse_other_config(directory, configuration, experiment) -> None:

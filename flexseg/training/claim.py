@@ -51,6 +51,8 @@ def claimed(
         interruption = stack.enter_context(Interruption(run.stop_file))
         if replicas.is_chief:
             try:
+                if run.remote:
+                    run.remote.fetch(leave=[run.tensorboard.name])
                 run.refuse_foreign_files()
                 if run.started:
                     check_config()
@@ -64,6 +66,8 @@ def claimed(
                     check_config()
                     run.read_environment()
                 run.refuse_other_dataset(dataset.directory)
+                if run.remote:
+                    stack.enter_context(run.remote.owned())
             except UserError as error:
                 refusal = error
         try:

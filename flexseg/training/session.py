@@ -32,6 +32,7 @@ from flexseg.inference.weights import assign, model_variables, read_folder
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
 from flexseg.training.interruption import Interruption
 from flexseg.training.precision import precision_scope, resolve_precision
+from flexseg.training.remote_run import run_directory
 from flexseg.training.run_directory import RunDirectory
 from flexseg.training.settings import TrainSettings
 from flexseg.training.trainer import TRAIN, Trainer
@@ -163,11 +164,14 @@ class Session:
         return assembly, Trainer(assembly, self._experiment, self._dataset, run, data_service=self._data_service)
 
     def _init(self, assembly: Assembly, trainer: Trainer, init_from: str) -> None:
-        other, variables = RunDirectory(init_from), model_variables(assembly.model)
+        variables = model_variables(assembly.model)
         refusal, left, facts = None, [], {}
         if self._replicas.is_chief:
             try:
-                arrays, facts = read_folder(other.best)
+                with run_directory(init_from, flag="--init_from") as other:
+                    if other.remote:
+                        other.remote.fetch(leave=[path.name for path in (other.tensorboard, other.checkpoints, other.pictures)])
+                    arrays, facts = read_folder(other.best)
                 left = assign(self._replicas, variables, arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
             except UserError as error:
                 refusal = error
@@ -176,7 +180,7 @@ class Session:
         if trainer.steps.averages:
             trainer.steps.averages.restart()
         say(
-            "weights from %s (epoch %s)%s", other.path, facts.get("epoch"), f"; of another shape and therefore new: {', '.join(left)}" if left else ""
+            "weights from %s (epoch %s)%s", init_from, facts.get("epoch"), f"; of another shape and therefore new: {', '.join(left)}" if left else ""
         )
 
     def _environment(self, assembly: Assembly, trainer: Trainer) -> dict:

@@ -188,6 +188,8 @@ class Trainer:
         self._meter.reset()
         steps.throughput.reset()
         if self._clock.due(steps.number, epoch_end=True):
+            if self._run.remote:
+                reporter.new_files()
             self._save()
 
     def _watch(self, value: float, epoch: int) -> None:
@@ -250,4 +252,6 @@ class Trainer:
         self.steps.throughput.pause()
         with self._clock.saving():
             self._state.save(step=self.steps.number, host=host)
-        self._best_weights.checkpointed()
+            self._best_weights.checkpointed()
+            if self._run.remote and self._assembly.replicas.is_chief:
+                self._run.remote.push(patient=True)
