@@ -8,6 +8,7 @@ At call number CALL (from 1) of the function that FAULT names, the process
     SIGUSR1, SIGTERM, SIGINT        is sent that signal, at a step; SIGSTOP as well, which suspends it
     validation_SIGUSR1, …           is sent it at a batch of the validation
     early                           is sent SIGTERM, before the model is built
+    upload                          is killed before a file goes to a bucket
     full_disk                       finds no room for a checkpoint's arrays
     hang, validation_hang           waits for ever
     slow                            takes a second more, from there on five times
@@ -81,6 +82,7 @@ def spoil_weights(step, batch):
 def plant() -> None:
     """Lays the fault in its place."""
     from flexseg.distribution.step import TrainStep
+    from flexseg.files.bucket import Bucket
     from flexseg.inference import weights
     from flexseg.inference.predictor import Predictor
     from flexseg.training.session import Session
@@ -93,6 +95,7 @@ def plant() -> None:
         "saving": (TrainState, "save", kill),
         "checkpoint": (weights.np, "savez", write_half_and_kill),
         "full_disk": (weights.np, "savez", fill_the_disk),
+        "upload": (Bucket, "upload", kill),
         "early": (Session, "_make", send("SIGTERM")),
         "hang": (Steps, "advance", wait_for_ever),
         "validation_hang": (Predictor, "step", wait_for_ever),

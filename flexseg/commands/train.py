@@ -124,7 +124,11 @@ def run(
         return None
     place = directory.name_of(directory.path)
     print(f"\nrun directory: {place}")
-    print(shlex.join(["tensorboard", f"--logdir={directory.name_of(directory.tensorboard)}", "--samples_per_plugin=images=1000"]))
+    events = directory.name_of(directory.tensorboard)
+    if events.startswith("s3:"):  # which TensorFlow cannot read
+        print(shlex.join(["aws", "s3", "sync", events, directory.path.name]))
+        events = directory.path.name
+    print(shlex.join(["tensorboard", f"--logdir={events}", "--samples_per_plugin=images=1000"]))
     return place
 
 

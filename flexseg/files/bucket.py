@@ -10,6 +10,7 @@ An upload appears whole or not at all.
 """
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -37,7 +38,9 @@ class Bucket:
         kind, _, rest = self.url.partition("://")
         if kind not in ("gs", "s3") or not rest.partition("/")[2]:
             raise UserError(self._where, expected="a folder here, gs://bucket/folder or s3://bucket/folder", found="another address")
-        import fsspec  # half a second, for who needs it
+        # Else gcsfs asks a second interface, for which many service accounts have no right, what kind of bucket it is, and warns.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        import fsspec  # here, for who needs it
 
         with self._errors():
             self._store = fsspec.filesystem(kind, use_listings_cache=False)

@@ -169,9 +169,9 @@ def _travels(name: str) -> bool:
 def _place_in_order(name: str) -> tuple:
     run, top = RunDirectory("."), name.partition("/")[0]
     if top in run.beginning:
-        rank = 0
+        rank = 0 if name == run.manifest.name else 1
     else:
-        rank = {run.config.name: 1, _BEST_BEFORE: 3, run.best.name: 4, run.checkpoints.name: 5, run.finished.name: 6}.get(top, 2)
+        rank = {run.config.name: 2, _BEST_BEFORE: 4, run.best.name: 5, run.checkpoints.name: 6, run.finished.name: 7}.get(top, 3)
     return rank, name.rpartition("/")[0], name.endswith(_SUMS), name
 
 
