@@ -130,7 +130,7 @@ class RemoteRun:
             self._there[name] = state
         if not self._owner:  # a guest: it only adds
             return
-        for name in sorted(set(self._there) - set(present), key=lambda name: (not name.endswith(_SUMS), name)):
+        for name in sorted(set(self._there) - set(present)):
             self._bucket.remove([name])
             del self._there[name]
         self._best_kept = False
