@@ -97,14 +97,15 @@ def process(
 
 def workers(
     dataset: BuiltDataset, workdir: Path, *params: str, count: int, faults: Mapping[int, tuple[str, int]] = {}, workdirs: Mapping[int, Path] = {},
-    params_of: Mapping[int, Sequence[str]] = {}, seconds: float = 300,
+    params_of: Mapping[int, Sequence[str]] = {}, flags_of: Mapping[int, Mapping[str, object]] = {}, seconds: float = 300,
 ) -> list[subprocess.CompletedProcess]:  # fmt: skip
-    """`flexseg train` in `count` worker processes; by worker: faults (see benchmarks/faults/faulty_run.py), other run directories, further bindings."""
+    """`flexseg train` in `count` worker processes; by worker: faults (see benchmarks/faults/faulty_run.py), other run directories, further bindings and flags."""
     addresses = free_addresses(count)
     started = []
     for worker in range(count):
         fault, call = faults.get(worker, ("none", 0))
-        words = train_command_line(dataset, workdirs.get(worker, workdir), *params, *params_of.get(worker, ()), workers=",".join(addresses), worker=worker)
+        flags = {"workers": ",".join(addresses), "worker": worker, **flags_of.get(worker, {})}
+        words = train_command_line(dataset, workdirs.get(worker, workdir), *params, *params_of.get(worker, ()), **flags)
         command = [sys.executable, str(FAULTY_RUN), fault, str(call), *words]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     try:
