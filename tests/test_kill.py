@@ -1,6 +1,6 @@
 """A run that is killed with SIGKILL again and again, each time started with the same command, ends to the bit as one that was left alone.
 
-Real processes (faulty_run.py), because only a new process proves that nothing was kept in the old one.
+Real processes (benchmarks/faults/faulty_run.py), because only a new process proves that nothing was kept in the old one.
 """
 
 import re

@@ -134,6 +134,7 @@ MISTAKES = {
     "images larger than a padded input": (nothing, train("input.fit='pad'"), "input.image_size.*random_crop"),
     "more replicas than examples in a batch": (nothing, train("train.global_batch_size=2", logical_cpus=4), "train.global_batch_size.*multiple of the 4 replicas.*train.global_batch_size=4"),
     "more GPUs than there are": (nothing, train(replicas=9), "--replicas.*visible GPUs.*--logical_cpus"),
+    "an input host that does not answer": (nothing, train(data_service="grpc://127.0.0.1:1"), r"--data_service.*a server at grpc://127\.0\.0\.1:1.*launch\.data_service"),
     "a binding without effect": (nothing, train("schedule.power=2.0"), "schedule.power"),
     "a binding of the build": (nothing, train("split.seed=1"), "flexseg build"),
     # datasets

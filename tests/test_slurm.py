@@ -1,8 +1,11 @@
 """launch/slurm/train.sbatch under a real Slurm of two nodes on this machine."""
 
+import json
 import os
+import re
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -28,10 +31,13 @@ def job(slurm, toy, tmp_path):
         log, workdir = tmp_path / "job.log", tmp_path / "run"
 
         def submit(self, *params, minutes=10):
-            venv = os.environ.get("VIRTUAL_ENV", str(Path(sys.executable).parents[1]))
             words = toy_runs.train_command_line(toy, self.workdir, *EXACT, *params)[1:]
-            flags = ["--nodes=2", f"--time={minutes}", f"--output={self.log}", f"--export=ALL,FLEXSEG_VENV={venv}"]
-            done = slurm("sbatch", "--parsable", *flags, str(SCRIPT), *words, cwd=tmp_path)
+            self.run(SCRIPT, *words, flags=("--nodes=2", f"--time={minutes}"))
+
+        def run(self, script, *words, flags=()):
+            venv = os.environ.get("VIRTUAL_ENV", str(Path(sys.executable).parents[1]))
+            flags = [*flags, f"--output={self.log}", f"--export=ALL,FLEXSEG_VENV={venv}"]
+            done = slurm("sbatch", "--parsable", *flags, str(script), *words, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
             self.number = done.stdout.strip()
 
@@ -79,3 +85,20 @@ def test_a_cancelled_job_stays_cancelled_with_its_checkpoint(job, slurm):
     time.sleep(8)
     assert job.state() == "CANCELLED"
     assert "SIGTERM: checkpoint of step" in job.said() and "requeued" not in job.said()
+
+
+def test_tensorboard_runs_as_a_job_and_says_how_to_reach_it(job, slurm, toy):
+    toy_runs.train(toy, job.workdir, "train.epochs=1")
+    job.run(SCRIPT.with_name("tensorboard.sbatch"), str(job.workdir))
+    job.wait_for("Press CTRL+C to quit")
+    host, port = re.search(r"on your own machine:  ssh -L 6006:(\S+):(\d+) \S+@\S+", job.said()).groups()
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(f"http://{host}:{port}/data/plugin/scalars/tags", timeout=60) as answer:
+        assert "loss" in json.load(answer)["tensorboard/train"]
+    slurm("scancel", job.number)
+    job.wait("CANCELLED")
+
+
+def test_tensorboard_of_nothing_says_so(job, tmp_path):
+    job.run(SCRIPT.with_name("tensorboard.sbatch"), str(tmp_path / "nowhere"))
+    job.wait_for(f"expected a run directory or a folder of them behind the script, found: {tmp_path / 'nowhere'}")

@@ -160,12 +160,14 @@ def test_a_stop_file_ends_all_with_0(toy, tmp_path):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        slow_unless(True, ("train.seed=1",), "worker 1: expected the chief's configuration: .*, found train.seed = 1"),
-        slow_unless(False, ("train.global_batch_size=4",), "worker 1: expected the chief's configuration: train.global_batch_size = 8, found .*4"),
+        slow_unless(True, ["train.seed=1"], "worker 1: expected the chief's configuration: .*, found train.seed = 1"),
+        slow_unless(False, ["train.global_batch_size=4"], "worker 1: expected the chief's configuration: train.global_batch_size = 8, found .*4"),
+        slow_unless(False, {"all_reduce": "ring"}, "worker 1: expected the chief's communication: .*auto.*, found .*ring"),
     ],
 )
 def test_workers_that_differ_are_all_stopped_with_the_difference_before_anything_is_written(toy, tmp_path, other, words):
-    ended = several(toy, tmp_path / "run", *LENGTH, count=2, codes=(1,), params_of={1: other})
+    where = "flags_of" if isinstance(other, dict) else "params_of"
+    ended = several(toy, tmp_path / "run", *LENGTH, count=2, codes=(1,), **{where: {1: other}})
     for process in ended:
         (line,) = [line for line in process.stderr.splitlines() if line.startswith("flexseg train: ")]
         assert re.search(words, line), line

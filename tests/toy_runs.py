@@ -27,6 +27,7 @@ from flexseg.data.dataset import BuiltDataset
 from flexseg.inference.weights import read_folder
 from flexseg.launch.local import free_addresses
 
+FAULTY_RUN = Path(__file__).parents[1] / "benchmarks" / "faults" / "faulty_run.py"
 TINY = (
     "build_model.architecture=@flex_unet", "flex_unet.base_filters=2", "flex_unet.num_layers=2", "flex_unet.dropout_rate=0.0",
     "flex_unet.normalization='none'", "input.image_size=(32,32)", "augment.enabled=False", "train.precision='float32'", "train.epochs=2",
@@ -89,22 +90,23 @@ def outcome(workdir: Path) -> dict[str, bytes | str]:
 def process(
     dataset: BuiltDataset, workdir: Path, *params: str, fault: str = "none", call: int = 0, **flags
 ) -> subprocess.CompletedProcess:
-    """`flexseg train` in a process of its own, with a fault (see faulty_run.py); its output is text."""
-    command = [sys.executable, str(Path(__file__).with_name("faulty_run.py")), fault, str(call), *train_command_line(dataset, workdir, *params, **flags)]
+    """`flexseg train` in a process of its own, with a fault (see benchmarks/faults/faulty_run.py); its output is text."""
+    command = [sys.executable, str(FAULTY_RUN), fault, str(call), *train_command_line(dataset, workdir, *params, **flags)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def workers(
     dataset: BuiltDataset, workdir: Path, *params: str, count: int, faults: Mapping[int, tuple[str, int]] = {}, workdirs: Mapping[int, Path] = {},
-    params_of: Mapping[int, Sequence[str]] = {}, seconds: float = 300,
+    params_of: Mapping[int, Sequence[str]] = {}, flags_of: Mapping[int, Mapping[str, object]] = {}, seconds: float = 300,
 ) -> list[subprocess.CompletedProcess]:  # fmt: skip
-    """`flexseg train` in `count` worker processes; by worker: faults (see faulty_run.py), other run directories, further bindings."""
+    """`flexseg train` in `count` worker processes; by worker: faults (see benchmarks/faults/faulty_run.py), other run directories, further bindings and flags."""
     addresses = free_addresses(count)
     started = []
     for worker in range(count):
         fault, call = faults.get(worker, ("none", 0))
-        words = train_command_line(dataset, workdirs.get(worker, workdir), *params, *params_of.get(worker, ()), workers=",".join(addresses), worker=worker)
-        command = [sys.executable, str(Path(__file__).with_name("faulty_run.py")), fault, str(call), *words]
+        flags = {"workers": ",".join(addresses), "worker": worker, **flags_of.get(worker, {})}
+        words = train_command_line(dataset, workdirs.get(worker, workdir), *params, *params_of.get(worker, ()), **flags)
+        command = [sys.executable, str(FAULTY_RUN), fault, str(call), *words]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     try:
         with futures.ThreadPoolExecutor(count) as pool:  # all pipes are read at once: a full one would stop its worker

@@ -58,7 +58,7 @@ def run(
             chosen += f", {opened.weights['monitor']} {opened.weights['value']:.4f}"
         print(f"{split} split, {checkpoint} weights ({chosen})\n")
         print(report.table())
-        print(f"\nwritten: {opened.run.path / 'evaluation' / split}")
+        print(f"\nwritten: {opened.run.name_of(opened.run.path / 'evaluation' / split)}")
     return result
 
 

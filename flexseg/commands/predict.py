@@ -67,8 +67,9 @@ def run(
         written = predict_files(
             opened.assembly.predictor, paths, folder, manifest=opened.facts.manifest, label_map=opened.facts.label_map, max_pixels=max_image_pixels
         )
-        print(f"{len(written)} {'mask' if len(written) == 1 else 'masks'} written: {folder}")
-    return [str(path) for path in written]
+        names = [str(path) if output else opened.run.name_of(path) for path in written]
+        print(f"{len(written)} {'mask' if len(written) == 1 else 'masks'} written: {folder if output else opened.run.name_of(folder)}")
+    return names
 
 
 def main(args) -> int:

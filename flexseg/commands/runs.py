@@ -67,7 +67,7 @@ class OpenedRun:
 
 @contextlib.contextmanager
 def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replicas: int, logical_cpus: int) -> Iterator[OpenedRun]:
-    """Opens a run for evaluation or prediction, with the precision it was trained with.
+    """Opens a run for evaluation or prediction, with the precision it was trained with; what is written into it goes to its bucket at the end.
 
     Args:
       workdir: the run directory.
@@ -78,9 +78,18 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
     Raises:
       UserError: when there is no such run or no such weights.
     """
-    from flexseg.training.run_directory import RunDirectory
+    from flexseg.training.remote_run import run_directory
 
-    run = RunDirectory(workdir)
+    with run_directory(workdir) as run:
+        if run.remote:
+            unread = (run.tensorboard, run.pictures, run.checkpoints if checkpoint == "best" else run.best)
+            run.remote.fetch(leave=[path.name for path in unread])
+        yield from _opened(run, gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus)
+        if run.remote:
+            run.remote.push()
+
+
+def _opened(run: "RunDirectory", gin_param: Sequence[str], *, checkpoint: str, replicas: int, logical_cpus: int) -> Iterator[OpenedRun]:
     environment = run.read_environment()
     experiment, configuration = read_experiment([str(run.config)], gin_param, user_modules=environment["user_modules"])
 

@@ -31,6 +31,9 @@ flags.DEFINE_enum(
     "all_reduce", "auto", ["auto", "nccl", "ring", "hierarchical_copy"], "How gradients cross; auto: TensorFlow's choice.", flag_values=FLAGS
 )
 flags.DEFINE_integer("all_reduce_pack_mib", 0, "Send gradients in packs of this many MiB; 0: all together.", flag_values=FLAGS, lower_bound=0)
+flags.DEFINE_list(
+    "data_service", [], "grpc://host:port of hosts that read and augment (python -m flexseg.launch.data_service); same batches.", flag_values=FLAGS
+)
 flags.DEFINE_boolean("dry_run", False, "Print what would be trained, run two steps, tell their time and memory; write nothing.", flag_values=FLAGS)
 flags.DEFINE_string("init_from", None, "Run directory whose best weights the model starts from; its head may have other classes.", flag_values=FLAGS)
 config_flags.define(FLAGS)
@@ -56,6 +59,7 @@ def run(
     worker: int | None = None,
     all_reduce: str = "auto",
     all_reduce_pack_mib: int = 0,
+    data_service: Sequence[str] = (),
     dry_run: bool = False,
     init_from: str | None = None,
     gin_file=(),
@@ -74,11 +78,12 @@ def run(
 
     from flexseg.commands.dispatcher import write_tracebacks_to
     from flexseg.console import be_silent
+    from flexseg.data.data_service import refuse_unreachable
     from flexseg.data.dataset import open_dataset
     from flexseg.distribution.cluster import find_cluster
     from flexseg.distribution.communication import Communication
     from flexseg.training.claim import claimed
-    from flexseg.training.run_directory import RunDirectory
+    from flexseg.training.remote_run import run_directory
     from flexseg.training.session import Session, open_devices
 
     built = open_dataset(dataset, data_dir)
@@ -94,20 +99,21 @@ def run(
     devices = open_devices(experiment.train, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster, communication=communication)
     if not devices.is_chief:
         be_silent()
-    recorded = {"config": configuration.text, "user_modules": list(user_module)}
+    recorded = {"config": configuration.text, "user_modules": list(user_module), "data_service": tuple(data_service)}
     if dry_run:
+        refuse_unreachable(data_service)
         session = Session(experiment, built, None, devices, **recorded)
         if devices.is_chief:
             print(facts, "\n")
         session.dry_run(init_from=init_from)
         return None
-    directory = RunDirectory(workdir)
-    with devices.naming_lost_workers(), claimed(
+    with devices.naming_lost_workers(), run_directory(workdir) as directory, claimed(
         directory,
         devices,
         built,
         facts={"configuration": configuration.text, "communication": f"{communication}"},
         check_config=lambda: _refuse_other_config(directory, configuration, experiment),
+        check_machine=lambda: refuse_unreachable(data_service),
         tracebacks_to=write_tracebacks_to,
     ) as (check, interruption):
         session = Session(experiment, built, directory, devices, **recorded)
@@ -116,9 +122,14 @@ def run(
         session.train(interruption, init_from=init_from, operative_config=configuration.operative, check=check)
     if not devices.is_chief:
         return None
-    print(f"\nrun directory: {directory.path}")
-    print(shlex.join(["tensorboard", f"--logdir={directory.tensorboard}", "--samples_per_plugin=images=1000"]))
-    return str(directory.path)
+    place = directory.name_of(directory.path)
+    print(f"\nrun directory: {place}")
+    events = directory.name_of(directory.tensorboard)
+    if events.startswith("s3:"):  # which TensorFlow cannot read
+        print(shlex.join(["aws", "s3", "sync", events, directory.path.name]))
+        events = directory.path.name
+    print(shlex.join(["tensorboard", f"--logdir={events}", "--samples_per_plugin=images=1000"]))
+    return place
 
 
 def _refuse_other_config(directory, configuration, experiment) -> None:

@@ -9,11 +9,14 @@ and memory holds the N record numbers of one pass. `index_shuffle` is not used: 
 key word, so its orders repeat after 256 passes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from flexseg.data.augmentation import Augment
 from flexseg.data.color import apply_gamma, sharpen
+from flexseg.data.data_service import striped
 from flexseg.data.fit import fit_example, random_crop
 from flexseg.data.records import Records
 from flexseg.data.settings import InputSettings
@@ -60,27 +63,33 @@ class Stream:
         orders = {n: order(self._seed, tf.constant(n, tf.int64), count).numpy() for n in {p // count for p in positions}}
         return [int(orders[p // count][p % count]) for p in positions]
 
-    def batches(self, first_step: int, *, replicas: int, workers: int = 1, worker: int = 0) -> tf.data.Dataset:
+    def batches(self, first_step: int, *, replicas: int, workers: int = 1, worker: int = 0, hosts: Sequence[str] = ()) -> tf.data.Dataset:
         """This worker's batches from `first_step` on: step by step, replica by replica, B / (replicas · workers) examples each.
 
         Args:
           first_step: the step whose batch comes first; costs the same for any step.
           replicas: replicas of this worker.
           workers, worker: how many workers share the global batch, and which one this is.
+          hosts: where they are computed (see data_service.py); default here.
         """
         size, count = self.global_batch_size, self._records.count
         share = size // workers
         per_replica = share // replicas
         start = first_step * size
 
-        def places(pass_number):
+        def places(pass_number, stripe, stripes):
             position = pass_number * count + tf.range(count, dtype=tf.int64)
-            mine = (position >= start) & (position % size // share == worker)
+            within = position % size - worker * share
+            batch = (position - start) // size * replicas + within // per_replica
+            mine = (position >= start) & (within >= 0) & (within < share) & (batch % stripes == stripe)
             return tf.data.Dataset.from_tensor_slices((tf.boolean_mask(order(self._seed, pass_number, count), mine), tf.boolean_mask(position, mine)))
 
-        dataset = tf.data.Dataset.range(start // count, np.iinfo(np.int64).max).flat_map(places)
-        dataset = dataset.map(self.example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        dataset = dataset.batch(per_replica, drop_remainder=True).prefetch(2 * replicas)
+        def stripe_of(stripe, stripes):
+            dataset = tf.data.Dataset.range(start // count, np.iinfo(np.int64).max).flat_map(lambda n: places(n, stripe, stripes))
+            dataset = dataset.map(self.example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            return dataset.batch(per_replica, drop_remainder=True)
+
+        dataset = striped(stripe_of, hosts).prefetch(2 * replicas)
         # Else several workers ask each other before every batch whether anybody has one left.
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 

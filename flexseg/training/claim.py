@@ -29,6 +29,7 @@ def claimed(
     *,
     facts: Mapping[str, str],
     check_config: Callable[[], None],
+    check_machine: Callable[[], None] = lambda: None,
     tracebacks_to: Callable[[Path | None], None],
 ) -> Iterator[tuple[Callable[[], None], Interruption]]:
     """The locked directory; yields a check that the lock is still held, for after every step, and what listens for signals.
@@ -39,6 +40,7 @@ def claimed(
       dataset: what the run trains on.
       facts: what must be the same on all workers, beside versions and dataset.
       check_config: raises a UserError when the directory holds a run of another configuration.
+      check_machine: raises one when this worker lacks what it needs.
       tracebacks_to: told where tracebacks go.
 
     Raises:
@@ -49,6 +51,8 @@ def claimed(
         interruption = stack.enter_context(Interruption(run.stop_file))
         if replicas.is_chief:
             try:
+                if run.remote:
+                    run.remote.fetch(leave=[run.tensorboard.name])
                 run.refuse_foreign_files()
                 if run.started:
                     check_config()
@@ -62,8 +66,14 @@ def claimed(
                     check_config()
                     run.read_environment()
                 run.refuse_other_dataset(dataset.directory)
+                if run.remote:
+                    stack.enter_context(run.remote.owned())
             except UserError as error:
                 refusal = error
+        try:
+            check_machine()
+        except UserError as error:
+            refusal = refusal or error
         try:
             agree(replicas, {**facts, **_machine(replicas, dataset)}, refusal=refusal)
             yield check, interruption

@@ -16,6 +16,8 @@ from flexseg.evaluation.csv_log import CsvLog
 from flexseg.evaluation.curves import plot_curves
 from flexseg.training.run_directory import RunDirectory
 
+_SECONDS_A_FILE = 2.0  # TensorBoard reads files in the order of their names, which hold the second
+
 
 class Reporter:
     """Writes the history of a run.
@@ -31,6 +33,7 @@ class Reporter:
         self._losses = CsvLog(run.losses_csv, ("epoch", "loss", "val_loss"))
         self._scores = CsvLog(run.metrics_csv, ("epoch", *(column for name in metrics for column in (name, f"val_{name}"))))
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        self._files_since = time.time()
 
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
         if split not in self._writers:
@@ -46,7 +49,7 @@ class Reporter:
         self._scores.truncate_after(epoch)
         for split in ("train", "valid"):
             mark = event_pb2.Event(wall_time=time.time(), step=epoch + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
-            # Into the file of the events themselves: TensorBoard reads files in the order of their names, and two of one second have none.
+            # Into the file of the events themselves: of two files of one second TensorBoard would not know the order.
             tf.raw_ops.ImportEvent(writer=self._writer(split)._resource, event=mark.SerializeToString())
 
     def texts(self, **texts: str) -> None:
@@ -96,6 +99,13 @@ class Reporter:
         """Draws the curves of both CSV files."""
         for path in (self._run.losses_csv, self._run.metrics_csv):
             plot_curves(path, path.with_suffix(".png"), stamp=self._stamp)
+
+    def new_files(self) -> None:
+        """Later events go to other files: nothing can be appended to a file in a bucket, so that each should travel once."""
+        now = time.time()
+        if now - self._files_since > _SECONDS_A_FILE:
+            self.close()
+            self._writers, self._files_since = {}, now
 
     def close(self) -> None:
         """Flushes and closes the TensorBoard files."""

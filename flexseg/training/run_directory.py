@@ -10,10 +10,15 @@ Nothing of the user's is ever deleted here.
 import contextlib
 import json
 import logging
+from collections.abc import Set
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flexseg.errors import UserError, suggest
 from flexseg.files.atomic import make_folder, replace_file
+
+if TYPE_CHECKING:
+    from flexseg.training.remote_run import RemoteRun
 
 
 class _Log(logging.FileHandler):
@@ -28,10 +33,11 @@ class RunDirectory:
 
     Args:
       path: of the directory, which need not exist.
+      remote: the bucket that it is a copy of, if it is one (see remote_run.py).
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path).absolute()
+    def __init__(self, path: str | Path, *, remote: "RemoteRun | None" = None):
+        self.path, self.remote = Path(path).absolute(), remote
         self.config = self.path / "config.gin"
         self.operative_config = self.path / "operative_config.gin"
         self.environment = self.path / "environment.json"
@@ -55,18 +61,29 @@ class RunDirectory:
         """Whether a run was begun here."""
         return self.config.is_file()
 
+    @property
+    def beginning(self) -> frozenset[str]:
+        """Names of what a start writes before config.gin."""
+        return frozenset(path.name for path in (self.manifest, self.label_map, self.environment, self.summary, self.operative_config))
+
+    def name_of(self, path: Path) -> str:
+        """What the user calls a path of this run."""
+        return f"{self.remote.url}/{path.relative_to(self.path).as_posix()}".removesuffix("/.") if self.remote else str(path)
+
     def refuse_foreign_files(self) -> None:
         """Refuses a directory that holds files but no run, with a UserError."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir={self.path}", expected="a directory", found="a file")
-        entries = set() if self.started or not self.path.is_dir() else set(self.path.iterdir())
-        # A log of refusals is no run, nor is what a lock or a half-written file leaves behind when its process is killed.
-        entries = {entry for entry in entries if entry != self.log and not entry.name.startswith(self.lock_file.name)}
-        entries -= set(self._leftovers())
-        begun = {self.manifest, self.label_map, self.environment, self.summary, self.operative_config}  # a start cut off before config.gin
-        if entries and not (self.manifest in entries and entries <= begun):
+        entries = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        self.refuse_foreign_names(entries - {path.name for path in self._leftovers()}, where=self.path)
+
+    def refuse_foreign_names(self, names: Set[str], *, where: object) -> None:
+        """The same for a directory of which only the names are known."""
+        # A log of refusals is no run, nor is what a lock leaves behind when its process is killed, nor a start that was cut off before config.gin.
+        names = {name for name in names if name != self.log.name and not name.startswith(self.lock_file.name)}
+        if self.config.name not in names and names and not (self.manifest.name in names and names <= self.beginning):
             raise UserError(
-                f"--workdir={self.path}",
+                f"--workdir={where}",
                 expected="an empty directory or a run to resume",
                 found="other files and no config.gin",
                 cure="name another --workdir",
@@ -74,7 +91,7 @@ class RunDirectory:
 
     def _leftovers(self) -> list[Path]:
         """What `replace_file` leaves when its process is killed."""
-        names = [path.name for path in vars(self).values() if path.suffix]
+        names = [path.name for path in vars(self).values() if isinstance(path, Path) and path.suffix]
         return [path for path in self.path.glob(".*") if path.is_file() and any(path.name.startswith(f".{name}.") for name in names)]
 
     def remove_leftovers(self) -> None:
@@ -120,7 +137,7 @@ class RunDirectory:
         if not self.environment.is_file():
             beside = [path.parent.name for path in self.path.parent.glob("*/environment.json")]
             raise UserError(
-                f"--workdir={self.path}",
+                f"--workdir={self.name_of(self.path)}",
                 expected="a run directory written by `flexseg train`",
                 found="no environment.json in it" if self.path.is_dir() else "no such directory",
                 cure=f"name one that holds a run.{suggest(self.path.name, beside)}",

@@ -12,7 +12,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import keras
@@ -32,6 +32,7 @@ from flexseg.inference.weights import assign, model_variables, read_folder
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
 from flexseg.training.interruption import Interruption
 from flexseg.training.precision import precision_scope, resolve_precision
+from flexseg.training.remote_run import run_directory
 from flexseg.training.run_directory import RunDirectory
 from flexseg.training.settings import TrainSettings
 from flexseg.training.trainer import TRAIN, Trainer
@@ -66,6 +67,7 @@ class Session:
       replicas: the devices.
       config: `config.gin`.
       user_modules: recorded, so that the run can be opened again.
+      data_service: hosts that compute the training input; default here.
 
     Raises:
       UserError: for settings that do not fit the dataset or the machine.
@@ -80,8 +82,10 @@ class Session:
         *,
         config: str,
         user_modules: list[str],
+        data_service: Sequence[str] = (),
     ):
         self._experiment, self._dataset, self._run, self._config, self._user_modules = experiment, dataset, run, config, user_modules
+        self._data_service = data_service
         self._replicas, settings = replicas, experiment.train
         stored = self._from_chief(lambda: run.read_environment() if run is not None and run.started else None)
         auto = settings.precision == "auto" and stored is not None
@@ -157,14 +161,17 @@ class Session:
     def _make(self) -> tuple[Assembly, Trainer]:
         assembly = Assembly(self._experiment, self._dataset, self._replicas, precision=self._precision, xla=self._experiment.train.xla)
         run = self._run or RunDirectory(os.devnull)  # a dry run writes nothing
-        return assembly, Trainer(assembly, self._experiment, self._dataset, run)
+        return assembly, Trainer(assembly, self._experiment, self._dataset, run, data_service=self._data_service)
 
     def _init(self, assembly: Assembly, trainer: Trainer, init_from: str) -> None:
-        other, variables = RunDirectory(init_from), model_variables(assembly.model)
+        variables = model_variables(assembly.model)
         refusal, left, facts = None, [], {}
         if self._replicas.is_chief:
             try:
-                arrays, facts = read_folder(other.best)
+                with run_directory(init_from, flag="--init_from") as other:
+                    if other.remote:
+                        other.remote.fetch(leave=[path.name for path in (other.tensorboard, other.checkpoints, other.pictures)])
+                    arrays, facts = read_folder(other.best)
                 left = assign(self._replicas, variables, arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
             except UserError as error:
                 refusal = error
@@ -173,7 +180,7 @@ class Session:
         if trainer.steps.averages:
             trainer.steps.averages.restart()
         say(
-            "weights from %s (epoch %s)%s", other.path, facts.get("epoch"), f"; of another shape and therefore new: {', '.join(left)}" if left else ""
+            "weights from %s (epoch %s)%s", init_from, facts.get("epoch"), f"; of another shape and therefore new: {', '.join(left)}" if left else ""
         )
 
     def _environment(self, assembly: Assembly, trainer: Trainer) -> dict:

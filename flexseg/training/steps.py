@@ -11,7 +11,7 @@ The host waits for the outcome of a call only after the next call was dispatched
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -42,6 +42,7 @@ class Steps:
       dataset: built.
       plateau: its factor lowers the rate.
       meter: adds up what applied steps report.
+      data_service: hosts that compute the input; default here.
 
     Attributes:
       number: the next step, from 0.
@@ -52,11 +53,16 @@ class Steps:
       UserError: for settings that do not fit the batch.
     """
 
-    def __init__(self, assembly: Assembly, experiment: Experiment, dataset: BuiltDataset, *, plateau: Plateau, meter: Meter):
+    def __init__(
+        self, assembly: Assembly, experiment: Experiment, dataset: BuiltDataset, *, plateau: Plateau, meter: Meter, data_service: Sequence[str] = ()
+    ):
         self._assembly, self._experiment, self._dataset, self._plateau, self._meter = assembly, experiment, dataset, plateau, meter
         self._settings, self._replicas, optimizer = experiment.train, assembly.replicas, experiment.optimizer
         self.batch_size = global_batch_size(self._settings, self._replicas.count)
+        self._data_service = data_service
         self._check_accumulation()
+        if data_service and experiment.inputs.cache == "ram":
+            raise UserError("--data_service", expected="input.cache = 'off' beside it, since the memory of other hosts is not filled", found="'ram'")
         records = dataset.records(TRAIN)
         self.per_epoch = self._settings.steps_per_epoch or -(-records.count // self.batch_size)
         if experiment.inputs.cache == "ram":
@@ -105,7 +111,8 @@ class Steps:
     def batches(self):
         """This worker's batches, from the next step on."""
         replicas = self._replicas
-        return replicas.distribute(self.stream.batches(self.number, replicas=replicas.here, workers=replicas.workers, worker=replicas.worker))
+        place = {"replicas": replicas.here, "workers": replicas.workers, "worker": replicas.worker}
+        return replicas.distribute(self.stream.batches(self.number, **place, hosts=self._data_service))
 
     def vote(self, interruption: Interruption) -> None:
         """Lets what asks the run to stop travel with the gradients, where there are several workers."""

@@ -11,7 +11,7 @@ checkpoint, and at the end the sheet of pictures.
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import psutil
@@ -45,12 +45,13 @@ class Trainer:
       experiment: the settings.
       dataset: built.
       run: its directory, made.
+      data_service: hosts that compute the training input; default here.
 
     Raises:
       UserError: for settings that do not fit the dataset.
     """
 
-    def __init__(self, assembly: Assembly, experiment: Experiment, dataset: BuiltDataset, run: RunDirectory):
+    def __init__(self, assembly: Assembly, experiment: Experiment, dataset: BuiltDataset, run: RunDirectory, *, data_service: Sequence[str] = ()):
         self._assembly, self._experiment, self._dataset, self._run = assembly, experiment, dataset, run
         self._settings = settings = experiment.train
         self._check_padding()
@@ -66,7 +67,7 @@ class Trainer:
         self._best = Best(mode=mode, patience=settings.patience)
         self._plateau = Plateau(experiment.plateau, mode=mode)
         self._meter = Meter(assembly.measures)
-        self.steps = steps = Steps(assembly, experiment, dataset, plateau=self._plateau, meter=self._meter)
+        self.steps = steps = Steps(assembly, experiment, dataset, plateau=self._plateau, meter=self._meter, data_service=data_service)
         self._best_weights = BestWeights(run.best, assembly.replicas, assembly.model)
         self._state = TrainState(
             run.checkpoints,
@@ -187,6 +188,8 @@ class Trainer:
         self._meter.reset()
         steps.throughput.reset()
         if self._clock.due(steps.number, epoch_end=True):
+            if self._run.remote:
+                reporter.new_files()
             self._save()
 
     def _watch(self, value: float, epoch: int) -> None:
@@ -249,4 +252,6 @@ class Trainer:
         self.steps.throughput.pause()
         with self._clock.saving():
             self._state.save(step=self.steps.number, host=host)
-        self._best_weights.checkpointed()
+            self._best_weights.checkpointed()
+            if self._run.remote and self._assembly.replicas.is_chief:
+                self._run.remote.push(patient=True)

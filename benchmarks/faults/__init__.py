@@ -1,0 +1,1 @@
+"""Trials of training with faults: `python -m benchmarks.faults`."""

@@ -1,0 +1,122 @@
+"""`flexseg` in a process of its own that meets its fault at a place told in advance; started by tests and by benchmarks/faults, never imported.
+
+    python benchmarks/faults/faulty_run.py FAULT CALL train --dataset=...
+
+At call number CALL (from 1) of the function that FAULT names, the process
+    step, validation, saving        is killed with SIGKILL: before a step, inside the validation, as a checkpoint begins
+    checkpoint                      the same, with half a checkpoint written
+    SIGUSR1, SIGTERM, SIGINT        is sent that signal, at a step; SIGSTOP as well, which suspends it
+    validation_SIGUSR1, …           is sent it at a batch of the validation
+    early                           is sent SIGTERM, before the model is built
+    upload                          is killed before a file goes to a bucket
+    full_disk                       finds no room for a checkpoint's arrays
+    hang, validation_hang           waits for ever
+    slow                            takes a second more, from there on five times
+    nan                             gets a NaN among the weights of its examples
+    none                            meets nothing
+Where the environment names a file FLEXSEG_TRACE, it holds the number of the last step that was dispatched.
+"""
+
+import errno
+import os
+import signal
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from flexseg.commands import dispatcher
+from flexseg.commands.quiet import load_tensorflow
+
+FAULT, CALL, ARGUMENTS = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+
+
+def before(owner, name: str, act, *, times: int = 1) -> None:
+    """`act` happens before call number CALL of `owner.name` and so many calls in all; what it returns takes the arguments' place."""
+    original, calls = getattr(owner, name), []
+
+    def wrapped(*arguments, **keywords):
+        calls.append(name)
+        if CALL <= len(calls) < CALL + times:
+            arguments = act(*arguments) or arguments
+        return original(*arguments, **keywords)
+
+    setattr(owner, name, wrapped)
+
+
+def kill(*_) -> None:
+    """The process is gone."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def send(name: str):
+    """A signal to this process."""
+    return lambda *_: os.kill(os.getpid(), signal.Signals[name])
+
+
+def wait_for_ever(*_) -> None:
+    """Nothing happens any more."""
+    while True:
+        time.sleep(1)
+
+
+def write_half_and_kill(stream, **_) -> None:
+    """The process is gone in the middle of a file."""
+    stream.write(b"PK\3\4 half of an archive")
+    stream.flush()
+    kill()
+
+
+def fill_the_disk(stream, **_) -> None:
+    """The disk is full in the middle of a file."""
+    stream.write(b"PK\3\4 some of it")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def spoil_weights(step, batch):
+    """A batch whose examples weigh NaN."""
+    spoiled = step._replicas.strategy.run(lambda weight: weight * float("nan"), args=(batch["weight"],))
+    return step, batch | {"weight": spoiled}
+
+
+def plant() -> None:
+    """Lays the fault in its place."""
+    from flexseg.distribution.step import TrainStep
+    from flexseg.files.bucket import Bucket
+    from flexseg.inference import weights
+    from flexseg.inference.predictor import Predictor
+    from flexseg.training.session import Session
+    from flexseg.training.steps import Steps
+    from flexseg.training.train_state import TrainState
+
+    places = {
+        "step": (Steps, "advance", kill),
+        "validation": (Predictor, "step", kill),
+        "saving": (TrainState, "save", kill),
+        "checkpoint": (weights.np, "savez", write_half_and_kill),
+        "full_disk": (weights.np, "savez", fill_the_disk),
+        "upload": (Bucket, "upload", kill),
+        "early": (Session, "_make", send("SIGTERM")),
+        "hang": (Steps, "advance", wait_for_ever),
+        "validation_hang": (Predictor, "step", wait_for_ever),
+        "slow": (Steps, "advance", lambda *_: time.sleep(1)),
+        "nan": (TrainStep, "__call__", spoil_weights),
+    }
+    if FAULT in places:
+        before(*places[FAULT], times=5 if FAULT == "slow" else 1)
+    elif FAULT != "none":
+        owner = (Predictor, "step") if FAULT.startswith("validation_") else (Steps, "advance")
+        before(*owner, send(FAULT.removeprefix("validation_")))
+    if trace := os.environ.get("FLEXSEG_TRACE"):
+        advance, file = Steps.advance, os.open(trace, os.O_WRONLY | os.O_CREAT, 0o644)
+
+        def traced(self, *arguments, **keywords):
+            os.pwrite(file, b"%9d" % self.number, 0)
+            return advance(self, *arguments, **keywords)
+
+        Steps.advance = traced
+
+
+load_tensorflow()
+plant()
+sys.exit(dispatcher.run(ARGUMENTS))

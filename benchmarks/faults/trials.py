@@ -1,0 +1,110 @@
+"""The trials: what happens to whom, and when.
+
+    for trial in trials(random.Random(0)):
+        trial.row, trial.faults
+"""
+
+import dataclasses
+import functools
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.faults.workers import CHIEF, EPOCHS, STEPS, WORKER, Place
+
+NAMES = {(CHIEF,): "chief", (WORKER,): "worker", (CHIEF, WORKER): "both"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One fault.
+
+    Attributes:
+      row: the row of the table that it belongs to.
+      faults: by worker, the fault and its call (see faulty_run.py).
+      codes: what the faulty start may end with.
+      between: done to the trial before the second start.
+      before: done to it before the first start; what it returns is undone before the second.
+      cut: seconds after the first epoch at which the network is cut.
+      compared_with: by worker, the faults of the run that this one must equal; default none.
+    """
+
+    row: str
+    faults: dict = dataclasses.field(default_factory=dict)
+    codes: frozenset[int]
+    between: Callable[[Place], None] = lambda place: None
+    before: Callable[[Place], Callable[[], None]] | None = None
+    cut: float | None = None
+    compared_with: dict = dataclasses.field(default_factory=dict)
+
+
+def trials(draw: random.Random) -> list[Trial]:
+    """All of them, at moments drawn anew with every seed."""
+    found = []
+    killed = {-signal.SIGKILL, 75}
+    last = EPOCHS * STEPS
+    places = {"step": ("step", 2, last), "validation": ("validation", 2, 3 * EPOCHS), "checkpoint": ("saving", 2, 5)}
+    for workers in NAMES:
+        for phase, (fault, least, most) in places.items():
+            for _ in range(2):
+                call = draw.randint(least, most)
+                faults = {worker: ("checkpoint" if phase == "checkpoint" and worker == CHIEF else fault, call) for worker in workers}
+                found.append(Trial(row=f"SIGKILL of {NAMES[workers]}, {phase}", faults=faults, codes=frozenset(killed)))
+    for name, code in (("SIGTERM", 143), ("SIGUSR1", 75), ("SIGINT", 130)):
+        for worker in (CHIEF, WORKER):
+            for phase, prefix, most in (("step", "", last - 1), ("validation", "validation_", 2 * EPOCHS)):
+                fault = {worker: (prefix + name, draw.randint(2, most))}
+                found.append(Trial(row=f"{name} at {NAMES[(worker,)]}, {phase}", faults=fault, codes=frozenset({code})))
+    for worker in (CHIEF, WORKER):
+        for _ in range(2):
+            call = draw.randint(2, last)
+            found.append(
+                Trial(
+                    row=f"NaN on the replica of {NAMES[(worker,)]}",
+                    faults={worker: ("nan", call)},
+                    codes=frozenset({0}),
+                    compared_with={1 - worker: ("nan", call)},
+                )
+            )
+        for fault in ("hang", "validation_hang"):
+            row = f"{NAMES[(worker,)]} hangs, {'validation' if 'validation' in fault else 'step'}"
+            found.append(Trial(row=row, faults={worker: (fault, draw.randint(3, last // 2))}, codes=frozenset({75})))
+        stopped = {worker: ("SIGSTOP", draw.randint(3, last - 2))}
+        found.append(Trial(row=f"{NAMES[(worker,)]} suspended for ever (SIGSTOP)", faults=stopped, codes=frozenset({75, -signal.SIGKILL})))
+        found.append(Trial(row=f"{NAMES[(worker,)]} slow: a second more, five times", faults={worker: ("slow", 3)}, codes=frozenset({0})))
+    for row, damage in DAMAGES.items():
+        fault = {CHIEF: ("step", draw.randint(8, last))}
+        found.append(Trial(row=f"damaged newest checkpoint: {row}", faults=fault, codes=frozenset(killed), between=damage))
+    for call in (2, 5):
+        found.append(Trial(row="full disk while a checkpoint is written", faults={CHIEF: ("full_disk", call)}, codes=frozenset({74, 75})))
+    for split in ("train", "valid"):
+        spoil = functools.partial(garble, split=split)
+        found.append(Trial(row=f"damaged shard ({split}), brought back", codes=frozenset({1, 75}), before=spoil))
+    for _ in range(3):
+        found.append(Trial(row="network cut between two hosts", codes=frozenset({75}), cut=draw.uniform(0.0, 1.0)))
+    return found
+
+
+def flip(path: Path, place: int = -100) -> None:
+    """Turns one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Place], None]] = {
+    "a flipped bit": lambda place: flip(place.newest / "optimizer.npz"),
+    "cut off": lambda place: os.truncate(place.newest / "model.npz", 1000),
+    "a file missing": lambda place: (place.newest / "model.npz").unlink(),
+    "facts garbled": lambda place: flip(place.newest / "facts.json", 5),
+}
+
+
+def garble(place: Place, *, split: str) -> Callable[[], None]:
+    """Flips a bit of a shard, and returns what brings it back."""
+    shard = place.shard(split)
+    sound = shard.read_bytes()
+    flip(shard)
+    return lambda: shard.write_bytes(sound) and None

@@ -1,0 +1,56 @@
+"""Input on other hosts by TensorFlow's tf.data service: the flag --data_service.
+
+    refuse_unreachable(["grpc://a:5050", "grpc://b:5050"])
+    dataset = striped(lambda stripe, stripes: ..., ["grpc://a:5050", "grpc://b:5050"])
+
+Every host runs a dispatcher and one worker (`python -m flexseg.launch.data_service`). Two workers behind one dispatcher would duplicate or reorder
+what they read; so host i alone makes batches i, i + M, i + 2 M, … of M hosts, and the trainer takes them in turn: the same global batches as
+without a service, whatever the number of hosts. The hosts must see the dataset's files under the same path.
+"""
+
+import socket
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+import tensorflow as tf
+
+from flexseg.errors import UserError
+
+_PATIENCE_SECONDS = 5.0
+_FLAG = "--data_service"
+
+
+def refuse_unreachable(addresses: Sequence[str]) -> None:
+    """Refuses, with a UserError, what is no address of a host that answers: TensorFlow itself would try for ever."""
+    if len(set(addresses)) < len(addresses):
+        raise UserError(_FLAG, expected="every host once", found=", ".join(addresses))
+    for address in addresses:
+        parts = urlsplit(address)
+        try:
+            place = (parts.hostname, parts.port)
+        except ValueError:
+            place = (None, None)
+        if parts.scheme != "grpc" or None in place or parts.path:
+            raise UserError(_FLAG, expected="grpc://host:port, several with commas between", found=repr(address))
+        try:
+            socket.create_connection(place, timeout=_PATIENCE_SECONDS).close()
+        except OSError as error:
+            cure = f"on that host: python -m flexseg.launch.data_service --port={parts.port}"
+            raise UserError(_FLAG, expected=f"a server at {address}", found=str(error), cure=cure) from error
+
+
+def striped(make: Callable[[int, int], tf.data.Dataset], addresses: Sequence[str]) -> tf.data.Dataset:
+    """The elements of `make(0, 1)`, computed on the hosts at `addresses`, or here where there are none.
+
+    Args:
+      make: (stripe, stripes) -> a dataset of elements stripe, stripe + stripes, stripe + 2 · stripes, … of an endless sequence.
+      addresses: grpc://host:port of each host.
+    """
+    if not addresses:
+        return make(0, 1)
+    off = tf.data.experimental.service.ShardingPolicy.OFF  # the one worker of a host computes all that it is given
+    stripes = [
+        make(number, len(addresses)).apply(tf.data.experimental.service.distribute(processing_mode=off, service=address))
+        for number, address in enumerate(addresses)
+    ]
+    return tf.data.Dataset.choose_from_datasets(stripes, tf.data.Dataset.range(len(stripes)).repeat(), stop_on_empty_dataset=False)

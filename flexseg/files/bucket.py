@@ -1,0 +1,108 @@
+"""Bucket: the files below one prefix of an object store, gs:// or s3://.
+
+    bucket = Bucket("gs://lab/runs/my_run", flag="--workdir")
+    bucket.files()                                   # {"config.gin": 812, "best/model.npz": 7783214}
+    bucket.upload(Path("here/config.gin"), "config.gin")
+
+By fsspec, as TFDS reaches buckets, with gcsfs and s3fs (`pip install 'flexseg[remote]'`); credentials, endpoints and proxies are theirs: what
+`gcloud auth application-default login` or `aws configure` left behind, the service account of a cluster, AWS_ENDPOINT_URL for other makers' s3://.
+An upload appears whole or not at all.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from flexseg.errors import UserError
+
+
+def is_bucket(path: object) -> bool:
+    """Whether a path is the address of a bucket."""
+    return "://" in str(path)
+
+
+class Bucket:
+    """A prefix in a bucket.
+
+    Args:
+      url: `gs://bucket/prefix` or `s3://bucket/prefix`.
+      flag: that named it, for errors.
+
+    Raises:
+      UserError: for another kind of address, a missing package, and, in any method, whatever the store refuses.
+    """
+
+    def __init__(self, url: str, *, flag: str):
+        self.url, self._where = url.rstrip("/"), f"{flag}={url}"
+        kind, _, rest = self.url.partition("://")
+        if kind not in ("gs", "s3") or not rest.partition("/")[2]:
+            raise UserError(self._where, expected="a folder here, gs://bucket/folder or s3://bucket/folder", found="another address")
+        # Else gcsfs asks a second interface, for which many service accounts have no right, what kind of bucket it is, and warns.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        import fsspec  # here, for who needs it
+
+        with self._errors():
+            self._store = fsspec.filesystem(kind, use_listings_cache=False)
+        self._prefix = rest
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What goes wrong there, as one line: the libraries have an exception of their own for everything."""
+        try:
+            yield
+        except UserError:
+            raise
+        except ImportError as error:
+            raise UserError(self._where, expected="the packages for buckets", found=str(error), cure="pip install 'flexseg[remote]'") from error
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}".splitlines()[0]
+            cure = "check its name, the credentials and the network"
+            raise UserError(self._where, expected="a bucket that answers", found=found, cure=cure) from error
+
+    def _place(self, name: str) -> str:
+        if not name or ".." in PurePosixPath(name).parts or name.startswith("/"):
+            raise UserError(self._where, expected="names of files below it", found=repr(name))
+        return f"{self._prefix}/{name}"
+
+    def files(self) -> dict[str, int]:
+        """Bytes by name."""
+        with self._errors():
+            found = self._store.find(self._prefix, detail=True)
+        return {place.removeprefix(f"{self._prefix}/"): facts["size"] for place, facts in found.items() if not place.endswith("/")}
+
+    def download(self, name: str, to: Path) -> None:
+        """Copies one file here; `to` lies in a folder that is made."""
+        place = self._place(name)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with self._errors():
+            self._store.get_file(place, str(to))
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copies one file there."""
+        with self._errors():
+            self._store.put_file(str(path), self._place(name))
+
+    def copy(self, name: str, to: str) -> None:
+        """Copies a file within the bucket."""
+        with self._errors():
+            self._store.cp_file(self._place(name), self._place(to))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes files; one that is gone already is as good."""
+        for name in names:
+            with self._errors(), contextlib.suppress(FileNotFoundError):
+                self._store.rm_file(self._place(name))
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a small file; None where there is none."""
+        with self._errors():
+            try:
+                return self._store.cat_file(self._place(name))
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replaces a small file."""
+        with self._errors():
+            self._store.pipe_file(self._place(name), content)

@@ -1,0 +1,119 @@
+"""Input on other hosts: real servers, the same batches to the bit, and what happens when one is gone."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import toy_runs
+
+from flexseg.data.augmentation import Augment
+from flexseg.data.data_service import refuse_unreachable
+from flexseg.data.dataset import open_dataset
+from flexseg.data.settings import InputSettings
+from flexseg.data.stream import Stream
+from flexseg.errors import UserError
+from flexseg.launch.local import free_addresses
+
+PARAMS = ("augment.enabled=True", "input.fit='random_crop'", "input.eval_fit='resize'", "train.steps_per_epoch=3", "train.deterministic=True")
+
+
+@contextlib.contextmanager
+def serving(count: int):
+    """(addresses, processes) of so many hosts."""
+    ports = [int(address.rpartition(":")[2]) for address in free_addresses(2 * count)]
+    command = [sys.executable, "-m", "flexseg.launch.data_service", "--host=127.0.0.1"]
+    started = [
+        subprocess.Popen([*command, f"--port={port}", f"--worker_port={own}"], stdout=subprocess.PIPE, text=True)
+        for port, own in zip(ports[::2], ports[1::2], strict=True)
+    ]
+    try:
+        assert all(process.stdout.readline().startswith("serving") for process in started)
+        yield [f"grpc://127.0.0.1:{port}" for port in ports[::2]], started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    with serving(3) as (addresses, _):
+        yield addresses
+
+
+def batches(toy, steps, first_step, **place):
+    records, settings = toy.records("train"), {"inputs": InputSettings(image_size=(32, 32), fit="random_crop"), "augment": Augment(enabled=True)}
+    stream = Stream(records, **settings, background=0, seed=3, global_batch_size=8)
+    return list(stream.batches(first_step, **place).take(steps * place["replicas"]).as_numpy_iterator())
+
+
+@pytest.mark.parametrize(("count", "place"), [(1, {"replicas": 1}), (2, {"replicas": 2}), (3, {"replicas": 2, "workers": 2, "worker": 1}), (3, {"replicas": 1})])
+def test_batches_are_the_same_whatever_the_number_of_hosts(toy, hosts, count, place):
+    for first in (0, 7):  # 19 records: over the end of a pass
+        here, there = batches(toy, 5, first, **place), batches(toy, 5, first, **place, hosts=hosts[:count])
+        np.testing.assert_equal(there, here)
+        assert len({batch["image"].tobytes() for batch in here}) == len(here)
+
+
+def test_a_run_with_input_from_two_hosts_ends_with_the_same_bits(toy, tmp_path, hosts):
+    toy_runs.train(toy, tmp_path / "here", *PARAMS, "train.epochs=2")
+    toy_runs.train(toy, tmp_path / "there", *PARAMS, "train.epochs=1", data_service=hosts[:2])
+    assert "resumed" in toy_runs.train(toy, tmp_path / "there", *PARAMS, "train.epochs=2", data_service=hosts[1:])
+    assert toy_runs.outcome(tmp_path / "there") == toy_runs.outcome(tmp_path / "here")
+
+
+def test_what_is_no_host_that_answers_is_refused(hosts):
+    (silent,) = free_addresses(1)
+    for addresses, words in (
+        (["127.0.0.1:5050"], "grpc://host:port"), (["grpc://127.0.0.1"], "grpc://host:port"), (["grpc://127.0.0.1:port"], "grpc://host:port"),
+        (hosts[:1] * 2, "every host once"), ([f"grpc://{silent}"], r"a server at grpc://.*flexseg\.launch\.data_service --port="),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            refuse_unreachable(addresses)
+    refuse_unreachable(hosts)
+
+
+def test_images_in_memory_are_refused_beside_it(toy, tmp_path, hosts):
+    with pytest.raises(UserError, match=r"input\.cache = 'off'"):
+        toy_runs.train(toy, tmp_path / "run", "input.cache='ram'", data_service=hosts)
+
+
+def test_a_port_that_is_taken_is_said(hosts):
+    port = hosts[0].rpartition(":")[2]
+    done = subprocess.run([sys.executable, "-m", "flexseg.launch.data_service", f"--port={port}"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and f"expected port {port} to be free" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_damaged_record_is_named_though_another_host_read_it(toy, tmp_path, hosts):
+    shutil.copytree(toy.directory.parents[2], tmp_path / "data")
+    shard = next((tmp_path / "data").glob("*/toy/*/*-train.tfrecord*"))
+    data = bytearray(shard.read_bytes())
+    data[-100] ^= 1
+    shard.write_bytes(data)
+    words = toy_runs.train_command_line(open_dataset("toy", str(tmp_path / "data")), tmp_path / "run", "train.steps_per_epoch=6", data_service=",".join(hosts))
+    done = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1 and f"{shard.name}: expected sound TFRecords, found record" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_a_host_that_is_gone_ends_the_run_with_75_and_it_goes_on(toy, tmp_path):
+    # Far more steps than a trainer has batches in stock (tf.data asks every host for about 16 ahead).
+    longer = (*PARAMS, "train.epochs=4", "train.steps_per_epoch=30", "train.checkpoint_steps=5", "train.watchdog_multiple=20", "train.watchdog_minutes=0.2")
+    toy_runs.train(toy, tmp_path / "here", *longer)
+    with serving(2) as (addresses, processes):
+        words = toy_runs.train_command_line(toy, tmp_path / "run", *longer, data_service=",".join(addresses))
+        command = [sys.executable, "-m", "flexseg.commands.dispatcher", *words]
+        trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for line in trainer.stdout:
+            if line.startswith("epoch 1  step"):
+                processes[1].send_signal(signal.SIGKILL)
+                break
+        said, wrong = trainer.communicate(timeout=240)
+        assert trainer.returncode == 75, said + wrong
+    with serving(1) as (addresses, _):
+        assert "resumed" in toy_runs.train(toy, tmp_path / "run", *longer, data_service=addresses)
+    assert toy_runs.outcome(tmp_path / "run") == toy_runs.outcome(tmp_path / "here")
