@@ -19,6 +19,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -82,6 +83,7 @@ def run(trial: Trial, folder: Path, data: Path, network: Network | None, whole: 
 
 def main(_) -> None:
     """The program."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a program begun in the background ignores it, and so would the workers
     wanted = [trial for trial in trials(random.Random(FLAGS.seed)) if re.search(FLAGS.only, trial.row)]
     if os.getuid() != 0 or shutil.which("ip") is None:
         print("the network is not cut: that needs root and `ip`")
