@@ -93,7 +93,8 @@ def main(_) -> None:
         folder, known = Path(name), {}
         data = folder / "data"
         sizes = ["synthetic_nuclei.image_size=(32,32)", "synthetic_nuclei.slides=(3,1,1)", "synthetic_nuclei.images_per_slide=6"]
-        build.run(dataset="synthetic_nuclei", data_dir=str(data), gin_param=sizes)
+        with contextlib.redirect_stdout(None):  # what it says is not about this program
+            build.run(dataset="synthetic_nuclei", data_dir=str(data), gin_param=sizes)
 
         def whole(faults: dict) -> tuple[dict, dict]:
             key = repr(faults)
