@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from flexseg.errors import UserError
+from flexseg.files.cases import Case
 from flexseg.files.images import read_mask, stored_bytes
 from flexseg.files.inventory import Inventory
 from flexseg.files.label_map import LabelMap
@@ -140,10 +141,14 @@ class FileContents(Contents):
                 case_id=case.case_id,
                 group_id=case.group,
                 image=stored.data,
-                mask=self.label_map.encode(read_mask(case.mask, max_pixels=self._max_pixels), case.mask),
+                mask=self.mask_of(case),
                 image_sha256=checked.image_sha256,
                 mask_sha256=checked.mask_sha256,
             )
+
+    def mask_of(self, case: Case) -> np.ndarray:
+        """Class ids uint8 [H, W] of a case."""
+        return self.label_map.encode(read_mask(case.mask, max_pixels=self._max_pixels), case.mask)
 
     def difference(self, built: Manifest) -> list[str]:
         """What changed in the source."""

@@ -13,7 +13,7 @@ from absl import flags
 
 from flexseg.commands import config_flags
 
-DATASETS = ("image_mask_folder", "synthetic_nuclei", "tnbc")
+DATASETS = ("breastdm", "image_mask_folder", "malignant_breastdm", "synthetic_nuclei", "tnbc")
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum("dataset", "image_mask_folder", DATASETS, "What kind of source it is.", flag_values=FLAGS)
