@@ -8,6 +8,7 @@ The LabelMap and the split are set with --gin_param, e.g. --gin_param="label_map
 
 import importlib
 import shlex
+from pathlib import Path
 
 from absl import flags
 
@@ -18,7 +19,7 @@ DATASETS = ("breastdm", "image_mask_folder", "malignant_breastdm", "synthetic_nu
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum("dataset", "image_mask_folder", DATASETS, "What kind of source it is.", flag_values=FLAGS)
 flags.DEFINE_string("name", None, "Your name for the dataset; default the value of --dataset.", flag_values=FLAGS)
-flags.DEFINE_string("source", None, "The folder of images and masks.", flag_values=FLAGS)
+flags.DEFINE_string("source", None, "The folder of images and masks, or a zip file of it.", flag_values=FLAGS)
 flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
 flags.DEFINE_integer("num_shards", None, "TFRecord files a split; default by size.", flag_values=FLAGS, lower_bound=1)
 flags.DEFINE_boolean("overwrite", False, "Replace a dataset of this name that was built from something else.", flag_values=FLAGS)
@@ -80,6 +81,7 @@ def run(
             split=Split() if "split" in bound else None,
             warn=lambda sentence: print(f"warning: {sentence}", flush=True),
             progress=bar.at,
+            data_dir=Path(data_dir),
         )
         builder = importlib.import_module(module)
         contents = builder.open_source(options)
