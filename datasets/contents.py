@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from flexseg.datasets.archives import Unpacked, unpacked
 from flexseg.errors import UserError
+from flexseg.files.cases import Case
 from flexseg.files.images import read_mask, stored_bytes
 from flexseg.files.inventory import Inventory
 from flexseg.files.label_map import LabelMap
@@ -53,6 +55,8 @@ class SourceOptions:
       bound: the gin names that anything is bound of, e.g. `label_map`.
       warn: called with one sentence for everything the user should know.
       progress: called with (cases checked, all).
+      data_dir: where datasets lie, downloads among them.
+      kept: what must live until the dataset is built.
     """
 
     source: str | None
@@ -66,6 +70,8 @@ class SourceOptions:
     bound: frozenset[str]
     warn: Callable[[str], None]
     progress: Callable[[int, int], None] | None
+    data_dir: Path
+    kept: list[Unpacked] = dataclasses.field(default_factory=list)
 
     def refuse(self, dataset: str, *names: str) -> None:
         """Refuses the named flags and gin names (`label_map`, `split`) where they are given, with a UserError."""
@@ -77,15 +83,23 @@ class SourceOptions:
                 raise UserError(f"--{name}", expected=f"no such flag for --dataset={dataset}", found=repr(getattr(self, name)), cure=cure)
 
     def require_source(self, dataset: str, layout: str) -> Path:
-        """The source folder; refuses a missing one, with a UserError."""
-        if self.source is None or not Path(self.source).is_dir():
+        """The source folder, unpacked where a zip file was given; refuses a missing one, with a UserError."""
+        path = None if self.source is None else Path(self.source)
+        if path is not None and path.is_file():
+            return self.unpack(path, flag="--source")
+        if path is None or not path.is_dir():
             raise UserError(
                 "--source",
-                expected=f"a folder with {layout}",
-                found="none" if self.source is None else f"no folder {self.source}",
+                expected=f"a folder, or a zip file of one, with {layout}",
+                found="none" if path is None else f"no folder {path}",
                 cure=f"flexseg build --dataset={dataset} --source=FOLDER …",
             )
-        return Path(self.source)
+        return path
+
+    def unpack(self, path: Path, *, flag: str) -> Path:
+        """The folder of a zip file, there as long as these options live."""
+        self.kept.append(unpacked(path, flag=flag))
+        return self.kept[-1].folder
 
 
 class Contents(abc.ABC):
@@ -136,14 +150,24 @@ class FileContents(Contents):
         for checked in self._inventory.cases[split]:
             case = checked.case
             stored = stored_bytes(case.image, channels=self.channels, window=self.window, max_pixels=self._max_pixels)
+            mask = self.mask_of(case)
             yield Example(
                 case_id=case.case_id,
                 group_id=case.group,
                 image=stored.data,
-                mask=self.label_map.encode(read_mask(case.mask, max_pixels=self._max_pixels), case.mask),
+                mask=mask,
+                instances=self.instances_of(mask) if self.has_instances else None,
                 image_sha256=checked.image_sha256,
                 mask_sha256=checked.mask_sha256,
             )
+
+    def mask_of(self, case: Case) -> np.ndarray:
+        """Class ids uint8 [H, W] of a case."""
+        return self.label_map.encode(read_mask(case.mask, max_pixels=self._max_pixels), case.mask)
+
+    def instances_of(self, mask: np.ndarray) -> np.ndarray:
+        """Instances uint16 [H, W], 0 = none, of class ids; only asked for where `has_instances`."""
+        raise NotImplementedError
 
     def difference(self, built: Manifest) -> list[str]:
         """What changed in the source."""

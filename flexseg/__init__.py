@@ -11,7 +11,7 @@ import importlib
 
 
 def __getattr__(name: str):
-    if name in ("build", "train", "evaluate", "predict"):
+    if name in ("import_config", "check", "derive", "build", "train", "evaluate", "predict"):
         return importlib.import_module(f"flexseg.commands.{name}").run
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("flexseg")

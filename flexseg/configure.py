@@ -19,6 +19,7 @@ import itertools
 import math
 import os
 import re
+import shlex
 import sys
 import tokenize
 import traceback
@@ -156,8 +157,8 @@ def configure(
 
 def _find(name: str, folders: Sequence[Path]) -> Path:
     if name.endswith(".config"):
-        cure = "write its settings as gin bindings (they keep their names), starting from --gin_file=default.gin"
-        raise UserError(f"--gin_file={name}", expected="a .gin file", found="a .config file, which cannot be imported yet", cure=cure)
+        cure = f"flexseg import_config {shlex.quote(name)}"
+        raise UserError(f"--gin_file={name}", expected="a .gin file", found="a .config file of the reference system", cure=cure)
     for path in (Path(name), *(folder / name for folder in folders)):
         if path.is_file():
             return path.resolve()

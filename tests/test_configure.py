@@ -97,7 +97,7 @@ def test_an_unknown_file_is_answered_with_the_shipped_names_and_a_suggestion(fol
 
 def test_a_config_file_of_the_reference_is_answered_with_a_sentence(folder):
     message = refusal(folder, files=["train_eval_infer.config"])
-    assert "cannot be imported yet" in message and "import_config" not in message
+    assert "flexseg import_config train_eval_infer.config" in message
 
 
 def test_a_file_that_is_no_text_is_refused(folder):

@@ -112,7 +112,7 @@ MISTAKES = {
     "a scope": (lambda p: config(p, "a/train.epochs = 1\n"), train(gin_file="mine.gin"), "mine.gin:1.*without a scope"),
     "no gin at all": (lambda p: config(p, "train.epochs: 3\n"), train(gin_file="mine.gin"), "mine.gin:1.*a line like train.epochs = 3"),
     "an unknown gin file": (nothing, train(gin_file="defualt.gin"), "--gin_file=defualt.gin.*Did you mean 'default.gin'"),
-    "a config of the reference": (lambda p: p.write("old.config", "[model]"), train(gin_file="old.config"), "old.config.*gin bindings"),
+    "a config of the reference": (lambda p: p.write("old.config", "[model]"), train(gin_file="old.config"), "old.config.*flexseg import_config old.config"),
     # settings against each other, the dataset and the machine
     "zero epochs": (nothing, train("train.epochs=0"), "train.epochs.*at least 1.*found 0"),
     "both batch sizes": (nothing, train("train.batch_size_per_replica=2"), "one of them.*train.global_batch_size=None"),

@@ -150,3 +150,44 @@ def test_lists_beside_the_folders_own_splits_are_refused():
 def test_cases_without_group_stand_alone():
     cases = [Case(str(number), Path(f"{number}.png"), None) for number in range(16)]
     assert counts(Split().assign(cases)) == {"train": 11, "valid": 3, "test": 2}
+
+
+# Folds
+
+
+@pytest.mark.parametrize("folds", [3, 5, 11])
+def test_every_group_is_tested_once_and_validates_once(folds):
+    cases = make(PATIENTS)
+    parts = [Split(folds=folds, fold=fold).assign(cases) for fold in range(1, folds + 1)]
+    for name in ("test", "valid"):
+        assert sorted(case.case_id for part in parts for case in part[name]) == sorted(case.case_id for case in cases)
+    for fold, part in enumerate(parts):
+        assert not leaked(part) and sum(counts(part).values()) == len(cases)
+        assert {case.group for case in part["valid"]} == {case.group for case in parts[(fold + 1) % folds]["test"]}
+
+
+def test_folds_are_about_as_large_and_depend_on_the_seed_alone():
+    cases = make(PATIENTS)
+    sizes = [counts(Split(folds=5, fold=fold).assign(cases))["test"] for fold in range(1, 6)]
+    assert max(sizes) - min(sizes) <= 3
+    shuffled = random.Random(3).sample(cases, len(cases))
+    assert Split(folds=4, fold=2, seed=1).assign(cases) == Split(folds=4, fold=2, seed=1).assign(shuffled)
+    even = make({str(number): 1 for number in range(40)})
+    assert len({str(table(Split(folds=4, seed=seed).assign(even))) for seed in range(10)}) == 10
+
+
+def test_as_many_folds_as_groups_leave_one_out_in_their_order():
+    cases = make({str(number): 2 for number in range(1, 12)})
+    for fold in range(1, 12):
+        part = Split(folds=11, fold=fold).assign(cases)
+        assert {case.group for case in part["test"]} == {str(fold)} and {case.group for case in part["valid"]} == {str(fold % 11 + 1)}
+
+
+def test_folds_that_cannot_be_made_say_so():
+    assert 'split.folds=11" leaves one out' in refusal(Split(folds=12), make(PATIENTS))
+    assert "split.resplit=True" in refusal(Split(folds=5), make({"a": 1}, "train") + make({"b": 1}, "valid"))
+    assert "split.proportions" in refusal(Split(folds=5, proportions=(0.8, 0.2, 0)), make(PATIENTS))
+    assert "lists of groups" in refusal(Split(folds=3, train_groups=("01",)), make(PATIENTS))
+    for settings in ({"folds": 2}, {"folds": 5, "fold": 6}, {"folds": 5, "fold": 0}, {"fold": 2}):
+        with pytest.raises(UserError, match="split.fold"):
+            Split(**settings)

@@ -19,6 +19,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -82,6 +83,7 @@ def run(trial: Trial, folder: Path, data: Path, network: Network | None, whole: 
 
 def main(_) -> None:
     """The program."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a program begun in the background ignores it, and so would the workers
     wanted = [trial for trial in trials(random.Random(FLAGS.seed)) if re.search(FLAGS.only, trial.row)]
     if os.getuid() != 0 or shutil.which("ip") is None:
         print("the network is not cut: that needs root and `ip`")
@@ -91,7 +93,8 @@ def main(_) -> None:
         folder, known = Path(name), {}
         data = folder / "data"
         sizes = ["synthetic_nuclei.image_size=(32,32)", "synthetic_nuclei.slides=(3,1,1)", "synthetic_nuclei.images_per_slide=6"]
-        build.run(dataset="synthetic_nuclei", data_dir=str(data), gin_param=sizes)
+        with contextlib.redirect_stdout(None):  # what it says is not about this program
+            build.run(dataset="synthetic_nuclei", data_dir=str(data), gin_param=sizes)
 
         def whole(faults: dict) -> tuple[dict, dict]:
             key = repr(faults)

@@ -45,7 +45,7 @@ def trials(draw: random.Random) -> list[Trial]:
     found = []
     killed = {-signal.SIGKILL, 75}
     last = EPOCHS * STEPS
-    places = {"step": ("step", 2, last), "validation": ("validation", 2, 3 * EPOCHS), "checkpoint": ("saving", 2, 5)}
+    places = {"step": ("step", 2, last), "validation": ("validation", 2, 2 * EPOCHS), "checkpoint": ("saving", 2, 5)}
     for workers in NAMES:
         for phase, (fault, least, most) in places.items():
             for _ in range(2):

@@ -13,6 +13,7 @@ Then the model of benchmarks/scaling/model.py: its link is fitted to all-reduces
 measured. The prediction takes the compute time that was measured here and the interconnect that was given; it is arithmetic, not a measurement.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -126,7 +127,8 @@ def main(_) -> None:
     measured: dict[str, dict[int, dict]] = {}
     with tempfile.TemporaryDirectory() as data_dir:
         size = f"synthetic_nuclei.image_size=({FLAGS.image_size},{FLAGS.image_size})"
-        build.run(dataset="synthetic_nuclei", data_dir=data_dir, gin_param=[size, "synthetic_nuclei.slides=(2,1,0)"])
+        with contextlib.redirect_stdout(None):  # what it says is not about this program
+            build.run(dataset="synthetic_nuclei", data_dir=data_dir, gin_param=[size, "synthetic_nuclei.slides=(2,1,0)"])
         print("\n           n   step ms  all-reduce ms   share input wait   images/s  efficiency")
         for kind in ("replicas", "workers"):
             measured[kind] = {}

@@ -8,27 +8,22 @@ The LabelMap and the split are set with --gin_param, e.g. --gin_param="label_map
 
 import importlib
 import shlex
+from pathlib import Path
 
 from absl import flags
 
 from flexseg.commands import config_flags
 
-DATASETS = ("image_mask_folder", "synthetic_nuclei", "tnbc")
+DATASETS = ("breastdm", "image_mask_folder", "malignant_breastdm", "synthetic_nuclei", "tnbc")
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum("dataset", "image_mask_folder", DATASETS, "What kind of source it is.", flag_values=FLAGS)
 flags.DEFINE_string("name", None, "Your name for the dataset; default the value of --dataset.", flag_values=FLAGS)
-flags.DEFINE_string("source", None, "The folder of images and masks.", flag_values=FLAGS)
+flags.DEFINE_string("source", None, "The folder of images and masks, or a zip file of it.", flag_values=FLAGS)
 flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
-flags.DEFINE_string("image_pattern", None, "Stem of the images, e.g. '{case}_img'; default '{case}'.", flag_values=FLAGS)
-flags.DEFINE_string("mask_pattern", None, "Stem of the masks, e.g. '{case}_mask'; default '{case}'.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "group_pattern", None, "Regular expression with one group, searched in each image's stem: patient, slide, tile.", flag_values=FLAGS
-)
-flags.DEFINE_string("group_column", None, "Column of groups.csv that names the group; default 'group'.", flag_values=FLAGS)
-flags.DEFINE_integer("max_image_pixels", 150_000_000, "An image of more pixels is refused before it is decoded.", flag_values=FLAGS, lower_bound=1)
 flags.DEFINE_integer("num_shards", None, "TFRecord files a split; default by size.", flag_values=FLAGS, lower_bound=1)
 flags.DEFINE_boolean("overwrite", False, "Replace a dataset of this name that was built from something else.", flag_values=FLAGS)
+config_flags.define_source(FLAGS)
 config_flags.define(FLAGS)
 
 
@@ -86,6 +81,7 @@ def run(
             split=Split() if "split" in bound else None,
             warn=lambda sentence: print(f"warning: {sentence}", flush=True),
             progress=bar.at,
+            data_dir=Path(data_dir),
         )
         builder = importlib.import_module(module)
         contents = builder.open_source(options)

@@ -27,6 +27,19 @@ def define(registry: flags.FlagValues) -> None:
         flags.DEFINE_multi_string(name, [], meaning, flag_values=registry)
 
 
+def define_source(registry: flags.FlagValues) -> None:
+    """Adds the flags that say how files of a source folder belong together."""
+    for name, meaning in (
+        ("image_pattern", "Stem of the images, e.g. '{case}_img'; default '{case}'."),
+        ("mask_pattern", "Stem of the masks, e.g. '{case}_mask'; default '{case}'."),
+        ("group_pattern", "Regular expression with one group, searched in each image's stem: patient, slide, tile."),
+        ("group_column", "Column of groups.csv that names the group; default 'group'."),
+    ):
+        flags.DEFINE_string(name, None, meaning, flag_values=registry)
+    meaning = "An image of more pixels is refused before it is decoded."
+    flags.DEFINE_integer("max_image_pixels", 150_000_000, meaning, flag_values=registry, lower_bound=1)
+
+
 def values(registry: flags.FlagValues) -> dict[str, object]:
     """Flag name -> value, for all flags of a command, as keyword arguments of its `run`."""
     return registry.flag_values_dict()

@@ -29,7 +29,7 @@ from absl import flags
 
 from flexseg.errors import UserError, suggest
 
-_ORDER = ("check", "build", "train", "evaluate", "predict", "export")  # how people meet them; others follow by name
+_ORDER = ("import_config", "check", "derive", "build", "train", "evaluate", "predict", "export")  # how people meet them; others follow by name
 _DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.ESTALE)
 _traceback_file: Path | None = None
 

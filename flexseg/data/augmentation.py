@@ -8,9 +8,9 @@ the others nor on the batch, the worker or the thread. All warps of an image are
 turns move whole pixels, and an image for which no warp was drawn is never resampled. Arithmetic is float32, the image is rounded
 once, at the end; the mask keeps its ids, and what no source pixel covers becomes 255 (ignore).
 
-The order is quarter turn, flips, one warp (shear, scale, rotation, elastic), brightness, contrast, gamma, hue, saturation, blur,
-noise. Not promised: the same pixels on another machine type (float32 products may round differently there) or off the host's CPU
-(a stateless key may mean another generator there); a low-pass filter where the content shrinks.
+The order is quarter turn, flips, one warp (shear, scale, rotation, elastic, distortion, barrel, pincushion), sharpen, brightness,
+contrast, gamma, hue, saturation, blur, noise. Not promised: the same pixels on another machine type (float32 products may round
+differently there) or off the host's CPU (a stateless key may mean another generator there); a low-pass filter where the content shrinks.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import math
 import gin
 import tensorflow as tf
 
-from flexseg.data import color, geometry
+from flexseg.data import color, distortions, geometry
 from flexseg.errors import UserError
 
 # Every operation and the number its key is folded with. A number once given stays: it is part of what a seed means.
@@ -38,6 +38,10 @@ OPERATIONS = {
     "saturation": 12,
     "blur": 13,
     "noise": 14,
+    "distortion": 15,
+    "barrel": 16,
+    "pincushion": 17,
+    "sharpen": 18,
 }
 
 # Sets these draws apart from others with the same seed and position (order of the stream, crops, dropout).
@@ -56,6 +60,11 @@ _LIMITS = {
     "saturation_factor": (0.0, 10.0),
     "blur_sigma": (0.05, 10.0),
     "noise_std": (0.0, 255.0),
+    "distortion_share": (0.0, 0.25),
+    "barrel_radius": (0.01, 2.0),
+    "barrel_amount": (0.0, 0.9),
+    "barrel_center": (0.0, 1.0),
+    "sharpen_k": (0.0, 10.0),
 }
 
 
@@ -88,6 +97,12 @@ class Augment:
       saturation_factor: 0 is grey, 1 changes nothing.
       blur_sigma: of the Gaussian, in pixels.
       noise_std: of independent Gaussian noise, in grey levels.
+      distortion_share: the largest displacement along the slopes of a random surface, as a share of the width.
+      distortion_sigma: of the Gaussian that makes the surface smooth, in pixels.
+      barrel_radius: of the circle within which barrel and pincushion move pixels, as a share of the width.
+      barrel_amount: how much; the pincushion takes the negative of it.
+      barrel_center: of the circle, as shares of width and height, drawn apart for the two.
+      sharpen_k: how much of the difference to the eight neighbours is added.
 
     Raises:
       UserError: a probability outside 0..1, a range out of order or beyond what the operation can do.
@@ -120,6 +135,16 @@ class Augment:
     blur_sigma: tuple[float, float] = (0.3, 1.2)
     noise_probability: float = 0.1
     noise_std: tuple[float, float] = (2.0, 8.0)
+    distortion_probability: float = 0.0
+    distortion_share: tuple[float, float] = (0.01, 0.03)
+    distortion_sigma: float = 40.0
+    barrel_probability: float = 0.0
+    pincushion_probability: float = 0.0
+    barrel_radius: tuple[float, float] = (0.3, 0.3)
+    barrel_amount: tuple[float, float] = (0.1, 0.3)
+    barrel_center: tuple[float, float] = (0.3, 0.7)
+    sharpen_probability: float = 0.0
+    sharpen_k: tuple[float, float] = (0.5, 1.0)
 
     def __post_init__(self):
         for operation in OPERATIONS:
@@ -130,6 +155,8 @@ class Augment:
             bounds = getattr(self, name)
             if len(bounds) != 2 or not least <= bounds[0] <= bounds[1] <= most:
                 raise UserError(f"augment.{name}", expected=f"(lowest, highest) in this order, within {least:g} to {most:g}", found=repr(bounds))
+        if not 1 <= self.distortion_sigma <= 200:
+            raise UserError("augment.distortion_sigma", expected="1 to 200 pixels", found=repr(self.distortion_sigma))
         if self.elastic_spacing < 8:
             raise UserError("augment.elastic_spacing", expected="at least 8 pixels", found=repr(self.elastic_spacing))
         if self.elastic_amplitude[1] > self.elastic_spacing / 8:
@@ -176,11 +203,13 @@ class Augment:
         return tuple(geometry.permute(pixels, transpose=transpose, flip_y=flip_y, flip_x=flip_x) for pixels in (image, mask))
 
     def _warp(self, image, mask, key):
-        """Rotation, scale, shear and elastic as one map; an operation that was not drawn takes its neutral value. Image out: float32."""
+        """All warps as one map; an operation that was not drawn takes its neutral value. Image out: float32."""
         rotated, u_rotation = self._draw("rotation", key)
         scaled, u_scale = self._draw("scale", key)
         sheared, u_shear = self._draw("shear", key)
         bent, u_elastic = self._draw("elastic", key)
+        distorted, u_distortion = self._draw("distortion", key)
+        barreled, pinched = (self._draw(name, key)[0] for name in ("barrel", "pincushion"))
         size = image.shape[:2]
 
         def warped():
@@ -196,10 +225,27 @@ class Augment:
                 control = tf.random.stateless_truncated_normal(grid, _bulk_key("elastic", key))
                 control *= tf.where(bent, _between(self.elastic_amplitude, u_elastic[0]), 0.0)
                 displacement = geometry.displacement_field(control, size=size, spacing=self.elastic_spacing)
+            if self.distortion_probability > 0:
+                largest = tf.where(distorted, _between(self.distortion_share, u_distortion[0]) * size[1], 0.0)
+                noise = tf.random.stateless_normal(size, _bulk_key("distortion", key))
+                slope = distortions.surface_slope(noise, size=size, sigma=self.distortion_sigma) * largest
+                displacement = slope if displacement is None else displacement + slope
             y, x = geometry.source_coordinates(size, matrix, displacement)
+            y, x = self._bulge("barrel", barreled, 1.0, y, x, size=size, key=key)
+            y, x = self._bulge("pincushion", pinched, -1.0, y, x, size=size, key=key)
             return geometry.sample_image(image, y, x), geometry.sample_mask(mask, y, x)
 
-        return tf.cond(rotated | scaled | sheared | bent, warped, lambda: (tf.cast(image, tf.float32), mask))
+        any_warp = rotated | scaled | sheared | bent | distorted | barreled | pinched
+        return tf.cond(any_warp, warped, lambda: (tf.cast(image, tf.float32), mask))
+
+    def _bulge(self, operation, chosen, sign, y, x, *, size, key):
+        """Barrel or pincushion, where it was drawn."""
+        if self._probability(operation) == 0:
+            return y, x
+        share = tf.random.stateless_uniform([4], _bulk_key(operation, key))
+        center = _between(self.barrel_center, share[0]), _between(self.barrel_center, share[1])
+        radius, amount = _between(self.barrel_radius, share[2]), sign * _between(self.barrel_amount, share[3])
+        return tf.cond(chosen, lambda: distortions.barrel(y, x, size=size, center=center, radius=radius, amount=amount), lambda: (y, x))
 
     def _recolor(self, image, key):
         """The colour operations in their order, each only where it was drawn."""
@@ -210,6 +256,7 @@ class Augment:
             chosen, share = self._draw(operation, key)
             return tf.cond(chosen, lambda: change(image, share[0]), lambda: image)
 
+        image = maybe("sharpen", lambda pixels, u: color.unsharp(pixels, _between(self.sharpen_k, u)), image)
         image = maybe("brightness", lambda pixels, u: color.brightness(pixels, _between(self.brightness_levels, u)), image)
         image = maybe("contrast", lambda pixels, u: color.contrast(pixels, _between(self.contrast_factor, u)), image)
         image = maybe("gamma", lambda pixels, u: color.gamma(pixels, _between_logarithms(self.gamma_exponent, u)), image)

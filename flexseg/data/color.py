@@ -33,7 +33,8 @@ def contrast(image, factor):
 
 def gamma(image, exponent):
     """255 (v / 255)^exponent: above 1 darkens, below 1 lightens; 0 and 255 stay. Values outside 0..255 are clipped first."""
-    return 255.0 * tf.pow(tf.clip_by_value(image, 0.0, 255.0) / 255.0, exponent)
+    # Times the reciprocal: TensorFlow rewrites a division by a constant so in some graphs and not in others, and the last bit would depend on it.
+    return 255.0 * tf.pow(tf.clip_by_value(image, 0.0, 255.0) * (1.0 / 255.0), exponent)
 
 
 def hue(image, degrees):
@@ -105,10 +106,19 @@ def sharpen(image, k):
     Returns:
       uint8, the same shape.
     """
-    padding = [[0, 0]] * (image.shape.rank - 3) + [[1, 1], [1, 1], [0, 0]]
-    around = tf.pad(tf.cast(image, tf.int32), padding, "REFLECT")
-    around = around[..., :-2, :, :] + around[..., 1:-1, :, :] + around[..., 2:, :, :]
-    around = around[..., :-2, :] + around[..., 1:-1, :] + around[..., 2:, :]
     # The sum of the nine is exact; the centre is in it once, hence 9 k.
-    sharp = tf.cast(image, tf.float32) * (1.0 + 9.0 * k) - tf.cast(around, tf.float32) * k
+    sharp = tf.cast(image, tf.float32) * (1.0 + 9.0 * k) - tf.cast(_sum_of_nine(tf.cast(image, tf.int32)), tf.float32) * k
     return tf.saturate_cast(tf.round(sharp), tf.uint8)
+
+
+def unsharp(image, k):
+    """The same filter on float32 [H, W, C], unrounded; `k` may be a tensor."""
+    return image * (1.0 + 9.0 * k) - _sum_of_nine(image) * k
+
+
+def _sum_of_nine(image):
+    """Of every pixel and its neighbours, mirrored at the border (reflect 101)."""
+    padding = [[0, 0]] * (image.shape.rank - 3) + [[1, 1], [1, 1], [0, 0]]
+    around = tf.pad(image, padding, "REFLECT")
+    around = around[..., :-2, :, :] + around[..., 1:-1, :, :] + around[..., 2:, :, :]
+    return around[..., :-2, :] + around[..., 1:-1, :] + around[..., 2:, :]

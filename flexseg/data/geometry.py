@@ -142,7 +142,7 @@ def sample_image(image, y, x):
 def _cell(coordinate, length):
     """(first, share): mirrored into the image, the coordinate lies `share` (0 to 1) of the way from pixel `first` to the one after it."""
     period = 2.0 * (length - 1)
-    inside = (length - 1) - tf.abs(coordinate - period * tf.floor(coordinate / period) - (length - 1))
+    inside = (length - 1) - tf.abs(coordinate - period * tf.floor(coordinate * (1.0 / period)) - (length - 1))
     # The last pixel belongs to the cell before it (share 1), so that `first + 1` always exists. Rounding may leave `inside` a hair below 0.
     first = tf.clip_by_value(tf.cast(inside, tf.int32), 0, length - 2)
     return first, inside - tf.cast(first, tf.float32)

@@ -35,7 +35,7 @@ _SMALLEST_TILE = 192  # a smaller image is shown enlarged, so that the lettering
 
 
 def panel(
-    image: np.ndarray, truth: np.ndarray | None, prediction: np.ndarray, label_map, *, caption: str, max_side: int = 512
+    image: np.ndarray, truth: np.ndarray | None, prediction: np.ndarray, label_map, *, caption: str, title: str = "prediction", max_side: int = 512
 ) -> np.ndarray:
     """One case: tiles side by side under a caption, with the legend below.
 
@@ -45,6 +45,7 @@ def panel(
       prediction: uint8 [H, W] class ids.
       label_map: the dataset's LabelMap: `decode`, `class_names`, `colors`, `background`, `num_classes`.
       caption: one line, e.g. the case id and its Dice; shortened in the middle where it does not fit.
+      title: over the prediction, where it is something else.
       max_side: longest side of a tile in pixels.
 
     Returns:
@@ -62,13 +63,13 @@ def panel(
     shown = _sample_image(image, tile)
     shown_prediction = _sample_mask(prediction, tile)
     if truth is None:
-        tiles = {"input": shown, "prediction": _colored(shown_prediction, label_map), "overlay": _overlay(shown, shown_prediction, label_map)}
+        tiles = {"input": shown, title: _colored(shown_prediction, label_map), "overlay": _overlay(shown, shown_prediction, label_map)}
     else:
         shown_truth = _sample_mask(truth, tile)
         tiles = {
             "input": shown,
             "truth": _colored(shown_truth, label_map),
-            "prediction": _colored(shown_prediction, label_map),
+            title: _colored(shown_prediction, label_map),
             "errors": _errors(shown, shown_truth, shown_prediction, label_map),
         }
     size = _letter_size(tile)

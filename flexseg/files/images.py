@@ -31,7 +31,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from flexseg.errors import UserError
 from flexseg.files.headers import MAX_PIXELS, PATH_ERRORS, Header, header_of, read_header, unreadable
 
-__all__ = ["IMAGE_SUFFIXES", "StoredImage", "read_header", "read_image", "read_mask", "stored_bytes", "value_range"]
+__all__ = ["IMAGE_SUFFIXES", "StoredImage", "read_header", "read_image", "read_mask", "read_pixels", "stored_bytes", "value_range"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 
@@ -101,6 +101,12 @@ def read_image(path: str | os.PathLike, *, channels: Literal[1, 3], window: tupl
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def read_pixels(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """An image's own values, [H, W] or [H, W, 3] (RGB), uint8 or beyond 8 bits the file's own type; upright, no alpha. Errors as `stored_bytes`."""
+    data, header = _read(path, max_pixels)
+    return _decode(data, header, path)
+
+
 def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A mask's values, uint8 [H, W], or colours, uint8 [H, W, 3] (RGB and palette files), turned as EXIF says.
 
@@ -124,8 +130,7 @@ def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
 
 def value_range(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> tuple[float, float]:
     """Smallest and largest value of an image, alpha left out, before any window: what a caller computes a window from."""
-    data, header = _read(path, max_pixels)
-    pixels = _decode(data, header, path)
+    pixels = read_pixels(path, max_pixels=max_pixels)
     return float(pixels.min()), float(pixels.max())
 
 

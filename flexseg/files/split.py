@@ -2,6 +2,7 @@
 
     assigned = Split(proportions=(0.8, 0.2, 0)).assign(cases)     # {"train": [...], "valid": [...]}
     Split(train_groups=("1", "2"), valid_groups=("3",)).assign(cases)
+    Split(folds=5, fold=2).assign(cases)                           # the second fold is tested, the third validates, three train
     Split(resplit=True).assign(cases)                              # pool the folder's own splits, cut again by group
 
 A folder with its own `train/`, `valid/`, `test/` is taken as it stands, unless `resplit`. The cut depends on the seed, the group names and
@@ -10,6 +11,7 @@ their sizes: not on the order of the cases, nor on the machine. It does not bala
 
 import dataclasses
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,7 +32,10 @@ class Split:
       proportions: share of the cases wanted in train, valid, test; they sum to 1, a 0 means no such split.
       train_groups, valid_groups, test_groups: explicit groups of each split, every group in one of them; numbers count as their digits.
         Not together with proportions or seed.
-      seed: picks the cut among those that fit the proportions; any int.
+      folds: cut the groups into so many parts of about as many cases; as many as there are groups leaves one group out at a time, in their order.
+        0: no folds. Not together with proportions or lists.
+      fold: the part that is tested, from 1; the one after it (after the last, the first) validates, the others train.
+      seed: picks the cut among those that fit the proportions or the folds; any int.
       resplit: pool the folder's own splits and cut them again.
       allow_leak: accept a group in two of the folder's own splits; every report on the data set then says LEAKED.
     """
@@ -39,6 +44,8 @@ class Split:
     train_groups: tuple[str | int, ...] | None = None
     valid_groups: tuple[str | int, ...] | None = None
     test_groups: tuple[str | int, ...] | None = None
+    folds: int = 0
+    fold: int = 1
     seed: int = 0
     resplit: bool = False
     allow_leak: bool = False
@@ -49,6 +56,10 @@ class Split:
         if not (numbers and len(shares) == 3 and min(shares) >= 0 < shares[0] and abs(sum(shares) - 1) < 1e-3):
             raise UserError("split.proportions", expected="three shares (train, valid, test) that sum to 1, the first above 0", found=repr(shares),
                             cure='for example --gin_param="split.proportions=(0.8,0.2,0)"')
+        if self.folds and not (self.folds >= 3 and 1 <= self.fold <= self.folds):
+            raise UserError("split.folds, split.fold", expected="three folds or more, and one of them, from 1", found=f"{self.folds}, {self.fold}")
+        if self.fold != 1 and not self.folds:
+            raise UserError("split.fold", expected="split.folds beside it", found="none", cure='for example --gin_param="split.folds=5"')
         for name in SPLITS:
             groups = getattr(self, f"{name}_groups")
             if groups is not None and (isinstance(groups, str) or not isinstance(groups, (tuple, list))):
@@ -70,6 +81,10 @@ class Split:
             raise UserError(f"split.{name}", expected="one division", found=f"shares to cut, and {beside}",
                             cure='--gin_param="split.resplit=True" pools the folder\'s splits and cuts them again; or leave it out.' if own
                             else "leave it out, or the lists.")
+        if self.folds and (own or lists or tuple(shares := self.proportions) != Split.proportions):
+            beside = "a folder with its own splits" if own else "lists of groups" if lists else f"split.proportions = {shares}"
+            raise UserError("split.folds", expected="one division", found=f"folds, and {beside}",
+                            cure='--gin_param="split.resplit=True" pools the folder\'s splits; or leave it out.' if own else "leave one of them out.")
         if own and lists:
             raise UserError(f"split.{next(iter(lists))}_groups", expected="one division", found="lists of groups, and a folder with its own splits",
                             cure='--gin_param="split.resplit=True" pools the folder\'s splits; or leave the lists out.')
@@ -77,7 +92,7 @@ class Split:
             chosen = {case.case_id: case.split for case in cases}
         else:
             sizes = Counter(map(_group, cases))
-            of_group = self._listed(lists, sizes) if lists else self._cut(sizes)
+            of_group = self._listed(lists, sizes) if lists else self._folded(sizes) if self.folds else self._cut(sizes)
             chosen = {case.case_id: of_group[_group(case)] for case in cases}
         parts = {name: [dataclasses.replace(case, split=name) for case in cases if chosen[case.case_id] == name] for name in SPLITS}
         assigned = {name: part for name, part in parts.items() if part}
@@ -125,6 +140,21 @@ class Split:
             of_group[group] = name
         return of_group
 
+    def _folded(self, sizes: Counter) -> dict[str, str]:
+        """{group: split} by folds: the largest group first, each into the fold with the fewest cases so far."""
+        if len(sizes) < self.folds:
+            raise UserError("split.folds", expected=f"at least {self.folds} groups for {self.folds} folds",
+                            found=f"{len(sizes)} ({some(sorted(sizes))})", cure=f'--gin_param="split.folds={len(sizes)}" leaves one out at a time.')
+        if len(sizes) == self.folds:
+            fold_of = {group: number for number, group in enumerate(sorted(sizes, key=_natural))}
+        else:
+            filled, fold_of = [0] * self.folds, {}
+            for group in sorted(sizes, key=lambda group: (-sizes[group], self._rank(group), group)):
+                fold_of[group] = filled.index(min(filled))
+                filled[fold_of[group]] += sizes[group]
+        tested = self.fold - 1
+        return {group: {tested: "test", (tested + 1) % self.folds: "valid"}.get(number, "train") for group, number in fold_of.items()}
+
     def _rank(self, group: str) -> bytes:
         return hashlib.sha256(f"{self.seed}/{group}".encode()).digest()
 
@@ -132,6 +162,11 @@ class Split:
 def leaked(assigned: Mapping[str, Iterable[Case]]) -> bool:
     """Whether a group stands in two splits: what is measured on such a data set is not how well unseen cases are segmented."""
     return bool(_straddling(assigned))
+
+
+def _natural(group: str) -> tuple:
+    """Numbers in a name count as numbers: 2 before 10."""
+    return tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", group) if part)
 
 
 def _group(case: Case) -> str:

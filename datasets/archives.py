@@ -1,0 +1,118 @@
+"""Archives: a zip file, given or downloaded, as a folder of images.
+
+    place = unpacked(Path("TNBC_NucleiSegmentation.zip"), flag="--source")
+    place.folder                                     # there as long as `place` lives
+    path = fetch(Download(url=..., bytes=25_232_361, md5="1605…"), Path("data/downloads"))
+
+What an archive says is checked before anything is written: names that lead out of the folder, links, and sizes that no archive of pictures has.
+"""
+
+import dataclasses
+import hashlib
+import shutil
+import stat
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import tensorflow_datasets as tfds
+
+from flexseg.errors import UserError
+
+MAX_BYTES = 200 * 2**30  # unpacked
+_MAX_RATIO = 200  # unpacked to packed, of one file; PNG and JPEG hardly shrink, uncompressed TIFF and BMP of one colour do
+_MAX_FILES = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Download:
+    """A publisher's file.
+
+    Attributes:
+      url: where it is.
+      bytes: its size.
+      md5: of its bytes, hex, as the publisher states it.
+    """
+
+    url: str
+    bytes: int
+    md5: str
+
+
+class Unpacked:
+    """A folder that is removed with this object.
+
+    Attributes:
+      folder: what the archive held; where that is one folder, that folder.
+    """
+
+    def __init__(self):
+        self._place = tempfile.TemporaryDirectory(prefix="flexseg_")
+        self.folder = Path(self._place.name)
+
+
+def unpacked(path: Path, *, flag: str) -> Unpacked:
+    """The content of a zip file.
+
+    Args:
+      path: the file.
+      flag: that named it, for messages.
+
+    Raises:
+      UserError: for a file that is no sound zip, or that holds what a set of pictures does not.
+    """
+    where, place = f"{flag}={path}", Unpacked()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            _refuse_strange(members, where)
+            for member in members:
+                target = place.folder / member.filename
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, open(target, "wb") as stream:
+                    shutil.copyfileobj(source, stream)  # checks the sum of the content, and reads no more than the size that was stated
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # the last two: unknown method, password
+        raise UserError(where, expected="a sound zip file without password", found=str(error), cure="download or copy it again") from error
+    inside = [entry for entry in place.folder.iterdir() if entry.name != "__MACOSX"]
+    if len(inside) == 1 and inside[0].is_dir():
+        place.folder = inside[0]
+    return place
+
+
+def _refuse_strange(members: list[zipfile.ZipInfo], where: str) -> None:
+    for member in members:
+        name = PurePosixPath(member.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in member.filename:
+            raise UserError(where, expected="names below one folder", found=repr(member.filename), cure="such an archive is not to be trusted")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise UserError(where, expected="files and folders", found=f"a link, {member.filename!r}", cure="pack the files themselves")
+        if member.file_size > _MAX_RATIO * max(member.compress_size, 1) and member.file_size > 2**20:
+            found = f"{member.filename!r}: {member.compress_size} bytes that unpack to {member.file_size}"
+            raise UserError(where, expected=f"files packed at most {_MAX_RATIO} times", found=found, cure="such an archive is not to be trusted")
+    every = sum(member.file_size for member in members)
+    if every > MAX_BYTES or len(members) > _MAX_FILES:
+        cure = "unpack it and give the folder"
+        raise UserError(where, expected=f"at most {MAX_BYTES} bytes in {_MAX_FILES} files", found=f"{every} in {len(members)}", cure=cure)
+    if not members:
+        raise UserError(where, expected="files in it", found="none")
+
+
+def fetch(download: Download, folder: Path) -> Path:
+    """The file, downloaded by TFDS into `folder` unless it is there, and checked.
+
+    Raises:
+      UserError: when it cannot be downloaded, or is not what the publisher states.
+    """
+    cure = f"download {download.url} yourself and give it: --source=FILE.zip"
+    try:
+        manager = tfds.download.DownloadManager(download_dir=str(folder), force_checksums_validation=False, verify_ssl=True)
+        path = Path(manager.download(download.url))
+    except Exception as error:  # requests, urllib3 and TFDS have some dozen
+        raise UserError(download.url, expected="a file that can be downloaded", found=str(error).splitlines()[0], cure=cure) from error
+    with open(path, "rb") as stream:
+        md5 = hashlib.file_digest(stream, "md5").hexdigest()
+    if (path.stat().st_size, md5) != (download.bytes, download.md5):
+        found = f"{path.stat().st_size} bytes, md5 {md5}"
+        path.unlink()
+        raise UserError(download.url, expected=f"{download.bytes} bytes, md5 {download.md5}", found=found, cure=cure)
+    return path

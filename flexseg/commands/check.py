@@ -1,0 +1,164 @@
+"""Look at a folder of images and masks before it is built, or at a built dataset: what is wrong, what may be, and what to type.
+
+    flexseg check --source=my_folder                          # pairing, sizes, labels, copies, leaks: a table, check.html, check.json, pictures
+    flexseg check --source=my_folder --manifest=manifest.json # … and what is otherwise than when that was written
+    flexseg check --dataset=my_set --data_dir=data            # every record of a built dataset, decoded
+
+Nothing is changed. Exit code 0: nothing or notes only; 3: warnings; 1: errors.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from flexseg.commands import config_flags
+
+WARNED = 3
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("source", None, "The folder of images and masks.", flag_values=FLAGS)
+flags.DEFINE_string("dataset", None, "Name of a built dataset to read through instead.", flag_values=FLAGS)
+flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
+flags.DEFINE_string("manifest", None, "manifest.json of a dataset that was built from the folder.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "Folder for check.html, check.json and pictures; default check_ and the folder's name, here.", flag_values=FLAGS)
+config_flags.define_source(FLAGS)
+flags.DEFINE_multi_string("gin_file", [], "A gin file with label_map.* and split.*. Repeatable.", flag_values=FLAGS)
+flags.DEFINE_multi_string("gin_param", [], "A binding such as \"label_map.off_map='nearest'\". Repeatable.", flag_values=FLAGS)
+
+
+def run(
+    *,
+    source: str | None = None,
+    dataset: str | None = None,
+    data_dir: str = "data",
+    manifest: str | None = None,
+    output: str | None = None,
+    image_pattern: str | None = None,
+    mask_pattern: str | None = None,
+    group_pattern: str | None = None,
+    group_column: str | None = None,
+    max_image_pixels: int = 150_000_000,
+    gin_file=(),
+    gin_param=(),
+) -> list:
+    """Prints and writes what was found and returns the findings; the arguments are the flags of `flexseg check`."""
+    from flexseg.errors import UserError
+
+    if (source is None) == (dataset is None):
+        cure = "flexseg check --source=FOLDER, or --dataset=NAME --data_dir=DIR"
+        raise UserError("--source, --dataset", expected="one of them", found="none" if source is None else "both", cure=cure)
+    if dataset is not None:
+        return _check_dataset(dataset, data_dir)
+    patterns = {"image_pattern": image_pattern, "mask_pattern": mask_pattern, "group_pattern": group_pattern, "group_column": group_column}
+    given = {name: value for name, value in patterns.items() if value is not None}
+    folder = Path(output or f"check_{Path(source).resolve().name}")
+    return _check_source(source, given, manifest, folder, max_image_pixels, gin_file, gin_param)
+
+
+def _check_source(source, patterns, manifest, folder, max_pixels, gin_file, gin_param) -> list:
+    from collections import Counter
+
+    from flexseg.configure import configure
+    from flexseg.console import progress
+    from flexseg.errors import UserError
+    from flexseg.evaluation.check_report import table_of, write_report
+    from flexseg.files.cases import Discovery, discover
+    from flexseg.files.findings import SEVERITIES, Finding, changes, find
+    from flexseg.files.label_map import LabelMap, infer_label_map
+    from flexseg.files.manifest import Manifest
+    from flexseg.files.split import Split
+    from flexseg.files.survey import survey
+
+    configuration = configure(gin_file, gin_param, modules=("flexseg.files.label_map", "flexseg.files.split"), user_modules=())
+    before = Manifest.load(manifest) if manifest else None
+    bound = {"label_map.rgb_map", "label_map.values"} & configuration.bindings.keys()
+    label_map = LabelMap() if bound else None
+    if not Path(source).is_dir():
+        raise UserError(f"--source={source}", expected="a folder of images and masks", found="nothing of that name")
+    mispaired = []
+    try:
+        found = discover(source, **patterns)
+    except UserError as error:
+        found, mispaired = Discovery([], []), [Finding("error", "pairing", str(error))]
+    cases = found.cases
+    if cases and any(key.startswith("split.") for key in configuration.bindings):
+        assigned = Split().assign(cases)
+        cases = sorted((case for part in assigned.values() for case in part), key=lambda case: case.case_id)
+    entries = []
+    with progress("checking", total=len(cases), unit="case") as bar:
+        for entry in survey(cases, label_map=label_map, max_pixels=max_pixels):
+            entries.append(entry)
+            bar.update(count=1)
+    problem = ""
+    if label_map is None:
+        colors: Counter = Counter()
+        for entry in entries:
+            colors.update(entry.colors)
+        try:
+            label_map = infer_label_map(colors) if colors else None
+        except UserError as error:
+            richest = max(entries, key=lambda entry: len(entry.colors) + entry.more_colors)
+            number = len(richest.colors) + richest.more_colors
+            kept = f", of which the {len(richest.colors)} most frequent are counted here" if richest.more_colors else ""
+            problem = f"{error} Most of them, {number}{kept}, are in {richest.case.mask.name}."
+    findings = mispaired + find(entries, label_map, label_problem=problem, warnings=found.warnings)
+    if before:
+        findings = sorted([*findings, *changes(entries, before)], key=lambda finding: SEVERITIES.index(finding.severity))
+    table = table_of(entries, label_map)
+    _print_table(table, label_map.class_names if label_map else ())
+    _print_findings(findings)
+    page = write_report(folder, findings, table, entries, label_map, source=str(source), max_pixels=max_pixels)
+    print(f"\nwritten: {page}")
+    return findings
+
+
+def _check_dataset(dataset: str, data_dir: str) -> list:
+    from flexseg.commands.quiet import load_tensorflow
+
+    load_tensorflow()
+    from flexseg.console import progress
+    from flexseg.data.dataset import open_dataset
+    from flexseg.errors import UserError
+    from flexseg.files.findings import Finding
+
+    built = open_dataset(dataset, data_dir)
+    findings = []
+    tables = built.manifest.splits
+    with progress("reading", total=sum(map(len, tables.values())), unit="record") as bar:
+        for split, table in tables.items():
+            for number, case in enumerate(table.case_id):
+                bar.update(count=1)
+                try:
+                    with built.naming_damage(split, lambda number=number: [number]):
+                        image, mask = built.records(split).example(number)
+                    height, width = table.height[number], table.width[number]
+                    if not image.shape[:2] == mask.shape == (height, width):
+                        expected = f"{height} x {width} pixels, as the manifest says"
+                        raise UserError(f"{split}, case {case}", expected=expected, found=f"{image.shape[0]} x {image.shape[1]}")
+                except UserError as error:
+                    findings.append(Finding("error", "damaged_record", str(error), (case,)))
+    print(f"{dataset}: {sum(map(len, tables.values()))} records of {', '.join(tables)}, {built.directory}")
+    _print_findings(findings)
+    return findings
+
+
+def _print_table(table: dict, class_names) -> None:
+    print(f"{'split':10} {'images':>7} {'groups':>7}  " + "  ".join(f"{name:>10}" for name in class_names))
+    for split, row in table.items():
+        shares = "  ".join(f"{row['shares'][name]:>{max(10, len(name))}.2%}" for name in class_names)
+        print(f"{split:10} {row['cases']:7} {row['groups']:7}  {shares}")
+
+
+def _print_findings(findings) -> None:
+    print()
+    for finding in findings:
+        print(f"{finding.severity}: {finding.text}")
+    from flexseg.files.findings import SEVERITIES, count_of
+
+    counts = [count_of(sum(finding.severity == severity for finding in findings), severity) for severity in SEVERITIES]
+    print(", ".join(counts) if findings else "nothing was found")
+
+
+def main(args) -> int:
+    """The command."""
+    severities = {finding.severity for finding in run(**config_flags.values(FLAGS))}
+    return 1 if "error" in severities else WARNED if "warning" in severities else 0

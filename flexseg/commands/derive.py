@@ -1,0 +1,66 @@
+"""Derive copies of the training cases of a folder: flips, turns, warps, colours; written as files, to be built afterwards.
+
+    flexseg derive --source=my_folder --output=my_folder_derived
+
+Training itself augments on the fly (augment.*), anew in every epoch; files are for those who want to see or keep what is trained on. The folder is
+divided first and only training cases get copies; groups.csv in the output ties every copy to its source. Which copies: --gin_param="derive.…".
+"""
+
+import shlex
+
+from absl import flags
+
+from flexseg.commands import config_flags
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("source", None, "The folder of images and masks.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "Folder to write.", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "Replace a folder that this command wrote before.", flag_values=FLAGS)
+config_flags.define_source(FLAGS)
+config_flags.define(FLAGS)
+
+
+def run(
+    *,
+    source: str,
+    output: str,
+    overwrite: bool = False,
+    image_pattern: str | None = None,
+    mask_pattern: str | None = None,
+    group_pattern: str | None = None,
+    group_column: str | None = None,
+    max_image_pixels: int = 150_000_000,
+    gin_file=(),
+    gin_param=(),
+    user_module=(),
+) -> str:
+    """Writes the folder and returns its path; the arguments are the flags of `flexseg derive`."""
+    from flexseg.commands.effects import idle_bindings
+    from flexseg.configure import configure
+    from flexseg.console import progress
+    from flexseg.errors import UserError
+    from flexseg.files.cases import discover
+    from flexseg.files.derive import derive_folder
+    from flexseg.files.split import Split
+    from flexseg.files.variants import Derive
+
+    if not source or not output:
+        raise UserError("--source, --output", expected="both", found="not both", cure="flexseg derive --source=FOLDER --output=FOLDER")
+    configuration = configure(gin_file, gin_param, modules=("flexseg.files.variants", "flexseg.files.split"), user_modules=user_module)
+    print("".join(f"{note}\n" for note in idle_bindings(configuration)), end="")
+    given = {"image_pattern": image_pattern, "mask_pattern": mask_pattern, "group_pattern": group_pattern, "group_column": group_column}
+    found = discover(source, **{name: value for name, value in given.items() if value is not None})
+    for sentence in found.warnings:
+        print(f"warning: {sentence}", flush=True)
+    assigned = Split().assign(found.cases)
+    with progress("deriving", unit="case") as bar:
+        written = derive_folder(assigned, output, Derive(), overwrite=overwrite, max_pixels=max_image_pixels, progress=bar.at)
+    print(f"written: {output}: " + ", ".join(f"{split} {pairs} of {len(assigned[split])} cases" for split, pairs in written.items()))
+    print("\nnext:", shlex.join(["flexseg", "build", "--name=NAME", f"--source={output}"]))
+    return output
+
+
+def main(args) -> int:
+    """The command."""
+    run(**config_flags.values(FLAGS))
+    return 0

@@ -1,0 +1,67 @@
+"""Turn a configuration of the reference system (train_eval_infer.config) into gin files.
+
+    flexseg import_config train_eval_infer.config --output=tnbc
+
+Writes tnbc.gin for `flexseg train`, and where the file says something for them tnbc_build.gin and tnbc_derive.gin; prints a line for every key: what
+it became, or why it was dropped. Nothing in the file is executed. Weights of a checkpoint are not read.
+"""
+
+import shlex
+from pathlib import Path
+
+from absl import flags
+
+from flexseg.commands import config_flags
+
+POSITIONAL = "FILE.config"
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("output", None, "Where to write, without .gin; default the name of the file, here.", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "Replace gin files of these names.", flag_values=FLAGS)
+
+
+def run(config: str, *, output: str | None = None, overwrite: bool = False) -> list[str]:
+    """Writes the gin files and returns their paths; the arguments are those of `flexseg import_config`."""
+    from flexseg.errors import UserError
+    from flexseg.files.atomic import replace_file
+    from flexseg.files.reference_config import gin_text, import_config
+
+    imported = import_config(config)
+    prefix = Path(output or Path(config).stem)
+    paths = {command: prefix.with_name(prefix.name + ("" if command == "train" else f"_{command}") + ".gin") for command in imported.bindings}
+    for path in paths.values():
+        if path.exists() and not overwrite:
+            raise UserError(path, expected="no such file yet", found="one", cure="add --overwrite, or name another --output")
+    width = max(len(f"{row.key} = {row.value}") for row in imported.rows)
+    for row in imported.rows:
+        print(f"{row.key + ' = ' + row.value:<{min(width, 50)}}  {row.became}")
+    for command, path in paths.items():
+        comment = f"For flexseg {command}, from {Path(config).name} of the reference system by flexseg import_config."
+        replace_file(path, gin_text(imported.bindings[command], comment=comment).encode())
+    print("\nwritten:", ", ".join(map(str, paths.values())))
+    print("\nnext:")
+    source = _common_folder([imported.images[split] for split in ("train", "valid", "test") if split in imported.images])
+    name = prefix.name
+    files = {command: [f"--gin_file={path}"] for command, path in paths.items()}
+    print(" ", shlex.join(["flexseg", "build", f"--name={name}", f"--source={source}", "--data_dir=data", *files.get("build", [])]))
+    print(" ", shlex.join(["flexseg", "train", *files["train"], f"--dataset={name}", "--data_dir=data", f"--workdir=runs/{name}"]))
+    print(" ", shlex.join(["flexseg", "evaluate", f"--workdir=runs/{name}", "--split=test"]))
+    images = imported.images.get("infer", "IMAGES")
+    print(" ", shlex.join(["flexseg", "predict", f"--workdir=runs/{name}", f"--images={images}", "--output=masks"]))
+    return [str(path) for path in paths.values()]
+
+
+def _common_folder(folders: list[str]) -> str:
+    """`./dataset/TNBC` of ./dataset/TNBC/train/images/ and ./dataset/TNBC/valid/images/; SOURCE where there is none."""
+    found = {str(Path(folder).parent.parent) for folder in folders}
+    return found.pop() if len(found) == 1 else "SOURCE"
+
+
+def main(args) -> int:
+    """The command."""
+    from flexseg.errors import UserError
+
+    if len(args) != 1:
+        found = "none" if not args else " ".join(args)
+        raise UserError("FILE.config", expected="one configuration", found=found, cure="flexseg import_config train_eval_infer.config")
+    run(args[0], **config_flags.values(FLAGS))
+    return 0

@@ -1,0 +1,80 @@
+"""Distortions of the coordinates that an image is sampled at: barrel, pincushion, and along the slopes of a random surface.
+
+    y, x = barrel(y, x, size=(512, 512), center=(0.5, 0.5), radius=0.3, amount=0.3)
+    displacement = surface_slope(noise, size=(512, 512), sigma=40.0) * 10.0
+
+The same formulas as `flexseg/files/deformations.py`, which `flexseg derive` makes files with. Coordinates are in pixels, a pixel's centre is a whole
+number, all arithmetic is float32.
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+_TABLE = 4096  # steps from the center of a barrel to its rim
+
+
+def barrel(y, x, *, size, center, radius, amount):
+    """Within a circle the source is sin(π d / 2R)^amount times as far from the center: a barrel above 0, a pincushion below.
+
+    Args:
+      y, x: float32 [h, w], coordinates.
+      size: (H, W) of the image, Python integers.
+      center: (x, y) as shares of width and height, scalar tensors or numbers.
+      radius: R as a share of the width; outside nothing moves.
+      amount: the exponent.
+
+    Returns:
+      (y, x), float32 [h, w].
+    """
+    center_y, center_x, reach = center[1] * size[0], center[0] * size[1], radius * size[1]
+    dy, dx = y - center_y, x - center_x
+    distance = tf.sqrt(dy * dy + dx * dx)
+    # From a table, linearly: over a whole plane the last bit of sin and pow depends on how many threads share it, and a seed should mean one image.
+    table = tf.pow(tf.sin(tf.constant(np.linspace(0, np.pi / 2, _TABLE + 1), tf.float32)[1:]), amount)  # of 1, 2, … steps from the center
+    # Within half a pixel of the center a negative exponent has no end; the center itself stays where it is.
+    place = tf.clip_by_value(distance, tf.minimum(0.5, reach), reach) * (_TABLE / reach) - 1.0
+    first = tf.clip_by_value(tf.cast(place, tf.int32), 0, _TABLE - 2)
+    low, high = tf.gather(table, first), tf.gather(table, first + 1)
+    factor = tf.where(distance < reach, low + (high - low) * (place - tf.cast(first, tf.float32)), 1.0)
+    return center_y + factor * dy, center_x + factor * dx
+
+
+def surface_slope(noise, *, size, sigma):
+    """The gradient of G_sigma ∗ noise, each axis scaled to a largest absolute value of 1.
+
+    The filter is a product with one constant matrix for rows and one for columns: 2 H W (H + W) multiplications.
+
+    Args:
+      noise: float32 [H, W], standard normal.
+      size: (H, W), Python integers.
+      sigma: of the Gaussian in pixels, a Python number.
+
+    Returns:
+      float32 [2, H, W], for y and x.
+    """
+    rows, columns = (tf.constant(_smoothing(length, sigma)) for length in size)
+    row_slopes, column_slopes = (tf.constant(_slope(length) @ _smoothing(length, sigma)) for length in size)
+    across = tf.matmul(noise, tf.stack([columns, column_slopes]), transpose_b=True)  # [2, H, W]
+    slopes = tf.stack([tf.matmul(row_slopes, across[0]), tf.matmul(rows, across[1])])
+    return slopes / tf.maximum(tf.reduce_max(tf.abs(slopes), [1, 2], keepdims=True), 1e-12)
+
+
+@functools.lru_cache
+def _smoothing(length, sigma):
+    """float32 [length, length]: a Gaussian cut off at four sigma, mirrored at the border (reflect 101), as often as needed."""
+    reach = int(4 * sigma + 0.5)
+    offsets = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    places = np.arange(length)[:, None] + offsets[None, :]
+    mirrored = (length - 1) - np.abs(places % (2 * (length - 1)) - (length - 1))
+    matrix = np.zeros((length, length))
+    np.add.at(matrix, (np.arange(length)[:, None], mirrored), weights / weights.sum())
+    return matrix.astype(np.float32)
+
+
+@functools.lru_cache
+def _slope(length):
+    """float32 [length, length]: central differences, one-sided at the ends, as np.gradient."""
+    return np.gradient(np.eye(length, dtype=np.float32), axis=0)

@@ -1,0 +1,122 @@
+"""Derivation of a folder: the training cases with their variants, the other splits as they are, and the groups of all.
+
+    derive_folder(split.assign(found.cases), "derived", Derive(), overwrite=False, max_pixels=150_000_000)
+
+Only after the split: a copy of a validation case in training would be a leak. `groups.csv` gives every copy the group of its source, so that whoever
+divides the folder again cannot separate them. The folder is there whole or not at all. Nothing depends on the number of threads.
+"""
+
+import csv
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from flexseg.errors import UserError
+from flexseg.files.atomic import make_folder
+from flexseg.files.cases import Case
+from flexseg.files.images import read_mask, read_pixels
+from flexseg.files.variants import Derive, Variant
+
+COLUMNS = ("image", "group", "source", "variant")
+
+
+def derive_folder(
+    assigned: Mapping[str, Sequence[Case]],
+    output: str | Path,
+    derive: Derive,
+    *,
+    overwrite: bool,
+    max_pixels: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, int]:
+    """Writes `output/{train,valid,test}/{images,masks}` and `output/groups.csv`.
+
+    Args:
+      assigned: cases by split, as `Split.assign` gives them.
+      output: the folder; made.
+      derive: which variants.
+      overwrite: replace a folder that an earlier call wrote.
+      max_pixels: of an image, before it is decoded.
+      progress: called with (cases done, all).
+
+    Returns:
+      {split: number of pairs}.
+
+    Raises:
+      UserError: when the folder is there already, or a file cannot be read.
+    """
+    output = Path(output).absolute()
+    if output.exists() and not (overwrite and (output / "groups.csv").is_file()):
+        cure = "add --overwrite, or name another --output" if (output / "groups.csv").is_file() else "name another --output"
+        raise UserError(f"--output={output}", expected="no such folder yet", found="one", cure=cure)
+    variants, writing = derive.variants(), output.with_name(f".{output.name}.writing")
+    shutil.rmtree(writing, ignore_errors=True)
+    make_folder(writing, flag="--output")
+    rows: dict[str, list[tuple]] = {}
+    done, every = 0, sum(map(len, assigned.values()))
+    try:
+        for split, cases in assigned.items():
+            for kind in ("images", "masks"):
+                (writing / split / kind).mkdir(parents=True)
+
+            def write(case: Case, split: str = split) -> list[tuple]:
+                return _write_case(case, writing / split, variants if split == "train" else [], derive.seed, max_pixels)
+
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                for found in pool.map(write, cases):
+                    rows.setdefault(split, []).extend(found)
+                    done += 1
+                    if progress is not None:
+                        progress(done, every)
+        with open(writing / "groups.csv", "w", newline="", encoding="utf-8") as stream:
+            table = csv.writer(stream)
+            table.writerow(COLUMNS)
+            table.writerows((f"{split}/images/{name}", *rest) for split, part in rows.items() for name, *rest in part)
+        old = output.with_name(f".{output.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if output.exists():
+            output.rename(old)
+        writing.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(writing, ignore_errors=True)
+        raise
+    return {split: len(part) for split, part in rows.items()}
+
+
+def _write_case(case: Case, folder: Path, variants: Sequence[Variant], seed: int, max_pixels: int) -> list[tuple]:
+    """The files of one case; rows (image's name, group, source, variant)."""
+    group = case.case_id if case.group is None else case.group
+    names = folder / "images" / f"{case.case_id}{case.image.suffix}", folder / "masks" / f"{case.case_id}{case.mask.suffix}"
+    for source, target in zip((case.image, case.mask), names, strict=True):
+        shutil.copyfile(source, target)
+    rows = [(names[0].name, group, case.case_id, "")]
+    if not variants:
+        return rows
+    image, mask = read_pixels(case.image, max_pixels=max_pixels), read_mask(case.mask, max_pixels=max_pixels)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise UserError(case.image, expected="8 or 16 bits a channel, as PNG has", found=str(image.dtype), cure="save it so")
+    if image.shape[:2] != mask.shape[:2]:
+        expected = f"the size of {case.image.name}, {image.shape[0]} x {image.shape[1]}"
+        raise UserError(case.mask, expected=expected, found=f"{mask.shape[0]} x {mask.shape[1]}")
+    for variant in variants:
+        rng = np.random.default_rng(list(hashlib.sha256(f"{seed}/{case.case_id}/{variant.prefix}".encode()).digest()))
+        name = f"{variant.prefix}_{case.case_id}.png"
+        for kind, pixels in zip(("images", "masks"), variant.apply(image, mask, rng), strict=True):
+            _write_png(folder / kind / name, pixels)
+        rows.append((name, group, case.case_id, variant.prefix))
+    return rows
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    bgr = pixels if pixels.ndim == 2 else pixels[..., ::-1]
+    written, data = cv2.imencode(".png", np.ascontiguousarray(bgr))
+    if not written:
+        raise ValueError(f"OpenCV cannot encode {pixels.dtype} {pixels.shape}")
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,334 @@
+"""What each key of the reference system's configuration becomes in flexseg: gin bindings of a command, or nothing, and why.
+
+    rule = KEYS["train.patience"]            # a text: why it is dropped; else what binds it
+    rule(reader, "train.patience", 10)       # reader.bindings["train"]["train.patience"] == 10
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flexseg.errors import UserError
+
+Bindings = dict[str, Any]
+_MODELS = ("TensorFlowFlexUNet", "TensorflowFlexUNet", "TensorflowSlightlyFlexibleUNet", "TensorflowUNet")
+_BATCH_LOSSES = ("dice_loss", "iou_loss", "jacard_loss", "bce_dice_loss", "bce_iou_loss", "basnet_hybrid_loss", "dice_loss_multiclass")
+
+
+def shown(value: Any) -> str:
+    """A value as gin reads it."""
+    return value if isinstance(value, str) and value.startswith("@") else repr(value)
+
+
+class Reader:
+    """The sections while they are turned into bindings.
+
+    Args:
+      values: by `section.key`.
+
+    Attributes:
+      bindings: by command, {gin name: value}.
+      became: by `section.key`, what it became, in words.
+    """
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+        self.bindings: dict[str, Bindings] = {"train": {}, "build": {}, "derive": {}}
+        self.became: dict[str, list[str]] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, where it is there and its text has one."""
+        return self.values.get(key, default)
+
+    def bind(self, key: str, command: str, name: str, value: Any) -> None:
+        """Notes a binding and the key that it came from."""
+        self.bindings[command][name] = value
+        target = "" if command == "train" else f" (flexseg {command})"
+        self.became.setdefault(key, []).append(f"{name} = {shown(value)}{target}")
+
+    def drop(self, key: str, why: str) -> None:
+        """Notes why a key became nothing."""
+        self.became.setdefault(key, []).append(f"dropped: {why}")
+
+
+def _to(command: str, name: str, change: Callable[[Any], Any] = lambda value: value) -> Callable[[Reader, str, Any], None]:
+    return lambda reader, key, value: reader.bind(key, command, name, change(value))
+
+
+def _pair(value: Any) -> tuple:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+
+
+def _model(reader: Reader, key: str, value: Any) -> None:
+    if value not in _MODELS:
+        raise UserError(key, expected=f"a model that flexseg has: {', '.join(_MODELS)}", found=repr(value))
+    reader.bind(key, "train", "build_model.architecture", "@flex_unet")
+
+
+def _size(reader: Reader, key: str, value: Any) -> None:
+    height, width = reader.get("model.image_height", value), reader.get("model.image_width", value)
+    reader.bind(key, "train", "input.image_size", (height, width))
+
+
+def _loss(reader: Reader, key: str, value: Any) -> None:
+    reader.bind(key, "train", "objective.loss", value)
+    if value in _BATCH_LOSSES:  # the reference flattens the whole batch before it divides
+        reader.bind(key, "train", "objective.reduction", "batch")
+
+
+def _metrics(reader: Reader, key: str, value: Any) -> None:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    renamed = {"accuracy": "categorical_accuracy" if reader.get("model.num_classes", 1) > 1 else "binary_accuracy"}
+    reader.bind(key, "train", "train.metrics", tuple(renamed.get(name, name) for name in names))
+
+
+def _generator(reader: Reader, key: str, value: Any) -> None:
+    reader.bind(key, "train", "augment.enabled", bool(value) and bool(reader.get("generator.augmentation", True)))
+
+
+def _steps(reader: Reader, key: str, value: Any) -> None:
+    if reader.get("model.generator"):
+        reader.bind(key, "train", "train.steps_per_epoch", value)
+    else:
+        reader.drop(key, "the reference reads it with its generator only; an epoch is one pass")
+
+
+def _pictures(reader: Reader, key: str, value: Any) -> None:
+    if not value:
+        reader.bind(key, "train", "epoch_change_infer.num_infer_images", 0)
+    else:
+        reader.drop(key, "pictures of every epoch are made anyway")
+
+
+def _number_of_pictures(reader: Reader, key: str, value: Any) -> None:
+    if reader.get("train.epoch_change_infer", True):
+        reader.bind(key, "train", "epoch_change_infer.num_infer_images", value)
+    else:
+        reader.drop(key, "no pictures were asked for")
+
+
+def _picture_folder(reader: Reader, key: str, value: Any) -> None:
+    if reader.get("train.epoch_change_infer", True):
+        reader.bind(key, "train", "epoch_change_infer.images", value.rstrip("/"))
+        masks = re.sub(r"images$", "masks", value.rstrip("/"))
+        if masks != value.rstrip("/") and Path(masks).is_dir():
+            reader.bind(key, "train", "epoch_change_infer.masks", masks)
+    else:
+        reader.drop(key, "name it to flexseg predict --images")
+
+
+def _splitter(reader: Reader, key: str, value: Any) -> None:
+    if value:
+        reader.bind(key, "build", "split.proportions", (0.8, 0.2, 0))
+    else:
+        reader.drop(key, "flexseg build divides what has no splits of its own")
+
+
+def _threshold(reader: Reader, key: str, value: Any) -> None:
+    if reader.get("dataset.class_name") == "ImageMaskDataset":
+        reader.bind(key, "build", "label_map.threshold", value)
+    else:
+        reader.drop(key, "the reference ignores it with this dataset class; grey masks are divided at 128")
+
+
+def _chance(operation: str, share: float = 0.5) -> Callable[[Reader, str, Any], None]:
+    def rule(reader: Reader, key: str, value: Any) -> None:
+        if reader.get("model.generator"):
+            reader.bind(key, "train", f"augment.{operation}_probability", share if value else 0.0)
+        else:
+            reader.drop(key, "the file switches the generator off")
+
+    return rule
+
+
+def _brighten(reader: Reader, key: str, value: Any) -> None:
+    alpha, beta = reader.get("brightening.alpha", 1.2), reader.get("brightening.beta", 10)
+    _chance("brightness")(reader, key, value)
+    _chance("contrast")(reader, key, value)
+    if value:
+        reader.bind(key, "derive", "derive.brightenings", ((float(alpha), float(beta)),))
+
+
+def _rotation(reader: Reader, key: str, value: Any) -> None:
+    angles = tuple(reader.get("augmentor.angles") or (90, 180, 270)) if value else ()
+    if reader.get("model.generator"):
+        reader.bind(key, "train", "augment.quarter_turns_probability", 0.75 if any(a % 90 == 0 for a in angles) else 0.0)
+        reader.bind(key, "train", "augment.rotation_probability", 0.5 if any(a % 90 for a in angles) else 0.0)
+        if any(a % 90 for a in angles):
+            reader.bind(key, "train", "augment.rotation_degrees", (-180.0, 180.0))
+    reader.bind(key, "derive", "derive.rotations", angles)
+
+
+def _list(operation: str, name: str, setting: str, bounds: Callable[[tuple], tuple]) -> Callable[[Reader, str, Any], None]:
+    """A list of factors: each a variant for `derive`, their range for the training."""
+
+    def rule(reader: Reader, key: str, value: Any) -> None:
+        factors = _pair(value) if isinstance(value, (list, tuple)) else (value,)
+        reader.bind(key, "derive", f"derive.{name}", factors)
+        if reader.get("model.generator"):
+            reader.bind(key, "train", f"augment.{operation}_probability", 0.5 if factors else 0.0)
+            if factors:
+                reader.bind(key, "train", f"augment.{setting}", bounds(factors))
+
+    return rule
+
+
+def _switch(operation: str, chosen: Callable[[Reader], Bindings], none: Bindings) -> Callable[[Reader, str, Any], None]:
+    """A kind of warp that is on or off: its variants for `derive`, a probability for the training."""
+
+    def rule(reader: Reader, key: str, value: Any) -> None:
+        if reader.get("model.generator"):
+            reader.bind(key, "train", f"augment.{operation}_probability", 0.5 if value else 0.0)
+        for name, variants in (chosen(reader) if value else none).items():
+            reader.bind(key, "derive", name, variants)
+
+    return rule
+
+
+def _flip(operation: str, name: str) -> Callable[[Reader, str, Any], None]:
+    return _switch(operation, lambda _: {f"derive.{name}": True}, {f"derive.{name}": False})
+
+
+def _elastic(reader: Reader) -> Bindings:
+    sigmas = reader.get("deformation.sigmoids") or [reader.get("deformation.sigmoid", 8)]
+    # Its filter ran over the three channels too: see Derive.elastic_alpha.
+    return {"derive.elastic_sigmas": tuple(sigmas), "derive.elastic_alpha": round(reader.get("deformation.alpha", 1300) / 13, 2)}
+
+
+def _distortion(reader: Reader) -> Bindings:
+    amounts, sigma = reader.get("distortion.distortions") or [0.02], reader.get("distortion.gaussian_filter_rsigma", 40)
+    return {"derive.distortions": tuple(amounts), "derive.distortion_sigma": float(sigma)}
+
+
+def _sharpening(reader: Reader) -> Bindings:
+    return {"derive.sharpenings": (float(reader.get("sharpening.k", 1.0)),)}
+
+
+def _bulge(section: str, name: str) -> Callable[[Reader], Bindings]:
+    def chosen(reader: Reader) -> Bindings:
+        centers = reader.get(f"{section}.centers") or [(0.5, 0.5)]
+        found = {f"derive.{name}_centers": tuple(tuple(center) for center in centers)}
+        for setting in ("radius", "amount"):
+            value = reader.get(f"{section}.{setting}")
+            if value is not None:
+                found[f"derive.barrel_{setting}"] = abs(value)
+        return found
+
+    return chosen
+
+
+_FROM_DATASET = "the dataset says it"
+_ONE_DIRECTORY = "a run has one directory, --workdir"
+_NEVER_DELETES = "flexseg never deletes an earlier run"
+_LATER = "not there yet"
+_COLORS = "predictions have the LabelMap's colours"
+
+KEYS: dict[str, str | Callable[[Reader, str, Any], None]] = {
+    "model.model": _model,
+    "model.generator": _generator,
+    "model.image_width": _size,
+    "model.image_height": _size,
+    "model.image_channels": _FROM_DATASET,
+    "model.input_normalize": _to("train", "flex_unet.input_normalize", bool),
+    "model.normalization": _to("train", "flex_unet.normalization", lambda value: "batch" if value else "none"),
+    "model.num_classes": _to("train", "build_model.num_classes"),
+    "model.base_filters": _to("train", "flex_unet.base_filters"),
+    "model.base_kernels": _to("train", "flex_unet.base_kernels", _pair),
+    "model.num_layers": _to("train", "flex_unet.num_layers"),
+    "model.dropout_rate": _to("train", "flex_unet.dropout_rate"),
+    "model.dilation": _to("train", "flex_unet.dilation", _pair),
+    "model.activation": _to("train", "flex_unet.activation"),
+    "model.final_activation": "it follows from build_model.num_classes",
+    "model.dropout_seed_fixing": "dropout is a function of train.seed and the step",
+    "model.evaluation": "flexseg evaluate does it",
+    "model.optimizer": _to("train", "optimizer.name"),
+    "model.learning_rate": _to("train", "optimizer.learning_rate", float),
+    "model.clipvalue": _to("train", "optimizer.clipvalue", float),
+    "model.loss": _loss,
+    "model.metrics": _metrics,
+    "model.show_summary": "summary.txt is written always",
+    "dataset.class_name": "flexseg build reads all of them",
+    "dataset.color_order": _to("train", "input.color_order", lambda value: str(value).upper()),
+    "dataset.resize_interpolation": "images are resized antialiased, masks to the nearest pixel",
+    "dataset.image_normalize": "flex_unet.input_normalize divides by 255",
+    "dataset.rgb_mask": "masks are class ids",
+    "dataset.debug": "nothing to debug",
+    "train.image_datapath": "its folder is --source of flexseg build",
+    "train.mask_datapath": "its folder is --source of flexseg build",
+    "train.epochs": _to("train", "train.epochs"),
+    "train.batch_size": _to("train", "train.global_batch_size"),
+    "train.steps_per_epoch": _steps,
+    "train.validation_steps": "the whole validation split is validated",
+    "train.patience": _to("train", "train.patience"),
+    "train.metrics": "every metric is followed on both splits",
+    "train.model_dir": _ONE_DIRECTORY,
+    "train.eval_dir": _ONE_DIRECTORY,
+    "train.save_weights_only": "checkpoints hold all that a resume needs, best/ the weights",
+    "train.best_model_file": "best/ holds the best weights",
+    "train.create_backup": _NEVER_DELETES,
+    "train.learning_rate_reducer": _to("train", "plateau.learning_rate_reducer", bool),
+    "train.reducer_factor": _to("train", "plateau.reducer_factor", float),
+    "train.reducer_patience": _to("train", "plateau.reducer_patience"),
+    "train.epoch_change_infer": _pictures,
+    "train.epoch_change_infer_dir": _ONE_DIRECTORY,
+    "train.epoch_change_tiledinfer": _LATER,
+    "train.epoch_change_tiledinfer_dir": _LATER,
+    "train.num_infer_images": _number_of_pictures,
+    "train.seedreset_callback": "every random number is a function of train.seed and the step",
+    "train.dataset_splitter": _splitter,
+    "train.show_history": "TensorBoard shows it",
+    "eval.image_datapath": "its folder is --source of flexseg build",
+    "eval.mask_datapath": "its folder is --source of flexseg build",
+    "eval.batch_size": _to("train", "eval.batch_size"),
+    "test.image_datapath": "its folder is --source of flexseg build",
+    "test.mask_datapath": "its folder is --source of flexseg build",
+    "infer.images_dir": _picture_folder,
+    "infer.output_dir": "name it to flexseg predict --output",
+    **{f"infer.{name}": _LATER for name in ("merged_dir", "binarize", "blur", "ksize", "algorithm", "threshold")},
+    **{f"infer.{name}": _COLORS for name in ("mask_colorize", "colorized_dir", "colorized_output_format", "color_order")},
+    **{f"tiledinfer.{name}": _LATER for name in (
+        "overlapping", "split_size", "images_dir", "output_dir", "merged_dir", "bitwise_blending", "binarize", "threshold", "background", "blur")},
+    **{f"infer3d.{name}": _LATER for name in (
+        "images_dir", "output_dir", "slice_normalize", "slice_resize", "slice_rotation", "slice_shape_order", "mask_overlay", "overlay_alpha",
+        "overlay_beta", "overlay_gamma")},
+    **{f"segmentation.{name}": _COLORS for name in ("colorize", "black", "white", "blursize")},
+    "image.color_order": _to("train", "input.color_order", lambda value: str(value).upper()),
+    "image.color_converter": "images stay in the colours of their files",
+    "image.gamma": _to("train", "input.gamma", float),
+    "image.sharpening": _to("train", "input.sharpening", float),
+    "mask.mask_file_format": "flexseg build reads them all",
+    "mask.rgb_map": _to("build", "label_map.rgb_map"),
+    "mask.threshold": _threshold,
+    "mask.mask_datatype": "masks are class ids",
+    "mask.mask_colors": "label_map.rgb_map says it",
+    "mask.grayscaling": "label_map.rgb_map says it",
+    "mask.normalized_threshold": "grey masks are divided at 128",
+    "mask.binarize": "label_map.off_map says it",
+    "mask.algorithm": "grey masks are divided at a fixed value, not at one that every mask has for itself",
+    "mask.blur": "a mask's classes have sharp borders",
+    "mask.blur_size": "a mask's classes have sharp borders",
+    "mask.sharpening": "a mask's classes have sharp borders",
+    "generator.debug": "benchmarks/augmentation_sheet.py draws what augmentation does",
+    "generator.augmentation": "augment.enabled, with model.generator",
+    "augmentor.hflip": _flip("horizontal_flip", "hflip"),
+    "augmentor.vflip": _flip("vertical_flip", "vflip"),
+    "augmentor.rotation": _rotation,
+    "augmentor.angles": "see augmentor.rotation",
+    "augmentor.shrinks": _list("scale", "shrinks", "scale_factor", lambda factors: (float(min(factors)), 1.0)),
+    "augmentor.shears": _list("shear", "shears", "shear_factor", lambda factors: (-float(max(map(abs, factors))), float(max(map(abs, factors))))),
+    "augmentor.deformation": _switch("elastic", _elastic, {"derive.elastic_sigmas": ()}),
+    "augmentor.distortion": _switch("distortion", _distortion, {"derive.distortions": ()}),
+    "augmentor.barrdistortion": _switch("barrel", _bulge("barrdistortion", "barrel"), {"derive.barrel_centers": ()}),
+    "augmentor.pincdistortion": _switch("pincushion", _bulge("pincdistortion", "pincushion"), {"derive.pincushion_centers": ()}),
+    "augmentor.sharpening": _switch("sharpen", _sharpening, {"derive.sharpenings": ()}),
+    "augmentor.brightening": _brighten,
+    **{f"{section}.{name}": f"see augmentor.{switch}" for section, switch, names in (
+        ("deformation", "deformation", ("alpha", "sigmoid", "sigmoids")), ("brightening", "brightening", ("alpha", "beta")),
+        ("distortion", "distortion", ("gaussian_filter_rsigma", "gaussian_filter_sigma", "distortions")), ("sharpening", "sharpening", ("k",)),
+        ("barrdistortion", "barrdistortion", ("radius", "amount", "centers")), ("pincdistortion", "pincdistortion", ("radius", "amount", "centers")),
+    ) for name in names},
+    "inspect.model_graph": "summary.txt is written always",
+    "inspect.summary": "summary.txt is written always",
+    "debug.verbose": "--verbosity",
+}  # fmt: skip

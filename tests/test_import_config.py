@@ -1,0 +1,295 @@
+"""`flexseg import_config`: every key of the reference system's configurations, what it becomes, and that nothing in such a file is executed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flexseg
+from flexseg.commands.runs import read_experiment
+from flexseg.configure import configure
+from flexseg.errors import UserError
+from flexseg.files.reference_config import gin_text, import_config
+from flexseg.files.reference_keys import KEYS, shown
+
+ROOT = Path(__file__).parents[1]
+TNBC = """
+; the reference's published settings for TNBC
+[model]
+model = "TensorFlowFlexUNet"
+generator = False
+image_width = 512
+image_height = 512
+image_channels = 3
+input_normalize = False
+normalization = False
+num_classes = 2
+base_filters = 16
+base_kernels = (9,9)
+num_layers = 8
+dropout_rate = 0.04
+dilation = (1,1)
+optimizer = "Adam"
+learning_rate = 0.00007
+clipvalue = 0.4
+loss = "categorical_crossentropy"
+metrics = ["dice_coef_multiclass"]
+show_summary = False
+[dataset]
+class_name = "ImageCategorizedMaskDataset"
+[train]
+epochs = 100
+batch_size = 2
+patience = 10
+metrics = ["dice_coef_multiclass","val_dice_coef_multiclass"]
+model_dir = "./models/"
+eval_dir = "./eval/"
+image_datapath = "./dataset/TNBC/train/images/"
+mask_datapath = "./dataset/TNBC/train/masks/"
+create_backup = False
+learning_rate_reducer = True
+reducer_factor = 0.4
+reducer_patience = 4
+epoch_change_infer = True
+epoch_change_infer_dir = "./epoch_change_infer"
+num_infer_images = 6
+save_weights_only = True
+[eval]
+image_datapath = "./dataset/TNBC/valid/images/"
+mask_datapath = "./dataset/TNBC/valid/masks/"
+[infer]
+images_dir = "./mini_test/images/"
+output_dir = "./mini_test_output/"
+[image]
+color_order = "RGB"
+[mask]
+mask_file_format = ".png"
+rgb_map = {(0,0,0):0,(255,255,255):1,}
+"""
+MALIGNANT = """
+[model]
+model = "TensorflowUNet"
+generator = False
+image_width = 512
+image_height = 512
+image_channels = 3
+input_normalize = False
+normalization = False
+num_classes = 1
+base_filters = 16
+base_kernels = (7,7)
+num_layers = 8
+dropout_rate = 0.05
+dilation = (1,1)
+learning_rate = 0.0001
+clipvalue = 0.5
+loss = "bce_dice_loss"
+metrics = ["dice_coef"]
+[dataset]
+datasetclass = "BaseImageMaskDataset"
+[train]
+epochs = 100
+batch_size = 2
+steps_per_epoch = 320
+validation_steps = 80
+patience = 10
+learning_rate_reducer = True
+reducer_factor = 0.4
+reducer_patience = 4
+epoch_change_infer = True
+epoch_change_tiledinfer = False
+num_infer_images = 6
+[tiledinfer]
+overlapping = 64
+[segmentation]
+colorize = True
+black = "black"
+white = "green"
+blursize = None
+[image]
+color_converter = None
+gamma = 0
+sharpening = 0
+[mask]
+blur = False
+binarize = False
+threshold = 60
+[generator]
+debug = False
+augmentation = True
+[augmentor]
+vflip = True
+hflip = True
+rotation = True
+angles = [30, 60, 90. 120, 150, 180, 210, 240, 270, 300, 330]
+shrinks = [0.8]
+shears = [0.1]
+deformation = True
+distortion = True
+sharpening = False
+brightening = False
+barrdistortion = True
+pincdistortion = True
+[deformation]
+alpah = 1300
+sigmoids = [8.0,]
+[distortion]
+gaussian_filter_rsigma = 40
+gaussian_filter_sigma = 0.5
+distortions = [0.02,]
+[barrdistortion]
+radius = 0.3
+amount = 0.3
+centers = [(0.3, 0.3), (0.7, 0.3), (0.5, 0.5), (0.3, 0.7), (0.7, 0.7)]
+[pincdistortion]
+radius = 0.3
+amount = -0.3
+centers = [(0.3, 0.3), (0.7, 0.3), (0.5, 0.5), (0.3, 0.7), (0.7, 0.7)]
+[sharpening]
+k = 1.0
+[brightening]
+alpha = 1.2
+beta = 10
+"""
+GENERATOR = MALIGNANT.replace("generator = False", "generator = True", 1).replace("brightening = False", "brightening = True")
+
+
+@pytest.fixture
+def read(tmp_path):
+    def reading(text):
+        path = tmp_path / "train_eval_infer.config"
+        path.write_text(text)
+        return import_config(path)
+
+    return reading
+
+
+def became(imported, key):
+    return next(row.became for row in imported.rows if row.key == key)
+
+
+@pytest.mark.parametrize(("text", "shipped"), [(TNBC, "tnbc_flexunet.gin"), (MALIGNANT, "malignant_breastdm_flexunet.gin")])
+def test_the_published_settings_become_those_that_flexseg_ships(read, text, shipped):
+    found = read(text).bindings["train"]
+    lines = (ROOT / "configs" / shipped).read_text().splitlines()
+    expected = dict(line.split("#")[0].split(" = ", 1) for line in lines if " = " in line and not line.startswith("#"))
+    expected = {name: value.strip() for name, value in expected.items()}
+    mine = {name: shown(value).replace("'", '"') for name, value in found.items()}
+    differing = {name: (mine.get(name), expected.get(name)) for name in mine.keys() | expected.keys() if not same(mine.get(name), expected.get(name))}
+    # defaults that the shipped files spell out; the folder of pictures; two classes, which a dataset says anyway
+    defaults = {"flex_unet.activation", "optimizer.name", "eval.batch_size", "input.color_order"}
+    assert differing.keys() <= defaults | {"epoch_change_infer.images", "build_model.num_classes"}, differing
+
+
+def same(one, other):
+    try:
+        return float(one) == float(other)
+    except (TypeError, ValueError):
+        return one == other
+
+
+@pytest.mark.parametrize("text", [TNBC, MALIGNANT, GENERATOR], ids=["tnbc", "malignant", "generator"])
+def test_what_is_written_is_read_by_the_commands(read, tmp_path, text):
+    modules = {"build": ("flexseg.files.label_map", "flexseg.files.split"), "derive": ("flexseg.files.variants",)}
+    for command, bindings in read(text).bindings.items():
+        path = tmp_path / f"{command}.gin"
+        path.write_text(gin_text(bindings, comment="a comment\nof two lines"))
+        if command == "train":
+            experiment, _ = read_experiment([str(path)], [], user_modules=())
+            assert experiment.train.epochs == 100 and experiment.train.patience == 10
+            assert experiment.train.global_batch_size == 2 and experiment.plateau.reducer_patience == 4
+        else:
+            configure([str(path)], [], modules=modules[command], user_modules=())
+
+
+def test_every_key_has_its_line(read):
+    for text in (TNBC, MALIGNANT):
+        imported = read(text)
+        assert len(imported.rows) == sum(" = " in line for line in text.splitlines()) and all(row.became for row in imported.rows)
+
+
+def test_slips_of_the_published_files_are_mended_and_said(read):
+    imported = read(MALIGNANT)
+    assert "mended: the list has a slip" in became(imported, "augmentor.angles")
+    assert imported.bindings["derive"]["derive.rotations"] == (30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 330)
+    assert became(imported, "deformation.alpah") and imported.bindings["derive"]["derive.elastic_alpha"] == 100
+    imported = read(TNBC.replace("reducer_patience = 4", "reduer_patience = 5"))
+    assert imported.bindings["train"]["plateau.reducer_patience"] == 5 and "mended" in became(imported, "train.reduer_patience")
+    imported = read(TNBC.replace("num_infer_images = 6\n", "").replace("[model]\n", "[model]\nnum_infer_images = 3\n"))
+    assert imported.bindings["train"]["epoch_change_infer.num_infer_images"] == 3 and "mended" in became(imported, "model.num_infer_images")
+
+
+def test_the_generator_becomes_augmentation_and_variants(read):
+    bindings = read(GENERATOR).bindings
+    train, derive = bindings["train"], bindings["derive"]
+    assert train["augment.enabled"] is True and train["train.steps_per_epoch"] == 320
+    for operation in ("horizontal_flip", "vertical_flip", "rotation", "scale", "shear", "elastic", "distortion", "barrel", "pincushion", "brightness"):
+        assert train[f"augment.{operation}_probability"] == 0.5, operation
+    assert train["augment.sharpen_probability"] == 0.0 and train["augment.scale_factor"] == (0.8, 1.0)
+    assert derive["derive.brightenings"] == ((1.2, 10.0),) and derive["derive.sharpenings"] == ()
+    assert len(derive["derive.barrel_centers"]) == 5 and derive["derive.barrel_amount"] == 0.3
+    assert not [name for name in read(MALIGNANT).bindings["train"] if name.startswith("augment.") and name != "augment.enabled"]
+
+
+def test_grey_masks_of_one_class_are_divided_in_the_middle(read):
+    assert read(MALIGNANT).bindings["build"] == {"label_map.rgb_map": {(0, 0, 0): 0, (255, 255, 255): 1}, "label_map.off_map": "threshold"}
+    assert read(MALIGNANT.replace("BaseImageMaskDataset", "ImageMaskDataset")).bindings["build"]["label_map.threshold"] == 60
+
+
+@pytest.mark.parametrize("value", ["__import__('os').system('touch pwned')", "open('pwned', 'w')", "[x for x in ()]", "{}.__class__", "(1).__add__(2)"])
+def test_nothing_is_executed(read, tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="model.learning_rate"):
+        read(TNBC.replace("learning_rate = 0.00007", f"learning_rate = {value}"))
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TNBC.replace("TensorFlowFlexUNet", "TensorflowSwinUNet"), "a model that flexseg has.*'TensorflowSwinUNet'"),
+        ("epochs = 100\n", "sections in brackets"), ("[other]\na = 1\n", r"the sections \[model\] and \[train\]"), ("", r"the sections \[model\]"),
+        (TNBC.replace('model = "TensorFlowFlexUNet"\n', ""), "model.model, found none"), ("[model\n", "sections in brackets"),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_configuration_is_refused(read, text, words):
+    with pytest.raises(UserError, match=words):
+        read(text)
+
+
+def test_an_unknown_key_is_said(read):
+    assert "flexseg knows no such key" in became(read(TNBC + "speed = 3\n"), "mask.speed")
+
+
+def test_the_command_writes_and_prints_what_to_type(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("old.config").write_text(MALIGNANT + TNBC[TNBC.index("[eval]") : TNBC.index("[image]")])
+    written = flexseg.import_config("old.config", output="mine")
+    assert written == ["mine.gin", "mine_build.gin", "mine_derive.gin"] and all(Path(path).is_file() for path in written)
+    said = capsys.readouterr().out
+    assert "flexseg build --name=mine --source=dataset/TNBC --data_dir=data --gin_file=mine_build.gin" in said
+    assert "flexseg train --gin_file=mine.gin --dataset=mine" in said and "--images=./mini_test/images/" in said
+    with pytest.raises(UserError, match="--overwrite"):
+        flexseg.import_config("old.config", output="mine")
+    flexseg.import_config("old.config", output="mine", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["import_config"], "FILE.config: expected one configuration, found none"),
+        (["import_config", "nowhere.config"], "nowhere.config: expected a train_eval_infer.config"),
+        (["train", "--dataset=x", "--workdir=y", "--gin_file=old.config"], "flexseg import_config old.config"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, words, expected):
+    done = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and expected in done.stderr and "Traceback" not in done.stderr
+
+
+def test_readme_has_every_key_that_becomes_a_binding():
+    table = (ROOT / "README.md").read_text().partition("### A configuration of the reference system")[2].partition("\n## ")[0]
+    missing = [key for key, rule in KEYS.items() if callable(rule) and not re.search(rf"`[^`]*\b{re.escape(key.partition('.')[2])}\b[^`]*`", table)]
+    assert not missing
