@@ -95,8 +95,8 @@ def compare(kind: str, rows: dict[int, dict]) -> None:
         if count < 2:
             continue
         own = 4 * row["parameters"]
-        # without GPUs more replicas than cores take turns: a machine's own cost, not the link's
-        turns = 1.0 if row["device"] == "GPU" else max(1.0, count * (FLAGS.threads or cores) / cores)
+        # Without GPUs they take turns, a machine's own cost, not the link's: replicas on the threads of their process, workers on the cores.
+        turns = 1.0 if row["device"] == "GPU" else count if kind == "replicas" else max(1.0, count * (FLAGS.threads or cores) / cores)
         predicted = turns * rows[1]["step"] + ring_seconds(own, count, link)
         print(
             f"  {count} {kind}: all-reduce of {own / 2**20:.1f} MiB {1000 * ring_seconds(own, count, link):.2f} ms, measured "
