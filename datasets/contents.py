@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flexseg.datasets.archives import Unpacked, unpacked
+from flexseg.datasets.archives import unpacked
 from flexseg.errors import UserError
 from flexseg.files.cases import Case
 from flexseg.files.images import read_mask, stored_bytes
@@ -71,7 +71,7 @@ class SourceOptions:
     warn: Callable[[str], None]
     progress: Callable[[int, int], None] | None
     data_dir: Path
-    kept: list[Unpacked] = dataclasses.field(default_factory=list)
+    kept: list[object] = dataclasses.field(default_factory=list)
 
     def refuse(self, dataset: str, *names: str) -> None:
         """Refuses the named flags and gin names (`label_map`, `split`) where they are given, with a UserError."""
@@ -98,8 +98,9 @@ class SourceOptions:
 
     def unpack(self, path: Path, *, flag: str) -> Path:
         """The folder of a zip file, there as long as these options live."""
-        self.kept.append(unpacked(path, flag=flag))
-        return self.kept[-1].folder
+        place = unpacked(path, flag=flag)
+        self.kept.append(place)
+        return place.folder
 
 
 class Contents(abc.ABC):

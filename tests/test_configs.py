@@ -6,9 +6,12 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import toys
+from test_sources import write_slides
 
 FOLDER = Path(str(resources.files("flexseg.configs")))
-CONFIGS = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin") if path.name != "tnbc_split.gin")
+DIVISIONS = ("tnbc_5_fold.gin", "tnbc_leave_one_out.gin", "tnbc_split.gin")  # for `flexseg build`
+CONFIGS = sorted({str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin")} - set(DIVISIONS))
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,17 @@ def data_dir(tmp_path_factory):
 
 def test_the_list_of_configs_is_the_readme_s():
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    assert CONFIGS and all(f"`{name}`" in readme for name in CONFIGS)
+    assert CONFIGS and all(f"`{name}`" in readme for name in (*CONFIGS, *DIVISIONS))
+
+
+@pytest.mark.parametrize("name", DIVISIONS)
+def test_a_division_of_tnbc_is_by_patient(name, tmp_path):
+    source = write_slides(tmp_path / "slides", {f"{patient:02}": 1 for patient in range(1, 12)})
+    dataset = toys.build(tmp_path, source=source, dataset="tnbc", gin_file=[name])
+    groups = {split: set(table.group_id) for split, table in dataset.manifest.splits.items()}
+    assert groups.keys() == {"train", "valid", "test"} and sum(map(len, groups.values())) == 11
+    if name == "tnbc_leave_one_out.gin":
+        assert groups["test"] == {"1"} and groups["valid"] == {"2"}
 
 
 @pytest.mark.slow

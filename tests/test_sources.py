@@ -190,3 +190,28 @@ def test_patterns_pair_masks_of_other_names(tmp_path):
     assert flags == {"image_pattern": "img_{case}", "mask_pattern": "{case}_mask"}
     dataset = toys.build(tmp_path, source=source, name="toy", gin_param=["split.proportions=(0.5,0.5,0)"], **flags)
     np.testing.assert_array_equal(toys.pixels(dataset, "x")[0], toys.picture("x", (8, 8)))
+
+
+def write_derived(folder: Path, names: dict[str, list[str]]) -> Path:
+    """The reference system's layout: {split: stems}."""
+    for split, stems in names.items():
+        for stem in stems:
+            mask = toys.binary_mask(stem, (20, 20)).astype(int)
+            toys.write_case(folder, f"{split}/{stem}", toys.picture(stem, (20, 20)), np.clip(mask + np.where(mask > 0, -9, 9), 0, 255).astype(np.uint8))
+    return folder
+
+
+def test_tnbc_knows_the_patients_behind_the_reference_s_numbers(tmp_path):
+    names = {"train": ["1001", "hflipped_1008", "barrdistorted_1001_0.3_0.3_1034"], "valid": ["1010", "rotated_90_1023"], "test": ["1050"]}
+    source = write_derived(tmp_path / "dataset" / "TNBC", names)
+    error = toys.refusal(tmp_path, source=source, dataset="tnbc")
+    assert "group 2 (train/images/hflipped_1008.png, valid/images/1010.png)" in error.found and "split.resplit" in error.cure
+    dataset = toys.build(tmp_path, source=source, dataset="tnbc", gin_param=["split.resplit=True"])
+    assert toys.groups(dataset) == {
+        "1001": "1", "hflipped_1008": "2", "1010": "2", "rotated_90_1023": "4", "barrdistorted_1001_0.3_0.3_1034": "8", "1050": "11",
+    }  # fmt: skip
+    for split, table in dataset.manifest.splits.items():
+        for number, case in enumerate(table.case_id):
+            np.testing.assert_array_equal(dataset.records(split).truth(number), toys.binary_mask(case, (20, 20)) > 0)
+    toys.write_case(source, "train/1051", toys.picture("x", (20, 20)), toys.binary_mask("x", (20, 20)))
+    assert "1001 to 1050" in toys.refusal(tmp_path, source=source, dataset="tnbc", name="other").expected

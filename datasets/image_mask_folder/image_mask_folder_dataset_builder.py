@@ -2,7 +2,8 @@
 
     flexseg build --dataset=image_mask_folder --name=my_set --source=my_folder --data_dir=data
 
-Either `images/` and `masks/`, or these two below each of `train/`, `valid/`, `test/`; a mask has its image's stem.
+Either `images/` and `masks/`, or these two below each of `train/`, `valid/`, `test/`; a mask has its image's stem. Volumes (NIfTI, MetaImage, NumPy,
+HDF5) become slices, see `flexseg/files/volumes.py`.
 """
 
 from etils import epath
@@ -12,6 +13,7 @@ from flexseg.datasets.segmentation_builder import SegmentationBuilder
 from flexseg.files.cases import discover
 from flexseg.files.inventory import take_inventory
 from flexseg.files.split import Split
+from flexseg.files.volumes import pictures_of
 
 
 class Builder(SegmentationBuilder):
@@ -28,7 +30,11 @@ def open_source(options: SourceOptions) -> Contents:
     """
     source = options.require_source("image_mask_folder", "images/ and masks/, or train/, valid/, test/ with these")
     given = {name: getattr(options, name) for name in ("image_pattern", "mask_pattern", "group_pattern", "group_column")}
-    found = discover(source, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    source, given = pictures_of(
+        source, given, keep=options.kept, warn=options.warn, progress=options.progress, max_pixels=options.max_image_pixels
+    )
+    found = discover(source, **given)
     split = options.split or Split()
     inventory = take_inventory(
         split.assign(found.cases), label_map=options.label_map, max_pixels=options.max_image_pixels, progress=options.progress

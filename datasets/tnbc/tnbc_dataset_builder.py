@@ -4,9 +4,11 @@
     flexseg build --dataset=tnbc --source=TNBC_NucleiSegmentation.zip --data_dir=data …    # or its folder
 
 `Slide_XX/XX_Y.png` are the images, `GT_XX/XX_Y.png` the masks (0 background, 255 nucleus); XX is the patient, the group that never
-straddles two splits. See README.md for source and licence.
+straddles two splits. A set that the reference system derived from them is taken too, its patients recovered from the numbers of its files.
+See README.md for source and licence.
 """
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from flexseg.datasets.archives import Download, fetch
 from flexseg.datasets.contents import Contents, FileContents, SourceOptions
 from flexseg.datasets.segmentation_builder import SegmentationBuilder
 from flexseg.errors import UserError
-from flexseg.files.cases import Case
+from flexseg.files.cases import Case, discover
+from flexseg.files.groups import LAST_NUMBER
 from flexseg.files.inventory import take_inventory
 from flexseg.files.label_map import LabelMap
 from flexseg.files.split import Split
@@ -28,6 +31,9 @@ ARCHIVE = Download(
     url="https://zenodo.org/records/2579118/files/TNBC_NucleiSegmentation.zip", bytes=25_232_361, md5="1605712a752b201b57eacc8f866adb4f"
 )
 _LAYOUT = "Slide_XX/XX_Y.png and GT_XX/XX_Y.png"
+# Images of patients 1 to 11 in the publisher's folder. The reference system numbered them from 1001 in the order of their names.
+_IMAGES_OF_PATIENTS = (7, 3, 5, 8, 4, 3, 3, 4, 6, 4, 3)
+_FIRST_NUMBER = 1001
 
 
 class Builder(SegmentationBuilder):
@@ -48,9 +54,9 @@ class TnbcContents(FileContents):
         return cv2.connectedComponents((mask == 1).astype(np.uint8), connectivity=4, ltype=cv2.CV_16U)[1]
 
 
-def label_map() -> LabelMap:
-    """Background and nucleus; the publisher's masks hold 0 and 255 only."""
-    return LabelMap(values={0: 0, 255: 1}, class_names=("background", "nucleus"), background=0)
+def label_map(*, derived: bool = False) -> LabelMap:
+    """Background and nucleus; the publisher's masks hold 0 and 255 only, those that the reference derived from them greys and fringes too."""
+    return LabelMap(values={0: 0, 255: 1}, class_names=("background", "nucleus"), background=0, off_map="nearest" if derived else "refuse")
 
 
 def discover_slides(source: Path) -> list[Case]:
@@ -78,6 +84,21 @@ def discover_slides(source: Path) -> list[Case]:
     return cases
 
 
+def discover_derived(source: Path) -> list[Case]:
+    """The cases of a set that the reference system derived, `{train,valid,test}/{images,masks}/…_1034.png`; the patient by the number at the end.
+
+    Raises:
+      UserError: for a file whose number is none of the publisher's 50 images, or whatever `discover` refuses.
+    """
+    patients = [str(patient) for patient, images in enumerate(_IMAGES_OF_PATIENTS, 1) for _ in range(images)]
+    cases = discover(source, group_pattern=LAST_NUMBER).cases
+    for case in cases:
+        if not 0 <= int(case.group) - _FIRST_NUMBER < len(patients):
+            expected = f"a name that ends with the number of one of the publisher's images, {_FIRST_NUMBER} to {_FIRST_NUMBER + len(patients) - 1}"
+            raise UserError(case.image, expected=expected, found=case.group, cure="for other files: --dataset=image_mask_folder")
+    return [dataclasses.replace(case, group=patients[int(case.group) - _FIRST_NUMBER]) for case in cases]
+
+
 def _by_stem(source: Path, pattern: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(source.glob(pattern)):
@@ -94,10 +115,12 @@ def open_source(options: SourceOptions) -> Contents:
     """
     options.refuse("tnbc", "image_pattern", "mask_pattern", "group_pattern", "group_column", "label_map")
     folder = options.unpack(fetch(ARCHIVE, options.data_dir / "downloads"), flag="download") if options.source is None else None
-    cases = discover_slides(folder or options.require_source("tnbc", _LAYOUT))
+    folder = folder or options.require_source("tnbc", _LAYOUT)
+    derived = not any(folder.glob("Slide_*")) and any((folder / name).is_dir() for name in ("train", "images"))
+    cases = discover_derived(folder) if derived else discover_slides(folder)
     split = options.split or Split()
     inventory = take_inventory(
-        split.assign(cases), label_map=label_map(), max_pixels=options.max_image_pixels, progress=options.progress
+        split.assign(cases), label_map=label_map(derived=derived), max_pixels=options.max_image_pixels, progress=options.progress
     )
     for sentence in inventory.warnings:
         options.warn(sentence)

@@ -14,6 +14,7 @@ from absl import flags
 from flexseg.commands import config_flags
 
 WARNED = 3
+_MODULES = ("flexseg.files.label_map", "flexseg.files.split", "flexseg.files.volumes")
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("source", None, "The folder of images and masks.", flag_values=FLAGS)
 flags.DEFINE_string("dataset", None, "Name of a built dataset to read through instead.", flag_values=FLAGS)
@@ -67,16 +68,19 @@ def _check_source(source, patterns, manifest, folder, max_pixels, gin_file, gin_
     from flexseg.files.manifest import Manifest
     from flexseg.files.split import Split
     from flexseg.files.survey import survey
+    from flexseg.files.volumes import pictures_of
 
-    configuration = configure(gin_file, gin_param, modules=("flexseg.files.label_map", "flexseg.files.split"), user_modules=())
+    configuration = configure(gin_file, gin_param, modules=_MODULES, user_modules=())
     before = Manifest.load(manifest) if manifest else None
     bound = {"label_map.rgb_map", "label_map.values"} & configuration.bindings.keys()
     label_map = LabelMap() if bound else None
     if not Path(source).is_dir():
         raise UserError(f"--source={source}", expected="a folder of images and masks", found="nothing of that name")
-    mispaired = []
+    mispaired, kept = [], []
     try:
-        found = discover(source, **patterns)
+        with progress("slicing", unit="volume") as bar:
+            pictures, patterns = pictures_of(Path(source), patterns, keep=kept, warn=print, progress=bar.at, max_pixels=max_pixels)
+        found = discover(pictures, **patterns)
     except UserError as error:
         found, mispaired = Discovery([], []), [Finding("error", "pairing", str(error))]
     cases = found.cases

@@ -7,6 +7,7 @@ divided first and only training cases get copies; groups.csv in the output ties 
 """
 
 import shlex
+from pathlib import Path
 
 from absl import flags
 
@@ -43,13 +44,18 @@ def run(
     from flexseg.files.derive import derive_folder
     from flexseg.files.split import Split
     from flexseg.files.variants import Derive
+    from flexseg.files.volumes import pictures_of
 
     if not source or not output:
         raise UserError("--source, --output", expected="both", found="not both", cure="flexseg derive --source=FOLDER --output=FOLDER")
-    configuration = configure(gin_file, gin_param, modules=("flexseg.files.variants", "flexseg.files.split"), user_modules=user_module)
+    modules = ("flexseg.files.variants", "flexseg.files.split", "flexseg.files.volumes")
+    configuration = configure(gin_file, gin_param, modules=modules, user_modules=user_module)
     print("".join(f"{note}\n" for note in idle_bindings(configuration)), end="")
     given = {"image_pattern": image_pattern, "mask_pattern": mask_pattern, "group_pattern": group_pattern, "group_column": group_column}
-    found = discover(source, **{name: value for name, value in given.items() if value is not None})
+    given, kept = {name: value for name, value in given.items() if value is not None}, []
+    with progress("slicing", unit="volume") as bar:
+        pictures, given = pictures_of(Path(source), given, keep=kept, warn=print, progress=bar.at, max_pixels=max_image_pixels)
+    found = discover(pictures, **given)
     for sentence in found.warnings:
         print(f"warning: {sentence}", flush=True)
     assigned = Split().assign(found.cases)

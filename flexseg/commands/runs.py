@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flexseg.training.assembly import Assembly, Experiment
     from flexseg.training.run_directory import RunDirectory
 
-BUILD_ONLY = ("label_map", "split", "synthetic_nuclei", "breastdm", "malignant_breastdm")
+BUILD_ONLY = ("label_map", "split", "synthetic_nuclei", "volumes", "breastdm", "malignant_breastdm")
 
 
 def read_experiment(gin_file: Sequence[str], gin_param: Sequence[str], *, user_modules: Sequence[str]) -> tuple["Experiment", Configuration]:

@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from flexseg.errors import UserError
+from flexseg.files.arrays import array_ending
 from flexseg.files.groups import find_groups, some
 from flexseg.files.images import IMAGE_SUFFIXES
 
@@ -58,7 +59,7 @@ class Discovery:
 
 
 def discover(source: str | Path, *, image_pattern: str | None = None, mask_pattern: str | None = None, group_pattern: str | None = None,
-             group_column: str = "group", with_masks: bool = True) -> Discovery:
+             group_column: str = "group", with_masks: bool = True, arrays: bool = False) -> Discovery:
     """Finds the cases of a source folder.
 
     Args:
@@ -66,6 +67,7 @@ def discover(source: str | Path, *, image_pattern: str | None = None, mask_patte
       image_pattern, mask_pattern: the stems of images and masks, literal but for `{case}`, e.g. `{case}_mask`.
       group_pattern: see `groups.find_groups`; `group_column` likewise.
       with_masks: False leaves masks and groups aside; the images may then lie in `source` itself.
+      arrays: take files of arrays too (see arrays.py).
 
     Raises:
       UserError: no such folder or layout, no images, two files of one stem, an image without a mask or the reverse,
@@ -74,7 +76,7 @@ def discover(source: str | Path, *, image_pattern: str | None = None, mask_patte
     source = Path(source)
     found, warnings = [], []
     for split, images, masks in _folders(source, with_masks):
-        pairs, notes = _pair(images, masks, image_pattern, mask_pattern)
+        pairs, notes = _pair(images, masks, image_pattern, mask_pattern, arrays=arrays)
         found += [(split, stem, image, mask) for stem, (image, mask) in pairs.items()]
         warnings += notes
     often = Counter(stem for _, stem, _, _ in found)
@@ -126,12 +128,12 @@ def _folders(source: Path, with_masks: bool) -> list[tuple[str | None, Path, Pat
     return [(split, images, masks if with_masks else None) for split, images, masks in found]
 
 
-def _pair(images: Path, masks: Path | None, image_pattern: str | None, mask_pattern: str | None):
+def _pair(images: Path, masks: Path | None, image_pattern: str | None, mask_pattern: str | None, *, arrays: bool = False):
     """({stem: (image, mask)}, warnings) of two folders."""
-    pictures, warnings = _stems(images, image_pattern, "--image_pattern")
+    pictures, warnings = _stems(images, image_pattern, "--image_pattern", arrays)
     if masks is None:
         return {stem: (path, None) for stem, path in pictures.items()}, warnings
-    truths, notes = _stems(masks, mask_pattern, "--mask_pattern")
+    truths, notes = _stems(masks, mask_pattern, "--mask_pattern", arrays)
     without_mask, without_image = sorted(pictures.keys() - truths.keys()), sorted(truths.keys() - pictures.keys())
     cure = _related(without_mask, without_image) if image_pattern is mask_pattern is None else ""
     if without_mask:
@@ -146,17 +148,18 @@ def _pair(images: Path, masks: Path | None, image_pattern: str | None, mask_patt
     return {stem: (path, truths[stem]) for stem, path in pictures.items()}, warnings + notes
 
 
-def _stems(folder: Path, pattern: str | None, flag: str) -> tuple[dict[str, Path], list[str]]:
+def _stems(folder: Path, pattern: str | None, flag: str, arrays: bool) -> tuple[dict[str, Path], list[str]]:
     """{stem with the pattern taken off: file} of a folder's images, and warnings about what was left out."""
     regex = _compile("{case}" if pattern is None else pattern, flag)
     files, others, unmatched = {}, Counter(), []
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or not entry.is_file():
             continue
-        if entry.suffix.lower() not in IMAGE_SUFFIXES:
+        ending = (arrays and array_ending(entry)) or (entry.suffix if entry.suffix.lower() in IMAGE_SUFFIXES else "")
+        if not ending:
             if entry.suffix.lower() in _OTHER_IMAGES:
                 others[entry.suffix.lower()] += 1
-        elif match := regex.fullmatch(entry.stem):
+        elif match := regex.fullmatch(entry.name[: -len(ending)]):
             stem = _checked(match[1], entry)
             if stem in files:
                 both = f"{files[stem].name} and {entry.name}"

@@ -1,0 +1,177 @@
+"""Volumes as slices: a folder of volumes, or of masks that are arrays, becomes a folder of pictures that everything else can read.
+
+    slice_folder(source, target, Volumes(axis=0, window=(-160, 240)), max_pixels=150_000_000)
+    # target/images/case_01_0012.png, target/masks/case_01_0012.png, target/groups.csv
+
+Every slice is a case; its volume, or the volume's patient where groups are known, is its group. Values are mapped to 8 bits once, through one window
+for a volume or one for every slice. A pair of two axes is one case, called as it was.
+"""
+
+import csv
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import gin
+import numpy as np
+
+from flexseg.errors import UserError
+from flexseg.files.arrays import array_ending, read_array
+from flexseg.files.cases import discover
+from flexseg.files.images import read_mask, read_pixels
+
+COLUMNS = ("image", "group", "volume", "slice")
+
+
+@gin.configurable("volumes")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Volumes:
+    """How volumes become slices: the bindings `volumes.*`.
+
+    Attributes:
+      axis: along which slices are taken, of [z, y, x]: 0 are axial slices.
+      rotation: of every slice, counter-clockwise in degrees: 0, 90, 180 or 270.
+      window: (low, high), the values that become 0 and 255; None: from the data.
+      percentiles: of the values, where there is no window.
+      window_of: whether the percentiles are those of the whole "volume" or of each "slice".
+      keep_empty: whether slices whose mask is 0 everywhere are kept.
+      key: of the array in .npz and .h5 files that hold several; default `mask` or `image`.
+    """
+
+    axis: Literal[0, 1, 2] = 0
+    rotation: Literal[0, 90, 180, 270] = 0
+    window: tuple[float, float] | None = None
+    percentiles: tuple[float, float] = (0.0, 100.0)
+    window_of: Literal["volume", "slice"] = "volume"
+    keep_empty: bool = True
+    key: str | None = None
+
+    def __post_init__(self):
+        if self.window is not None and not (len(self.window) == 2 and self.window[0] < self.window[1]):
+            raise UserError("volumes.window", expected="(low, high)", found=repr(self.window))
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise UserError("volumes.percentiles", expected="(low, high) from 0 to 100", found=repr(self.percentiles))
+
+
+def holds_arrays(source: Path) -> bool:
+    """Whether an images/ or masks/ folder of a source holds files of arrays."""
+    folders = [folder for kind in ("images", "masks") for folder in (source / kind, *source.glob(f"*/{kind}")) if folder.is_dir()]
+    return any(array_ending(path) for folder in folders for path in folder.iterdir())
+
+
+def pictures_of(
+    source: Path,
+    patterns: dict[str, str],
+    *,
+    keep: list[object],
+    warn: Callable[[str], None],
+    progress: Callable[[int, int], None] | None,
+    max_pixels: int,
+) -> tuple[Path, dict[str, str]]:
+    """A source with nothing but pictures in it: itself, or the slices of its volumes, there as long as `keep` holds what is put into it.
+
+    Returns:
+      (folder, patterns that `discover` still needs: none where files were named and grouped anew).
+
+    Raises:
+      UserError: see slice_folder.
+    """
+    if not holds_arrays(source):
+        return source, patterns
+    place = tempfile.TemporaryDirectory(prefix="flexseg_")
+    keep.append(place)
+    for sentence in slice_folder(source, Path(place.name), Volumes(), progress=progress, max_pixels=max_pixels, **patterns):
+        warn(sentence)
+    return Path(place.name), {}
+
+
+def slice_folder(
+    source: Path, target: Path, settings: Volumes, *, progress: Callable[[int, int], None] | None = None, max_pixels: int, **patterns: str
+) -> list[str]:
+    """Writes the slices of all volumes below `source`, in the same layout, with groups.csv.
+
+    Args:
+      source: as `discover` takes it.
+      target: a folder that is made.
+      settings: how.
+      progress: called with (volumes done, all).
+      max_pixels: of a picture, before it is decoded.
+      **patterns: `image_pattern`, `mask_pattern`, `group_pattern`, `group_column` of `discover`.
+
+    Returns:
+      Warnings, one sentence each.
+
+    Raises:
+      UserError: for files that do not pair, cannot be read, or whose image and mask have other shapes.
+    """
+    found = discover(source, arrays=True, **patterns)
+    rows, dropped = [], 0
+    for number, case in enumerate(found.cases):
+        images, masks = _stack(case.image, settings, max_pixels, mask=False), _stack(case.mask, settings, max_pixels, mask=True)
+        if images.shape[:3] != masks.shape[:3]:
+            shapes = [f"{' x '.join(map(str, stack.shape[:3]))}" for stack in (images, masks)]
+            raise UserError(case.mask, expected=f"the shape of {case.image.name}, {shapes[0]} (slices x height x width)", found=shapes[1])
+        images = _windowed(images, settings)
+        place = target / (case.split or "")
+        for kind in ("images", "masks"):
+            (place / kind).mkdir(parents=True, exist_ok=True)
+        for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            if not settings.keep_empty and not mask.any():
+                dropped += 1
+                continue
+            name = f"{case.case_id}_{index:04d}.png" if len(images) > 1 else f"{case.case_id}.png"
+            turns = settings.rotation // 90
+            for kind, pixels in (("images", image), ("masks", mask)):
+                _write(place / kind / name, np.rot90(pixels, turns) if len(images) > 1 else pixels)
+            rows.append((f"{case.split}/images/{name}" if case.split else f"images/{name}", case.group, case.case_id, index))
+        if progress is not None:
+            progress(number + 1, len(found.cases))
+    if not rows:
+        raise UserError(source, expected="slices with a mask that is not 0 everywhere", found="none", cure='--gin_param="volumes.keep_empty=True"')
+    with open(target / "groups.csv", "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([COLUMNS, *rows])
+    notes = [sentence for sentence in found.warnings if not sentence.startswith("no groups are known")]
+    if len(notes) < len(found.warnings):
+        notes.append(
+            "no groups are known: every volume counts as a group of its own. Where a patient has several, name the patient of each in groups.csv "
+            "(columns image,group) or with --group_pattern"
+        )
+    return [*notes, f"{len(found.cases)} volumes became {len(rows)} slices" + (f", {dropped} empty ones left out" if dropped else "")]
+
+
+def _stack(path: Path, settings: Volumes, max_pixels: int, *, mask: bool) -> np.ndarray:
+    """[slices, height, width] of a file, with [3] behind for colours."""
+    if not array_ending(path):
+        return (read_mask if mask else read_pixels)(path, max_pixels=max_pixels)[None]
+    array = read_array(path, key=settings.key)
+    stack = np.moveaxis(array, settings.axis, 0) if array.ndim == 3 else array[None]
+    if not mask:
+        return stack
+    if stack.min() < 0 or stack.max() > 255 or (stack.dtype.kind == "f" and not (stack == np.rint(stack)).all()):
+        found = f"values from {stack.min():g} to {stack.max():g}"
+        raise UserError(path, expected="mask values that are whole numbers from 0 to 255", found=found, cure="save it with one number for each class")
+    return stack.astype(np.uint8)
+
+
+def _windowed(stack: np.ndarray, settings: Volumes) -> np.ndarray:
+    """uint8, through the window."""
+    if stack.dtype == np.uint8 and settings.window is None and settings.percentiles == (0.0, 100.0):
+        return stack
+    parts = stack if settings.window_of == "slice" and settings.window is None else stack[None]
+    out = []
+    for part in parts:
+        low, high = settings.window or np.percentile(part, settings.percentiles)
+        scaled = (part.astype(np.float32) - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
+        out.append(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+    return np.stack(out) if parts is stack else out[0]
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    written, data = cv2.imencode(".png", np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., ::-1]))
+    if not written:
+        raise ValueError(f"OpenCV cannot encode {pixels.dtype} {pixels.shape}")
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,181 @@
+"""Volumes become slices: every format against its own library, axes, windows, groups, and what cannot be right."""
+
+import csv
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+import toy_runs
+import toys
+from PIL import Image
+
+import flexseg
+from flexseg.commands import build
+from flexseg.data.records import Records
+from flexseg.errors import UserError
+from flexseg.files.arrays import read_array
+from flexseg.files.volumes import Volumes, slice_folder
+
+VOLUME = np.random.default_rng(0).integers(-900, 1500, (4, 24, 32)).astype(np.int16)  # z, y, x
+MASK = (VOLUME > 1200).astype(np.uint8) * 255
+MASK[0] = 0
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.name
+    if name.endswith((".nii", ".nii.gz")):
+        nibabel.save(nibabel.Nifti1Image(array.T, np.diag([0.7, 0.8, 2.5, 1])), path)
+    elif name.endswith(".mha"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(path))
+    elif name.endswith(".npy"):
+        np.save(path, array)
+    elif name.endswith(".npz"):
+        np.savez_compressed(path, mask=array)
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("group/data", data=array, compression="gzip")
+
+
+@pytest.mark.parametrize("ending", ["nii", "nii.gz", "mha", "npy", "npz", "h5"])
+def test_every_format_gives_the_array_that_was_written(tmp_path, ending):
+    write(tmp_path / f"a.{ending}", VOLUME)
+    np.testing.assert_array_equal(read_array(tmp_path / f"a.{ending}"), VOLUME)
+
+
+def test_a_nifti_is_scaled_as_its_header_says(tmp_path):
+    image = nibabel.Nifti1Image(VOLUME.T, np.eye(4))
+    image.header.set_slope_inter(0.5, 10)
+    nibabel.save(image, tmp_path / "a.nii")
+    raw = nibabel.load(tmp_path / "a.nii")
+    np.testing.assert_allclose(read_array(tmp_path / "a.nii"), raw.get_fdata().T)
+
+
+def source_of(place, ending="nii.gz", count=6, mask=MASK):
+    for number in range(count):
+        write(place / "images" / f"scan{number}.{ending}", np.roll(VOLUME, number, 1))
+        write(place / "masks" / f"scan{number}.{ending}", np.roll(mask, number, 1))
+    return place
+
+
+def built(tmp_path, source, *params, **flags):
+    return toys.build(tmp_path, source=source, name="volumes", gin_param=list(params), **flags)
+
+
+def examples(dataset):
+    found = {}
+    for split, table in dataset.manifest.splits.items():
+        records: Records = dataset.records(split)
+        found |= {case: records.example(number) for number, case in enumerate(table.case_id)}
+    return found
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "mha", "h5"])
+def test_a_folder_of_volumes_builds_slice_by_slice_with_the_volume_as_group(tmp_path, ending):
+    dataset = built(tmp_path, source_of(tmp_path / "set", ending))
+    found, groups = examples(dataset), toys.groups(dataset)
+    assert len(found) == 6 * 4 and groups["scan3_0002"] == "scan3" and len(set(groups.values())) == 6
+    for number in (0, 5):
+        low, high = VOLUME.min(), VOLUME.max()
+        for index in range(4):
+            image, mask = found[f"scan{number}_{index:04d}"]
+            expected = np.rint((np.roll(VOLUME, number, 1)[index].astype(np.float64) - low) * 255 / (high - low))
+            assert np.abs(image[..., 0] - expected).max() <= 1
+            np.testing.assert_array_equal(mask, np.roll(MASK, number, 1)[index] > 0)
+
+
+def test_axis_rotation_and_window_are_settings(tmp_path):
+    params = ("volumes.axis=2", "volumes.rotation=90", "volumes.window=(0.0,1000.0)")
+    found = examples(built(tmp_path, source_of(tmp_path / "set"), *params))
+    assert len(found) == 6 * 32
+    image, mask = found["scan0_0007"]
+    expected = np.rot90(np.clip(np.rint(VOLUME[:, :, 7] * 255.0 / 1000), 0, 255))
+    assert np.abs(image[..., 0] - expected).max() <= 1
+    np.testing.assert_array_equal(mask, np.rot90(MASK[:, :, 7]) > 0)
+
+
+def test_a_window_of_every_slice_spans_each(tmp_path):
+    found = examples(built(tmp_path, source_of(tmp_path / "set"), "volumes.window_of='slice'"))
+    assert all((image.min(), image.max()) == (0, 255) for image, _ in found.values())
+
+
+def test_empty_slices_can_be_left_out_and_are_counted(tmp_path, capsys):
+    source = source_of(tmp_path / "set")
+    build.run(source=str(source), name="v", data_dir=str(tmp_path / "data"), gin_param=["volumes.keep_empty=False"])
+    assert "6 volumes became 18 slices, 6 empty ones left out" in capsys.readouterr().out
+
+
+def test_patients_with_several_volumes_are_groups(tmp_path):
+    source = source_of(tmp_path / "set")
+    (source / "groups.csv").write_text("image,group\n" + "".join(f"scan{number},patient{number // 2}\n" for number in range(6)))
+    assert set(toys.groups(built(tmp_path, source)).values()) == {"patient0", "patient1", "patient2"}
+
+
+def test_pictures_with_masks_that_are_arrays_are_taken_as_the_reference_has_them(tmp_path):
+    source = toys.write_folder(tmp_path / "set", toys.FOUR)
+    for path in list(source.rglob("masks/*.png")):
+        write(path.with_suffix(".npz"), (np.array(Image.open(path)) > 0).astype(np.int64))
+        path.unlink()
+    found = examples(built(tmp_path, source))
+    assert sorted(found) == ["a", "b", "c", "d"]
+    for name, size in toys.FOUR.items():
+        image, mask = found[name[-1]]
+        np.testing.assert_array_equal(mask, toys.binary_mask(name, size) > 0)
+        np.testing.assert_array_equal(image, toys.picture(name, size))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda s: write(s / "masks" / "scan1.nii.gz", MASK[:3]), "the shape of scan1.nii.gz, 4 x 24 x 32.*found 3 x 24 x 32"),
+        (lambda s: write(s / "masks" / "scan1.nii.gz", VOLUME), "whole numbers from 0 to 255"),
+        (lambda s: (s / "images" / "scan1.nii.gz").write_bytes(b"junk"), "scan1.nii.gz: expected a whole .nii.gz file"),
+        (lambda s: (s / "images" / "scan1.nii.gz").write_bytes((s / "images" / "scan1.nii.gz").read_bytes()[:2000]), "expected a whole .nii.gz file"),
+        (lambda s: (s / "masks" / "scan1.nii.gz").unlink(), "a mask of the same stem"),
+        (lambda s: write(s / "images" / "scan1.nii.gz", np.full((4, 24, 32), np.nan, np.float32)), "finite numbers"),
+    ],
+    ids=["shape", "values", "junk", "cut", "lone", "nan"],
+)  # fmt: skip
+def test_what_cannot_be_right_is_refused_and_nothing_written(tmp_path, spoil, words):
+    source = source_of(tmp_path / "set")
+    spoil(source)
+    with pytest.raises(UserError, match=words):
+        build.run(source=str(source), name="v", data_dir=str(tmp_path / "data"))
+    assert not list((tmp_path / "data").glob("**/*.tfrecord*"))
+
+
+def test_nothing_is_unpickled_and_sizes_are_looked_at_first(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(UserError, match="whole .npy file"):
+        read_array(tmp_path / "a.npy")
+    for ending in ("nii.gz", "mha", "npy", "npz", "h5"):
+        write(tmp_path / f"b.{ending}", np.zeros((50, 50, 50), np.uint8))
+        with pytest.raises(UserError, match="at most 1000 values"):
+            read_array(tmp_path / f"b.{ending}", max_values=1000)
+
+
+def test_of_several_arrays_the_key_chooses(tmp_path):
+    np.savez(tmp_path / "a.npz", first=VOLUME, second=MASK)
+    with pytest.raises(UserError, match="an array called mask or image, found first, second"):
+        read_array(tmp_path / "a.npz")
+    np.testing.assert_array_equal(read_array(tmp_path / "a.npz", key="second"), MASK)
+
+
+def test_the_table_of_slices_tells_volume_and_number(tmp_path):
+    notes = slice_folder(source_of(tmp_path / "set", count=1), tmp_path / "out", Volumes(), max_pixels=10**6)
+    with open(tmp_path / "out" / "groups.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["volume"], row["slice"]) for row in rows] == [("scan0", str(number)) for number in range(4)]
+    assert any("every volume counts as a group" in note for note in notes)
+
+
+def test_check_and_derive_take_volumes_too(tmp_path):
+    source = source_of(tmp_path / "set", count=4)
+    with toy_runs.command() as said:
+        findings = flexseg.check(source=str(source), output=str(tmp_path / "checked"))
+        flexseg.derive(source=str(source), output=str(tmp_path / "out"), gin_param=["derive.distortions=()", "derive.elastic_sigmas=()"])
+    assert "4 volumes became 16 slices" in said.getvalue() and {finding.severity for finding in findings} <= {"note", "warning"}
+    with open(tmp_path / "out" / "groups.csv", newline="") as stream:
+        assert {row["group"] for row in csv.DictReader(stream)} == {f"scan{number}" for number in range(4)}
