@@ -22,14 +22,15 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
       contents: what to write.
       name: of the config: the user's own name for the dataset.
       data_dir: TFDS's data directory.
-      watch: called with (split, example) for every example that is written.
+      watch: called with (split, example) for every example that is written; not under Beam, whose workers are elsewhere.
+      beam: make examples in an Apache Beam pipeline.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
 
-    def __init__(self, *, contents: Contents, name: str, data_dir: str, watch: Callable[[str, Example], None]):
-        self._contents, self._watch = contents, watch
+    def __init__(self, *, contents: Contents, name: str, data_dir: str, watch: Callable[[str, Example], None], beam: bool = False):
+        self._contents, self._watch, self._beam = contents, watch, beam
         super().__init__(config=tfds.core.BuilderConfig(name=name, description=f"Built as {name!r} by flexseg."), data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -49,17 +50,23 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         return {name: self._generate_examples(name) for name in self._contents.sizes()}
 
     def _generate_examples(self, split: str):
+        if self._beam:
+            import apache_beam as beam  # the extra [beam]
+
+            numbers = beam.Create(range(self._contents.sizes()[split]), reshuffle=True)
+            return numbers | beam.Map(lambda number, contents: (number, record_of(contents.example(split, number))), contents=self._contents)
+        return self._watched(split)
+
+    def _watched(self, split: str):
         for number, example in enumerate(self._contents.examples(split)):
             self._watch(split, example)
-            record = {
-                "image": example.image,
-                "mask": _png(example.mask),
-                "case_id": example.case_id,
-                "group_id": example.group_id,
-            }
-            if self._contents.has_instances:
-                record["instances"] = _png(example.instances)
-            yield number, record
+            yield number, record_of(example)
+
+
+def record_of(example: Example) -> dict:
+    """What TFDS writes of an example."""
+    record = {"image": example.image, "mask": _png(example.mask), "case_id": example.case_id, "group_id": example.group_id}
+    return record if example.instances is None else record | {"instances": _png(example.instances)}
 
 
 def _png(pixels: np.ndarray) -> bytes:
