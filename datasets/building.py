@@ -25,6 +25,7 @@ from flexseg.datasets.contents import Contents, Example
 from flexseg.datasets.segmentation_builder import SegmentationBuilder
 from flexseg.errors import UserError
 from flexseg.files.atomic import make_folder
+from flexseg.files.images import Storage
 from flexseg.files.manifest import Manifest, SplitTable, tfrecord_offsets
 
 
@@ -107,6 +108,7 @@ def build_dataset(
     overwrite: bool = False,
     num_shards: int | None = None,
     beam: Beam | None = None,
+    storage: Storage = "as_is",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, bool]:
     """Writes a dataset.
@@ -120,6 +122,7 @@ def build_dataset(
       overwrite: swap a dataset of this name that holds something else.
       num_shards: TFRecord files a split; default by size, as TFDS chooses.
       beam: where examples are made; default in this process.
+      storage: the form of the images, see `images.encoded_as`.
       progress: called with (examples written, all).
 
     Returns:
@@ -141,6 +144,8 @@ def build_dataset(
         shards = max(len(table.files) for table in manifest.splits.values())
         if num_shards is not None and num_shards != shards:
             changes = [*changes, f"{shards} shards a split instead of {num_shards}"]
+        if storage != manifest.storage:
+            changes = [*changes, f"images stored {manifest.storage} instead of {storage}"]
         if not changes:
             return target, False
         raise UserError(
@@ -159,7 +164,8 @@ def build_dataset(
         (beside / "old").rename(target)
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        _write(builder_class, contents, dataset=dataset, name=name, beside=beside, num_shards=num_shards, beam=beam, progress=progress)
+        how = {"num_shards": num_shards, "beam": beam, "storage": storage, "progress": progress}
+        _write(builder_class, contents, dataset=dataset, name=name, beside=beside, **how)
         target.parent.mkdir(parents=True, exist_ok=True)
         old = beside / "old"
         if target.exists():
@@ -175,12 +181,12 @@ def build_dataset(
     return target, True
 
 
-def _write(builder_class, contents, *, dataset, name, beside, num_shards, beam, progress) -> None:
+def _write(builder_class, contents, *, dataset, name, beside, num_shards, beam, storage, progress) -> None:
     facts = _Facts(contents, progress)
     tqdm_utils.disable_progress_bar()  # TFDS draws a bar a shard; ours is one bar for all
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is not in its code: the user's own name
-    builder = builder_class(contents=contents, name=name, data_dir=str(beside), watch=facts.watch, beam=beam is not None)
+    builder = builder_class(contents=contents, name=name, data_dir=str(beside), watch=facts.watch, beam=beam is not None, storage=storage)
     settings = {} if beam is None else {"beam_runner": beam.runner, "beam_options": beam.pipeline_options()}
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # and announces a folder that is renamed in a moment
@@ -205,6 +211,7 @@ def _write(builder_class, contents, *, dataset, name, beside, num_shards, beam, 
         fingerprint=contents.fingerprint,
         class_pixels={name: dict(pixels) for name, pixels in facts.class_pixels.items()},
         empty_masks=dict(facts.empty_masks),
+        storage=storage,
         splits={name: _table(directory, builder.info.splits[name].filenames, rows) for name, rows in facts.rows.items()},
     )
     manifest.save(directory / "manifest.json")
