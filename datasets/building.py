@@ -7,12 +7,14 @@ holds the same is left as it is; one that holds something else is refused with t
 """
 
 import contextlib
+import dataclasses
 import io
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -23,7 +25,33 @@ from flexseg.datasets.contents import Contents, Example
 from flexseg.datasets.segmentation_builder import SegmentationBuilder
 from flexseg.errors import UserError
 from flexseg.files.atomic import make_folder
+from flexseg.files.images import Storage
 from flexseg.files.manifest import Manifest, SplitTable, tfrecord_offsets
+
+
+@dataclasses.dataclass(frozen=True)
+class Beam:
+    """An Apache Beam pipeline to make the examples in.
+
+    Attributes:
+      runner: its name, e.g. DirectRunner, DataflowRunner, FlinkRunner.
+      options: of the pipeline, as Beam's command lines have them: ("--direct_num_workers=2",).
+    """
+
+    runner: str
+    options: tuple[str, ...] = ()
+
+    def pipeline_options(self):
+        """As Beam takes them.
+
+        Raises:
+          UserError: without the package.
+        """
+        try:
+            from apache_beam.options.pipeline_options import PipelineOptions
+        except ImportError as error:
+            raise UserError("--beam_runner", expected="Apache Beam", found=str(error), cure="pip install 'flexseg[beam]'") from error
+        return PipelineOptions(list(self.options))
 
 
 class _Facts:
@@ -53,6 +81,22 @@ class _Facts:
         if self._progress is not None:
             self._progress(self._done, self._all)
 
+    def read(self, split: str, files: list[str]) -> None:
+        """Notes them from the records of a split that other processes wrote."""
+        features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("case_id", "group_id", "image", "mask")}
+        records = tf.data.TFRecordDataset(files).map(lambda record: tf.io.parse_single_example(record, features))
+        for number, record in enumerate(records.as_numpy_iterator()):
+            image_sha256, mask_sha256 = self._contents.digests(split, number)
+            example = Example(
+                case_id=record["case_id"].decode(),
+                group_id=record["group_id"].decode(),
+                image=record["image"],
+                mask=cv2.imdecode(np.frombuffer(record["mask"], np.uint8), cv2.IMREAD_UNCHANGED),
+                image_sha256=image_sha256,
+                mask_sha256=mask_sha256,
+            )
+            self.watch(split, example)
+
 
 def build_dataset(
     builder_class: type[SegmentationBuilder],
@@ -63,6 +107,8 @@ def build_dataset(
     data_dir: str | Path,
     overwrite: bool = False,
     num_shards: int | None = None,
+    beam: Beam | None = None,
+    storage: Storage = "as_is",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, bool]:
     """Writes a dataset.
@@ -75,6 +121,8 @@ def build_dataset(
       data_dir: where datasets lie.
       overwrite: swap a dataset of this name that holds something else.
       num_shards: TFRecord files a split; default by size, as TFDS chooses.
+      beam: where examples are made; default in this process.
+      storage: the form of the images, see `images.encoded_as`.
       progress: called with (examples written, all).
 
     Returns:
@@ -96,6 +144,8 @@ def build_dataset(
         shards = max(len(table.files) for table in manifest.splits.values())
         if num_shards is not None and num_shards != shards:
             changes = [*changes, f"{shards} shards a split instead of {num_shards}"]
+        if storage != manifest.storage:
+            changes = [*changes, f"images stored {manifest.storage} instead of {storage}"]
         if not changes:
             return target, False
         raise UserError(
@@ -114,7 +164,8 @@ def build_dataset(
         (beside / "old").rename(target)
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        _write(builder_class, contents, dataset=dataset, name=name, beside=beside, num_shards=num_shards, progress=progress)
+        how = {"num_shards": num_shards, "beam": beam, "storage": storage, "progress": progress}
+        _write(builder_class, contents, dataset=dataset, name=name, beside=beside, **how)
         target.parent.mkdir(parents=True, exist_ok=True)
         old = beside / "old"
         if target.exists():
@@ -130,20 +181,24 @@ def build_dataset(
     return target, True
 
 
-def _write(builder_class, contents, *, dataset, name, beside, num_shards, progress) -> None:
+def _write(builder_class, contents, *, dataset, name, beside, num_shards, beam, storage, progress) -> None:
     facts = _Facts(contents, progress)
     tqdm_utils.disable_progress_bar()  # TFDS draws a bar a shard; ours is one bar for all
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is not in its code: the user's own name
-    builder = builder_class(contents=contents, name=name, data_dir=str(beside), watch=facts.watch)
+    builder = builder_class(contents=contents, name=name, data_dir=str(beside), watch=facts.watch, beam=beam is not None, storage=storage)
+    settings = {} if beam is None else {"beam_runner": beam.runner, "beam_options": beam.pipeline_options()}
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # and announces a folder that is renamed in a moment
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=num_shards))
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=num_shards, **settings))
     finally:
         logging.set_verbosity(verbosity)
     directory = Path(builder.data_dir)
     if directory != beside / dataset / name / str(builder_class.VERSION):
         raise ValueError(f"TFDS wrote to {directory}: the builder's module must give it the name {dataset}")
+    if beam is not None:
+        for split in contents.sizes():
+            facts.read(split, [str(directory / name) for name in sorted(builder.info.splits[split].filenames)])
     manifest = Manifest(
         dataset=name,
         version=str(builder_class.VERSION),
@@ -156,6 +211,7 @@ def _write(builder_class, contents, *, dataset, name, beside, num_shards, progre
         fingerprint=contents.fingerprint,
         class_pixels={name: dict(pixels) for name, pixels in facts.class_pixels.items()},
         empty_masks=dict(facts.empty_masks),
+        storage=storage,
         splits={name: _table(directory, builder.info.splits[name].filenames, rows) for name, rows in facts.rows.items()},
     )
     manifest.save(directory / "manifest.json")

@@ -120,8 +120,16 @@ class Contents(abc.ABC):
         """{split: number of examples}; splits without examples are left out."""
 
     @abc.abstractmethod
+    def example(self, split: str, number: int) -> Example:
+        """Example `number`, from 0, of `split`: always the same, in any process."""
+
     def examples(self, split: str) -> Iterator[Example]:
-        """The examples of `split`, always in the same order."""
+        """The examples of `split`, in order."""
+        return (self.example(split, number) for number in range(self.sizes()[split]))
+
+    def digests(self, split: str, number: int) -> tuple[str, str]:
+        """SHA-256 of an example's source files, image and mask; empty where there are none."""
+        return "", ""
 
     @abc.abstractmethod
     def difference(self, built: Manifest) -> list[str]:
@@ -146,21 +154,26 @@ class FileContents(Contents):
         """{split: number of cases}."""
         return {name: len(cases) for name, cases in self._inventory.cases.items() if cases}
 
-    def examples(self, split: str) -> Iterator[Example]:
-        """Reads, converts and encodes case after case."""
-        for checked in self._inventory.cases[split]:
-            case = checked.case
-            stored = stored_bytes(case.image, channels=self.channels, window=self.window, max_pixels=self._max_pixels)
-            mask = self.mask_of(case)
-            yield Example(
-                case_id=case.case_id,
-                group_id=case.group,
-                image=stored.data,
-                mask=mask,
-                instances=self.instances_of(mask) if self.has_instances else None,
-                image_sha256=checked.image_sha256,
-                mask_sha256=checked.mask_sha256,
-            )
+    def example(self, split: str, number: int) -> Example:
+        """Reads, converts and encodes a case."""
+        checked = self._inventory.cases[split][number]
+        case = checked.case
+        stored = stored_bytes(case.image, channels=self.channels, window=self.window, max_pixels=self._max_pixels)
+        mask = self.mask_of(case)
+        return Example(
+            case_id=case.case_id,
+            group_id=case.group,
+            image=stored.data,
+            mask=mask,
+            instances=self.instances_of(mask) if self.has_instances else None,
+            image_sha256=checked.image_sha256,
+            mask_sha256=checked.mask_sha256,
+        )
+
+    def digests(self, split: str, number: int) -> tuple[str, str]:
+        """Of the files."""
+        checked = self._inventory.cases[split][number]
+        return checked.image_sha256, checked.mask_sha256
 
     def mask_of(self, case: Case) -> np.ndarray:
         """Class ids uint8 [H, W] of a case."""

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from flexseg.datasets.contents import Contents, Example
+from flexseg.files.images import Storage, encoded_as
 
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -22,19 +23,30 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
       contents: what to write.
       name: of the config: the user's own name for the dataset.
       data_dir: TFDS's data directory.
-      watch: called with (split, example) for every example that is written.
+      watch: called with (split, example) for every example that is written; not under Beam, whose workers are elsewhere.
+      beam: make examples in an Apache Beam pipeline.
+      storage: the form of the images, see `images.encoded_as`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
 
-    def __init__(self, *, contents: Contents, name: str, data_dir: str, watch: Callable[[str, Example], None]):
-        self._contents, self._watch = contents, watch
+    def __init__(
+        self,
+        *,
+        contents: Contents,
+        name: str,
+        data_dir: str,
+        watch: Callable[[str, Example], None],
+        beam: bool = False,
+        storage: Storage = "as_is",
+    ):
+        self._contents, self._watch, self._beam, self._storage = contents, watch, beam, storage
         super().__init__(config=tfds.core.BuilderConfig(name=name, description=f"Built as {name!r} by flexseg."), data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            "image": tfds.features.Image(shape=(None, None, self._contents.channels), doc="8-bit PNG or JPEG, as it came where it could"),
+            "image": tfds.features.Image(shape=(None, None, self._contents.channels), doc="8-bit PNG or JPEG"),
             "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png", doc="class ids, 255 = ignore"),
             "case_id": tfds.features.Text(doc="name of the case, unique in the dataset"),
             "group_id": tfds.features.Text(doc="what must never straddle two splits: patient, slide, tile"),
@@ -49,17 +61,28 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         return {name: self._generate_examples(name) for name in self._contents.sizes()}
 
     def _generate_examples(self, split: str):
+        if self._beam:
+            import apache_beam as beam  # the extra [beam]
+
+            numbers = beam.Create(range(self._contents.sizes()[split]), reshuffle=True)
+            return numbers | beam.Map(_numbered, contents=self._contents, split=split, storage=self._storage)
+        return self._watched(split)
+
+    def _watched(self, split: str):
         for number, example in enumerate(self._contents.examples(split)):
             self._watch(split, example)
-            record = {
-                "image": example.image,
-                "mask": _png(example.mask),
-                "case_id": example.case_id,
-                "group_id": example.group_id,
-            }
-            if self._contents.has_instances:
-                record["instances"] = _png(example.instances)
-            yield number, record
+            yield number, _record(self._contents, example, storage=self._storage)
+
+
+def _numbered(number: int, *, contents: Contents, split: str, storage: Storage) -> tuple[int, dict]:
+    return number, _record(contents, contents.example(split, number), storage=storage)
+
+
+def _record(contents: Contents, example: Example, *, storage: Storage) -> dict:
+    """What TFDS writes of an example."""
+    image = encoded_as(example.image, storage, channels=contents.channels)
+    record = {"image": image, "mask": _png(example.mask), "case_id": example.case_id, "group_id": example.group_id}
+    return record if example.instances is None else record | {"instances": _png(example.instances)}
 
 
 def _png(pixels: np.ndarray) -> bytes:

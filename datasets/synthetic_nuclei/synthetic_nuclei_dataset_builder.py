@@ -8,7 +8,6 @@ Stained-tissue-like images with touching nuclei, exact masks and instances; slid
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
 
 import cv2
 import gin
@@ -73,23 +72,21 @@ class SyntheticContents(Contents):
         slides = zip(("train", "valid", "test"), self._settings.slides, strict=True)
         return {name: count * self._settings.images_per_slide for name, count in slides if count}
 
-    def examples(self, split: str) -> Iterator[Example]:
-        """Generates image after image; slides are numbered through the splits."""
+    def example(self, split: str, number: int) -> Example:
+        """Generates an image; slides are numbered through the splits."""
         place = ("train", "valid", "test").index(split)
-        first = sum(self._settings.slides[:place])
-        for slide in range(first, first + self._settings.slides[place]):
-            for index in range(self._settings.images_per_slide):
-                sample = synthesize(seed=self._settings.seed, slide=slide, index=index, image_size=self._settings.image_size)
-                done, data = cv2.imencode(".png", sample.image[..., ::-1])
-                if not done:
-                    raise ValueError("OpenCV could not encode a PNG")
-                yield Example(
-                    case_id=f"slide_{slide:02d}_{index:03d}",
-                    group_id=f"slide_{slide:02d}",
-                    image=data.tobytes(),
-                    mask=sample.mask,
-                    instances=sample.instances,
-                )
+        slide, index = sum(self._settings.slides[:place]) + number // self._settings.images_per_slide, number % self._settings.images_per_slide
+        sample = synthesize(seed=self._settings.seed, slide=slide, index=index, image_size=self._settings.image_size)
+        done, data = cv2.imencode(".png", sample.image[..., ::-1])
+        if not done:
+            raise ValueError("OpenCV could not encode a PNG")
+        return Example(
+            case_id=f"slide_{slide:02d}_{index:03d}",
+            group_id=f"slide_{slide:02d}",
+            image=data.tobytes(),
+            mask=sample.mask,
+            instances=sample.instances,
+        )
 
     def difference(self, built: Manifest) -> list[str]:
         """Whether the settings are other ones."""

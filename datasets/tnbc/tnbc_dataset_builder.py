@@ -91,12 +91,20 @@ def discover_derived(source: Path) -> list[Case]:
       UserError: for a file whose number is none of the publisher's 50 images, or whatever `discover` refuses.
     """
     patients = [str(patient) for patient, images in enumerate(_IMAGES_OF_PATIENTS, 1) for _ in range(images)]
-    cases = discover(source, group_pattern=LAST_NUMBER).cases
-    for case in cases:
-        if not 0 <= int(case.group) - _FIRST_NUMBER < len(patients):
-            expected = f"a name that ends with the number of one of the publisher's images, {_FIRST_NUMBER} to {_FIRST_NUMBER + len(patients) - 1}"
-            raise UserError(case.image, expected=expected, found=case.group, cure="for other files: --dataset=image_mask_folder")
-    return [dataclasses.replace(case, group=patients[int(case.group) - _FIRST_NUMBER]) for case in cases]
+    cases = []
+    for case in discover(source).cases:
+        number = re.search(LAST_NUMBER, case.image.stem)
+        place = int(number[1]) - _FIRST_NUMBER if number else -1
+        if not 0 <= place < len(patients):
+            last = _FIRST_NUMBER + len(patients) - 1
+            raise UserError(
+                f"--source={source}",
+                expected=f"a folder with {_LAYOUT}, or files whose names end with the number of one of its images, {_FIRST_NUMBER} to {last}",
+                found=case.image.name,
+                cure="for other files: --dataset=image_mask_folder",
+            )
+        cases.append(dataclasses.replace(case, group=patients[place]))
+    return cases
 
 
 def _by_stem(source: Path, pattern: str) -> dict[str, Path]:

@@ -22,6 +22,9 @@ flags.DEFINE_string("name", None, "Your name for the dataset; default the value 
 flags.DEFINE_string("source", None, "The folder of images and masks, or a zip file of it.", flag_values=FLAGS)
 flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
 flags.DEFINE_integer("num_shards", None, "TFRecord files a split; default by size.", flag_values=FLAGS, lower_bound=1)
+flags.DEFINE_enum("storage", "as_is", ["as_is", "png", "jpeg", "raw"], "Form of the images; jpeg loses detail. Masks are PNG.", flag_values=FLAGS)
+flags.DEFINE_string("beam_runner", None, "Make the examples with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, …", flag_values=FLAGS)
+flags.DEFINE_multi_string("beam_option", [], "An option of the pipeline, e.g. --direct_num_workers=2. Repeatable.", flag_values=FLAGS)
 flags.DEFINE_boolean("overwrite", False, "Replace a dataset of this name that was built from something else.", flag_values=FLAGS)
 config_flags.define_source(FLAGS)
 config_flags.define(FLAGS)
@@ -39,6 +42,9 @@ def run(
     group_column: str | None = None,
     max_image_pixels: int = 150_000_000,
     num_shards: int | None = None,
+    storage: str = "as_is",
+    beam_runner: str | None = None,
+    beam_option=(),
     overwrite: bool = False,
     gin_file=(),
     gin_param=(),
@@ -51,6 +57,8 @@ def run(
     from flexseg.errors import UserError
     from flexseg.files.names import check_name
 
+    if beam_option and not beam_runner:
+        raise UserError("--beam_option", expected="--beam_runner beside it", found="none", cure="--beam_runner=DirectRunner")
     name = name or dataset
     check_name("--name", name)
     if dataset not in DATASETS:
@@ -60,7 +68,7 @@ def run(
     configuration = configure(gin_file, gin_param, modules=("flexseg.files.label_map", "flexseg.files.split", module), user_modules=user_module)
 
     from flexseg.console import progress
-    from flexseg.datasets.building import build_dataset
+    from flexseg.datasets.building import Beam, build_dataset
     from flexseg.datasets.contents import SourceOptions
     from flexseg.files.label_map import LabelMap
     from flexseg.files.split import Split
@@ -85,6 +93,8 @@ def run(
         )
         builder = importlib.import_module(module)
         contents = builder.open_source(options)
+        if storage == "jpeg":
+            options.warn("--storage=jpeg loses detail: what is trained and scored on is not, to the last grey level, what the files hold")
     with progress("building", unit="case") as bar:
         directory, written = build_dataset(
             builder.Builder,
@@ -94,6 +104,8 @@ def run(
             data_dir=data_dir,
             overwrite=overwrite,
             num_shards=num_shards,
+            storage=storage,
+            beam=Beam(beam_runner, tuple(beam_option)) if beam_runner else None,
             progress=bar.at,
         )
     print(_summary(directory, written))

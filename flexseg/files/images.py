@@ -31,8 +31,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 from flexseg.errors import UserError
 from flexseg.files.headers import MAX_PIXELS, PATH_ERRORS, Header, header_of, read_header, unreadable
 
-__all__ = ["IMAGE_SUFFIXES", "StoredImage", "read_header", "read_image", "read_mask", "read_pixels", "stored_bytes", "value_range"]
+__all__ = [
+    "IMAGE_SUFFIXES", "Storage", "StoredImage", "encoded_as", "read_header", "read_image", "read_mask", "read_pixels", "stored_bytes", "value_range",
+]  # fmt: skip
 
+Storage = Literal["as_is", "png", "jpeg", "raw"]
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 
 
@@ -88,6 +91,22 @@ def stored_bytes(path: str | os.PathLike, *, channels: Literal[1, 3], window: tu
     buffer = io.BytesIO()
     (image.convert("L") if channels == 1 else image).save(buffer, "PNG")
     return StoredImage(data=buffer.getvalue(), converted=True, height=header.height, width=header.width)
+
+
+def encoded_as(data: bytes, storage: Storage, *, channels: Literal[1, 3]) -> bytes:
+    """The image of a PNG or JPEG file in another form.
+
+    `png`; `jpeg`, of quality 95 without subsampled colours, which loses detail; `raw`, a PNG that is not compressed; `as_is`, unchanged. An image of
+    three channels in a dataset of one becomes grey.
+    """
+    if storage == "as_is" or (storage == "png" and data.startswith(b"\x89PNG")):
+        return data
+    with _PLUGINS["PNG" if data.startswith(b"\x89PNG") else "JPEG"](io.BytesIO(data)) as image:
+        pixels = image.convert("L" if channels == 1 or image.mode == "L" else "RGB")
+    buffer = io.BytesIO()
+    options = {"png": {"format": "PNG"}, "jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0}, "raw": {"format": "PNG", "compress_level": 0}}
+    pixels.save(buffer, **options[storage])
+    return buffer.getvalue()
 
 
 def read_image(path: str | os.PathLike, *, channels: Literal[1, 3], window: tuple[float, float] | None = None,

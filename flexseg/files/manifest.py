@@ -78,6 +78,7 @@ class Manifest:
       class_pixels: {split: {class name: pixels}}, with `ignore` for pixels of no class.
       empty_masks: {split: number of masks without foreground}.
       splits: {split: SplitTable}.
+      storage: the form of the images, see `images.encoded_as`.
     """
 
     dataset: str
@@ -92,6 +93,7 @@ class Manifest:
     class_pixels: dict[str, dict[str, int]]
     empty_masks: dict[str, int]
     splits: dict[str, SplitTable]
+    storage: str = "as_is"  # what manifests say that were written before there was a choice
 
     def __post_init__(self):
         if self.channels not in (1, 3) or not isinstance(self.leaked, bool):
