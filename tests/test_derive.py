@@ -1,6 +1,7 @@
 """`flexseg derive`: image and mask stay together, formulas agree with SciPy and with the training's own, copies never leave training."""
 
 import csv
+import shutil
 import time
 
 import cv2
@@ -198,7 +199,7 @@ def test_16_bits_and_palettes_keep_their_values(tmp_path):
     cv2.imwrite(str(deep), np.random.default_rng(0).integers(0, 65536, (40, 40), np.uint16))
     colors = np.random.default_rng(0).choice(np.array([[60, 16, 152], [254, 221, 58]], np.uint8), (40, 40))
     cv2.imwrite(str(colored), colors[..., ::-1])
-    derive_folder({"train": [Case("a", deep, colored, "a", "train")]}, tmp_path / "out", Derive(), overwrite=False, max_pixels=10**6)
+    derive_folder({"train": [Case("a", deep, colored, "a", "train")]}, tmp_path / "out", Derive(), source="elsewhere", overwrite=False, max_pixels=10**6)
     assert read_pixels(tmp_path / "out" / "train" / "images" / "vflipped_a.png").dtype == np.uint16
     np.testing.assert_array_equal(read_mask(tmp_path / "out" / "train" / "masks" / "vflipped_a.png"), colors[::-1])
     warped = read_mask(next((tmp_path / "out" / "train" / "masks").glob("deformed*")))
@@ -215,14 +216,36 @@ def test_a_folder_that_is_there_is_kept_unless_it_was_derived_and_overwrite_is_g
     for flags in ({}, {"overwrite": True}):
         with pytest.raises(UserError, match="name another --output"):
             derive(**flags)
+    (tmp_path / "out" / "groups.csv").write_text("image,group\na.png,1\n")  # a table of the user's own
+    with pytest.raises(UserError, match="flexseg derive did not write"):
+        derive(overwrite=True)
     assert (tmp_path / "out" / "mine.txt").is_file()
-    (tmp_path / "out" / "mine.txt").unlink()
+    for name in ("mine.txt", "groups.csv"):
+        (tmp_path / "out" / name).unlink()
     (tmp_path / "out").rmdir()
     derive()
     with pytest.raises(UserError, match="--overwrite"):
         derive()
     derive(overwrite=True, gin_param=["derive.hflip=False"])
     assert not (tmp_path / "out" / "train" / "images" / "hflipped_a.png").exists() and not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("output", ["source", "source/derived", "source/../source", "."])
+def test_an_output_that_is_holds_or_lies_in_the_source_is_refused(source, tmp_path, output):
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for folder in (source, tmp_path):
+        (folder / "groups.csv").write_text("image,group,source,variant\n" + "".join(f"{case}.png,{case},{case},\n" for case in "abcd"))
+    with toy_runs.command(), pytest.raises(UserError, match="a folder apart from --source"):
+        flexseg.derive(source=str(source), output=str(tmp_path / output), overwrite=True)
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_two_files_of_one_name_are_refused_before_anything_is_written(source, tmp_path):
+    for kind in ("images", "masks"):
+        shutil.copy(source / "train" / kind / "a.png", source / "train" / kind / "hflipped_a.png")
+    with toy_runs.command(), pytest.raises(UserError, match="hflipped_a for a copy of a and the case hflipped_a"):
+        flexseg.derive(source=str(source), output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
 def test_a_file_that_cannot_be_read_leaves_nothing_behind(source, tmp_path):

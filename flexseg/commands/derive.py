@@ -60,7 +60,7 @@ def run(
         print(f"warning: {sentence}", flush=True)
     assigned = Split().assign(found.cases)
     with progress("deriving", unit="case") as bar:
-        written = derive_folder(assigned, output, Derive(), overwrite=overwrite, max_pixels=max_image_pixels, progress=bar.at)
+        written = derive_folder(assigned, output, Derive(), source=source, overwrite=overwrite, max_pixels=max_image_pixels, progress=bar.at)
     print(f"written: {output}: " + ", ".join(f"{split} {pairs} of {len(assigned[split])} cases" for split, pairs in written.items()))
     print("\nnext:", shlex.join(["flexseg", "build", "--name=NAME", f"--source={output}"]))
     return output

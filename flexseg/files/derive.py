@@ -1,6 +1,6 @@
 """Derivation of a folder: the training cases with their variants, the other splits as they are, and the groups of all.
 
-    derive_folder(split.assign(found.cases), "derived", Derive(), overwrite=False, max_pixels=150_000_000)
+    derive_folder(split.assign(found.cases), "derived", Derive(), source="my_folder", overwrite=False, max_pixels=150_000_000)
 
 Only after the split: a copy of a validation case in training would be a leak. `groups.csv` gives every copy the group of its source, so that whoever
 divides the folder again cannot separate them. The folder is there whole or not at all. Nothing depends on the number of threads.
@@ -31,6 +31,7 @@ def derive_folder(
     output: str | Path,
     derive: Derive,
     *,
+    source: str | Path,
     overwrite: bool,
     max_pixels: int,
     progress: Callable[[int, int], None] | None = None,
@@ -41,6 +42,7 @@ def derive_folder(
       assigned: cases by split, as `Split.assign` gives them.
       output: the folder; made.
       derive: which variants.
+      source: the folder that the cases come from, which the output may not touch.
       overwrite: replace a folder that an earlier call wrote.
       max_pixels: of an image, before it is decoded.
       progress: called with (cases done, all).
@@ -49,13 +51,13 @@ def derive_folder(
       {split: number of pairs}.
 
     Raises:
-      UserError: when the folder is there already, or a file cannot be read.
+      UserError: when the folder is there already, two copies would have one name, or a file cannot be read.
     """
     output = Path(output).absolute()
-    if output.exists() and not (overwrite and (output / "groups.csv").is_file()):
-        cure = "add --overwrite, or name another --output" if (output / "groups.csv").is_file() else "name another --output"
-        raise UserError(f"--output={output}", expected="no such folder yet", found="one", cure=cure)
+    _refuse_output(output, Path(source).absolute(), overwrite)
     variants, writing = derive.variants(), output.with_name(f".{output.name}.writing")
+    for split, cases in assigned.items():
+        _refuse_one_name_twice(cases, variants if split == "train" else [])
     shutil.rmtree(writing, ignore_errors=True)
     make_folder(writing, flag="--output")
     rows: dict[str, list[tuple]] = {}
@@ -88,6 +90,38 @@ def derive_folder(
         shutil.rmtree(writing, ignore_errors=True)
         raise
     return {split: len(part) for split, part in rows.items()}
+
+
+def _refuse_output(output: Path, source: Path, overwrite: bool) -> None:
+    """Nothing but a folder that this module wrote may be replaced, and never one that holds what is read."""
+    flag, real, read = f"--output={output}", output.resolve(), source.resolve()
+    if real.is_relative_to(read) or read.is_relative_to(real):
+        raise UserError(flag, expected=f"a folder apart from --source={source}", found="the same folder, or one within the other", cure="name another")
+    if not output.exists():
+        return
+    ours = _is_derived(output)
+    if not (overwrite and ours):
+        cure = "add --overwrite, or name another --output" if ours else "name another --output"
+        raise UserError(flag, expected="no such folder yet", found="one" if ours else "one that flexseg derive did not write", cure=cure)
+
+
+def _is_derived(folder: Path) -> bool:
+    try:
+        with open(folder / "groups.csv", newline="", encoding="utf-8") as stream:
+            return tuple(next(csv.reader(stream), ())) == COLUMNS
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
+def _refuse_one_name_twice(cases: Sequence[Case], variants: Sequence[Variant]) -> None:
+    """A case may be called as the copy of another one is: `hflipped_a` beside `a`."""
+    taken: dict[str, str] = {}
+    for case in cases:
+        for stem, what in [(case.case_id, f"the case {case.case_id}"), *((f"{v.prefix}_{case.case_id}", f"a copy of {case.case_id}") for v in variants)]:
+            if stem in taken:
+                cure = "rename the case, or leave that variant out with derive.*"
+                raise UserError(case.image, expected="one file of one name", found=f"{stem} for {taken[stem]} and {what}", cure=cure)
+            taken[stem] = what
 
 
 def _write_case(case: Case, folder: Path, variants: Sequence[Variant], seed: int, max_pixels: int) -> list[tuple]:
