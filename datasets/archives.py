@@ -4,24 +4,27 @@
     place.folder                                     # there as long as `place` lives
     path = fetch(Download(url=..., bytes=25_232_361, md5="1605…"), Path("data/downloads"))
 
-What an archive says is checked before anything is written: names that lead out of the folder, links, and sizes that no archive of pictures has.
+What an archive says is checked before anything is written: names that lead out of the folder, links, and more bytes than the disk has room for.
 """
 
 import dataclasses
+import errno
 import hashlib
+import lzma
 import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 import tensorflow_datasets as tfds
 
-from flexseg.errors import UserError
+from flexseg.errors import UserError, first_line
 
 MAX_BYTES = 200 * 2**30  # unpacked
-_MAX_RATIO = 200  # unpacked to packed, of one file; PNG and JPEG hardly shrink, uncompressed TIFF and BMP of one colour do
 _MAX_FILES = 1_000_000
+_SOUND, _AGAIN = "a sound zip file without password", "download or copy it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,34 +68,38 @@ def unpacked(path: Path, *, flag: str) -> Unpacked:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            _refuse_strange(members, where)
+            _refuse_strange(members, where, free=shutil.disk_usage(place.folder).free)
             for member in members:
                 target = place.folder / member.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, open(target, "wb") as stream:
                     shutil.copyfileobj(source, stream)  # checks the sum of the content, and reads no more than the size that was stated
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # the last two: unknown method, password
-        raise UserError(where, expected="a sound zip file without password", found=str(error), cure="download or copy it again") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        raise UserError(where, expected=_SOUND, found=error.strerror or first_line(error), cure=_AGAIN) from error
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise UserError(where, expected=_SOUND, found=first_line(error), cure=_AGAIN) from error  # a RuntimeError: it has a password
     inside = [entry for entry in place.folder.iterdir() if entry.name != "__MACOSX"]
     if len(inside) == 1 and inside[0].is_dir():
         place.folder = inside[0]
     return place
 
 
-def _refuse_strange(members: list[zipfile.ZipInfo], where: str) -> None:
+def _refuse_strange(members: list[zipfile.ZipInfo], where: str, *, free: int) -> None:
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or ":" in member.filename:
             raise UserError(where, expected="names below one folder", found=repr(member.filename), cure="such an archive is not to be trusted")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise UserError(where, expected="files and folders", found=f"a link, {member.filename!r}", cure="pack the files themselves")
-        if member.file_size > _MAX_RATIO * max(member.compress_size, 1) and member.file_size > 2**20:
-            found = f"{member.filename!r}: {member.compress_size} bytes that unpack to {member.file_size}"
-            raise UserError(where, expected=f"files packed at most {_MAX_RATIO} times", found=found, cure="such an archive is not to be trusted")
     every = sum(member.file_size for member in members)
     if every > MAX_BYTES or len(members) > _MAX_FILES:
         cure = "unpack it and give the folder"
         raise UserError(where, expected=f"at most {MAX_BYTES} bytes in {_MAX_FILES} files", found=f"{every} in {len(members)}", cure=cure)
+    if every > free:  # nothing unpacks to more than it states, so a small file that states much is caught here too
+        cure = f"make room in {tempfile.gettempdir()}, name another folder with TMPDIR=, or unpack it and give the folder"
+        raise UserError(where, expected=f"at most the {free} bytes that are free where it is unpacked", found=str(every), cure=cure)
     if not members:
         raise UserError(where, expected="files in it", found="none")
 
@@ -108,7 +115,7 @@ def fetch(download: Download, folder: Path) -> Path:
         manager = tfds.download.DownloadManager(download_dir=str(folder), force_checksums_validation=False, verify_ssl=True)
         path = Path(manager.download(download.url))
     except Exception as error:  # requests, urllib3 and TFDS have some dozen
-        raise UserError(download.url, expected="a file that can be downloaded", found=str(error).splitlines()[0], cure=cure) from error
+        raise UserError(download.url, expected="a file that can be downloaded", found=first_line(error), cure=cure) from error
     with open(path, "rb") as stream:
         md5 = hashlib.file_digest(stream, "md5").hexdigest()
     if (path.stat().st_size, md5) != (download.bytes, download.md5):

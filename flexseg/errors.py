@@ -22,6 +22,11 @@ class UserError(Exception):
         super().__init__(f"{where}: expected {expected}, found {found}." + (f" To mend it: {cure}" if cure else ""))
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, as one line; the name of its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def suggest(name: str, known) -> str:
     """` Did you mean 'x'?` for the nearest of `known`, or an empty string."""
     import difflib

@@ -1,6 +1,9 @@
 """Volumes become slices: every format against its own library, axes, windows, groups, and what cannot be right."""
 
 import csv
+import io
+import tracemalloc
+import zipfile
 
 import h5py
 import nibabel
@@ -27,7 +30,7 @@ def write(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.name
     if name.endswith((".nii", ".nii.gz")):
-        nibabel.save(nibabel.Nifti1Image(array.T, np.diag([0.7, 0.8, 2.5, 1])), path)
+        nibabel.save(nibabel.Nifti1Image(array.T, np.diag([-0.7, -0.8, 2.5, 1])), path)
     elif name.endswith(".mha"):
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(path))
     elif name.endswith(".npy"):
@@ -42,7 +45,7 @@ def write(path, array):
 @pytest.mark.parametrize("ending", ["nii", "nii.gz", "mha", "npy", "npz", "h5"])
 def test_every_format_gives_the_array_that_was_written(tmp_path, ending):
     write(tmp_path / f"a.{ending}", VOLUME)
-    np.testing.assert_array_equal(read_array(tmp_path / f"a.{ending}"), VOLUME)
+    np.testing.assert_array_equal(read_array(tmp_path / f"a.{ending}").values, VOLUME)
 
 
 def test_a_nifti_is_scaled_as_its_header_says(tmp_path):
@@ -50,7 +53,50 @@ def test_a_nifti_is_scaled_as_its_header_says(tmp_path):
     image.header.set_slope_inter(0.5, 10)
     nibabel.save(image, tmp_path / "a.nii")
     raw = nibabel.load(tmp_path / "a.nii")
-    np.testing.assert_allclose(read_array(tmp_path / "a.nii"), raw.get_fdata().T)
+    np.testing.assert_allclose(read_array(tmp_path / "a.nii", as_stored=True).values, raw.get_fdata().T)
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "mha"])
+def test_axes_in_any_order_come_as_slices_rows_and_columns_of_the_patient(tmp_path, ending):
+    stored = set()
+    for order in ("LPS", "RAS", "PIR", "ASL", "ILP"):
+        image = SimpleITK.GetImageFromArray(VOLUME)
+        image.SetSpacing((0.7, 0.8, 2.5))
+        image.SetOrigin((-10.0, 5.0, 30.0))
+        path = tmp_path / f"{order}.{ending}"
+        SimpleITK.WriteImage(SimpleITK.DICOMOrient(image, order), str(path))
+        found = read_array(path)
+        np.testing.assert_array_equal(found.values, VOLUME)
+        np.testing.assert_allclose(found.affine, [[0.7, 0, 0, -10], [0, 0.8, 0, 5], [0, 0, 2.5, 30], [0, 0, 0, 1]], atol=1e-4)
+        stored.add(read_array(path, as_stored=True).values.tobytes())
+    assert len(stored) == 5
+
+
+def oblique(path, array, *, shift=0.0, spacing=2.5):
+    image = SimpleITK.GetImageFromArray(array)
+    turn = np.deg2rad(11)
+    image.SetDirection((np.cos(turn), -np.sin(turn), 0, np.sin(turn), np.cos(turn), 0, 0, 0, 1))
+    image.SetSpacing((0.7, 0.8, spacing))
+    image.SetOrigin((shift, 0.0, 0.0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    SimpleITK.WriteImage(image, str(path))
+
+
+@pytest.mark.parametrize("endings", [("nii.gz", "nii.gz"), ("nii.gz", "mha"), ("mha", "nii")])
+def test_an_image_and_a_mask_at_two_places_are_refused(tmp_path, endings):
+    image, mask = tmp_path / "set" / "images" / f"a.{endings[0]}", tmp_path / "set" / "masks" / f"a.{endings[1]}"
+
+    def sliced(**given):
+        return slice_folder(tmp_path / "set", tmp_path / "out", Volumes(**given), max_pixels=10**6)
+
+    oblique(image, VOLUME)
+    oblique(mask, MASK, shift=0.05)
+    assert sliced()
+    for wrong, distance in (({"shift": 3.0}, "3 mm"), ({"spacing": 3.0}, "1.5 mm")):
+        oblique(mask, MASK, **wrong)
+        with pytest.raises(UserError, match=rf"the place of a.*{distance} apart.*volumes.orientation='stored'"):
+            sliced()
+        assert sliced(orientation="stored")
 
 
 def source_of(place, ending="nii.gz", count=6, mask=MASK):
@@ -160,7 +206,47 @@ def test_of_several_arrays_the_key_chooses(tmp_path):
     np.savez(tmp_path / "a.npz", first=VOLUME, second=MASK)
     with pytest.raises(UserError, match="an array called mask or image, found first, second"):
         read_array(tmp_path / "a.npz")
-    np.testing.assert_array_equal(read_array(tmp_path / "a.npz", key="second"), MASK)
+    np.testing.assert_array_equal(read_array(tmp_path / "a.npz", key="second").values, MASK)
+
+
+def test_no_file_makes_another_one_be_read(tmp_path):
+    np.save(tmp_path / "secret.raw", VOLUME)
+    write(tmp_path / "a.mha", VOLUME)
+    header = (tmp_path / "a.mha").read_bytes().partition(b"ElementDataFile")[0]
+    (tmp_path / "a.mha").write_bytes(header + b"ElementDataFile = secret.raw.npy\n")
+    with pytest.raises(UserError, match="ElementDataFile = LOCAL.*found secret.raw.npy"):
+        read_array(tmp_path / "a.mha")
+    with h5py.File(tmp_path / "external.h5", "w") as file:
+        file.create_dataset("image", VOLUME.shape, VOLUME.dtype, external=[(str(tmp_path / "secret.raw.npy"), 128, h5py.h5f.UNLIMITED)])
+    with h5py.File(tmp_path / "whole.h5", "w") as file:
+        file["image"] = VOLUME
+    layout = h5py.VirtualLayout(VOLUME.shape, VOLUME.dtype)
+    layout[:] = h5py.VirtualSource(str(tmp_path / "whole.h5"), "image", VOLUME.shape)
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        file.create_virtual_dataset("image", layout)
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["image"] = h5py.ExternalLink(str(tmp_path / "whole.h5"), "image")
+    for name, words in (("external", "refers to other files"), ("virtual", "refers to other files"), ("link", "an array called mask or image, found none")):
+        with pytest.raises(UserError, match=words):
+            read_array(tmp_path / f"{name}.h5")
+
+
+def test_a_header_that_states_more_than_there_is_takes_no_memory(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (40_000, 40_000)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("mask.npy", header.getvalue() + bytes(1000))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="mask is shorter than its shape"):
+        read_array(tmp_path / "a.npz")
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_several_values_a_voxel_are_refused(tmp_path):
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((4, 5, 6, 3), np.uint8), isVector=True), str(tmp_path / "a.mha"))
+    with pytest.raises(UserError, match="one value a voxel, found 3"):
+        read_array(tmp_path / "a.mha")
 
 
 def test_the_table_of_slices_tells_volume_and_number(tmp_path):

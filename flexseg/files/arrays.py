@@ -1,14 +1,20 @@
 """Arrays in files that are no pictures: NIfTI, MetaImage, NumPy and HDF5, with two or three axes.
 
-    volume = read_array("case_01.nii.gz", max_values=2_000_000_000)      # [slices, rows, columns]
+    volume = read_array("case_01_0000.nii.gz")
+    volume.values                        # [slices, rows, columns]
+    volume.affine                        # where its voxels lie; None for NumPy and HDF5, which do not say
+    apart(volume, read_array("case_01_mask.mha"))        # 0.0 mm
 
-Axes come as [z, y, x], whatever the format's own order: a NIfTI or MetaImage volume has its axial slices first. NumPy and HDF5 arrays stay as they
-are stored. Values come scaled as the header says. Sizes are read from headers and compared before anything is unpacked; nothing is unpickled.
-NIfTI needs nibabel, MetaImage SimpleITK, HDF5 h5py: pip install 'flexseg[medical]'.
+The voxels of a NIfTI or MetaImage volume are turned to LPS as [z, y, x]: axial slices from the feet to the head, rows from front to back, columns
+from the patient's right to the left, as a radiologist looks at them, whatever the order in the file. NumPy and HDF5 arrays stay as they are stored.
+Values come scaled as the header says. Sizes are read from headers and compared before anything is unpacked; nothing is unpickled, and no file makes
+another one be read. NIfTI needs nibabel, MetaImage SimpleITK, HDF5 h5py: pip install 'flexseg[medical]'.
 """
 
+import dataclasses
 import importlib
 import math
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +22,24 @@ from types import ModuleType
 
 import numpy as np
 
-from flexseg.errors import UserError
+from flexseg.errors import UserError, first_line
 
 ARRAY_ENDINGS = (".nii.gz", ".nii", ".mha", ".npy", ".npz", ".h5", ".hdf5")
 MAX_VALUES = 2_000_000_000
+_HEADER_BYTES = 2**16  # of a MetaImage's text
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """What a file holds.
+
+    Attributes:
+      values: [rows, columns] or [slices, rows, columns], any number type.
+      affine: float64 [4, 4], from (column, row, slice, 1) to millimetres to the left, to the back and up; None where the format knows none.
+    """
+
+    values: np.ndarray
+    affine: np.ndarray | None = None
 
 
 def array_ending(path: Path) -> str:
@@ -27,12 +47,13 @@ def array_ending(path: Path) -> str:
     return next((ending for ending in ARRAY_ENDINGS if path.name.lower().endswith(ending)), "")
 
 
-def read_array(path: Path, *, key: str | None = None, max_values: int = MAX_VALUES) -> np.ndarray:
-    """The array of a file: [rows, columns] or [slices, rows, columns], any number type.
+def read_array(path: Path, *, key: str | None = None, as_stored: bool = False, max_values: int = MAX_VALUES) -> Volume:
+    """The array of a file.
 
     Args:
       path: the file.
       key: of the array in .npz and .h5 files that hold several; default `mask` or `image`, or the only one.
+      as_stored: leave the axes in the file's order, and do not say where the voxels lie.
       max_values: before anything is unpacked.
 
     Raises:
@@ -41,19 +62,29 @@ def read_array(path: Path, *, key: str | None = None, max_values: int = MAX_VALU
     path = Path(path)
     reader = _READERS[array_ending(path)]
     try:
-        array = np.asarray(reader(path, key, max_values))
+        volume = reader(path, key, as_stored, max_values)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # the libraries raise what they like on damaged bytes
-        found = f"one that cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        found = f"one that cannot be read ({first_line(error)})"
         raise UserError(path, expected=f"a whole {array_ending(path)} file", found=found, cure="save or copy it again") from error
+    array = volume.values
     while array.ndim > 3 and 1 in (array.shape[0], array.shape[-1]):  # a time or channel of one
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise UserError(path, expected="two or three axes", found=f"the shape {array.shape}")
     if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
         raise UserError(path, expected="finite numbers", found=f"{array.dtype}" + " with NaN or infinity" * (array.dtype.kind == "f"))
-    return array
+    return Volume(array, volume.affine)
+
+
+def apart(one: Volume, other: Volume) -> float:
+    """How far corresponding corners of two volumes of one shape lie from each other, at most, in millimetres; 0 where one does not say."""
+    if one.affine is None or other.affine is None or one.values.ndim != 3:
+        return 0.0
+    ends = np.array(one.values.shape[::-1]) - 1
+    corners = np.array([[x, y, z, 1] for x in (0, ends[0]) for y in (0, ends[1]) for z in (0, ends[2])])
+    return float(np.linalg.norm((corners @ (one.affine - other.affine).T)[:, :3], axis=1).max())
 
 
 def _library(name: str, path: Path) -> ModuleType:
@@ -68,45 +99,72 @@ def _refuse_large(path: Path, shape, max_values: int) -> None:
         raise UserError(path, expected=f"at most {max_values} values", found=f"the shape {tuple(shape)}", cure="cut it into parts")
 
 
-def _nifti(path: Path, _: str | None, max_values: int) -> np.ndarray:
-    image = _library("nibabel", path).load(path)
+def _nifti(path: Path, _: str | None, as_stored: bool, max_values: int) -> Volume:
+    nibabel = _library("nibabel", path)
+    image = nibabel.load(path)
     _refuse_large(path, image.shape, max_values)
-    return np.asanyarray(image.dataobj).T  # stored as x, y, z
+    if as_stored or len(image.shape) < 3:
+        return Volume(np.asanyarray(image.dataobj).T)  # stored as x, y, z
+    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt("LPS"))
+    image = image.as_reoriented(turn)
+    return Volume(np.asanyarray(image.dataobj).T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine)  # NIfTI's own millimetres go right and forward
 
 
-def _metaimage(path: Path, _: str | None, max_values: int) -> np.ndarray:
+def _metaimage(path: Path, _: str | None, as_stored: bool, max_values: int) -> Volume:
     sitk = _library("SimpleITK", path)
+    with open(path, "rb") as stream:
+        header = stream.read(_HEADER_BYTES)
+    place = re.search(rb"^ElementDataFile\s*=\s*(.*?)\s*$", header, re.MULTILINE)
+    if place is None or place[1] != b"LOCAL":
+        found = "no such line" if place is None else place[1][:100].decode(errors="replace")
+        raise UserError(path, expected="ElementDataFile = LOCAL, its values in the same file", found=found, cure="save it as one .mha file")
     reader = sitk.ImageFileReader()
+    reader.SetImageIO("MetaImageIO")
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
+    if reader.GetNumberOfComponents() != 1:
+        raise UserError(path, expected="one value a voxel", found=f"{reader.GetNumberOfComponents()}", cure="save one of them")
     _refuse_large(path, reader.GetSize(), max_values)
-    return sitk.GetArrayFromImage(reader.Execute())
+    image = reader.Execute()
+    if as_stored or image.GetDimension() != 3:
+        return Volume(sitk.GetArrayFromImage(image))
+    image = sitk.DICOMOrient(image, "LPS")
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return Volume(sitk.GetArrayFromImage(image), affine)
 
 
-def _numpy(path: Path, _: str | None, max_values: int) -> np.ndarray:
+def _numpy(path: Path, _: str | None, __: bool, max_values: int) -> Volume:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     _refuse_large(path, mapped.shape, max_values)
-    return np.array(mapped)
+    return Volume(np.array(mapped))
 
 
-def _numpy_archive(path: Path, key: str | None, max_values: int) -> np.ndarray:
+def _numpy_archive(path: Path, key: str | None, _: bool, max_values: int) -> Volume:
+    headers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
     with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.file_size > 8 * max_values:
-                found = f"{member.file_size} bytes in {member.filename!r}"
-                raise UserError(path, expected=f"at most {max_values} values", found=found, cure="cut it into parts")
+        name = _chosen(path, [name.removesuffix(".npy") for name in archive.namelist()], key)
+        with archive.open(f"{name}.npy") as stream:
+            shape, _, dtype = headers[np.lib.format.read_magic(stream)[0]](stream)
+        _refuse_large(path, shape, max_values)
+        if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{name}.npy").file_size:
+            raise EOFError(f"{name} is shorter than its shape {shape}")  # else NumPy would set that much memory aside first
     with np.load(path, allow_pickle=False) as arrays:
-        return arrays[_chosen(path, arrays.files, key)]
+        return Volume(arrays[name])
 
 
-def _hdf5(path: Path, key: str | None, max_values: int) -> np.ndarray:
+def _hdf5(path: Path, key: str | None, _: bool, max_values: int) -> Volume:
     h5py = _library("h5py", path)
     with h5py.File(path, "r") as file:
         names: list[str] = []
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-        dataset = file[_chosen(path, names, key)]
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)  # follows no links into other files
+        name = _chosen(path, names, key)
+        dataset = file[name]
+        if dataset.is_virtual or dataset.external:
+            raise UserError(path, expected="values in the same file", found=f"{name} refers to other files", cure="save it as one file")
         _refuse_large(path, dataset.shape, max_values)
-        return dataset[()]
+        return Volume(np.asarray(dataset[()]))
 
 
 def _chosen(path: Path, names: list[str], key: str | None) -> str:
@@ -118,6 +176,6 @@ def _chosen(path: Path, names: list[str], key: str | None) -> str:
     return found
 
 
-_READERS: dict[str, Callable[[Path, str | None, int], np.ndarray]] = {
+_READERS: dict[str, Callable[[Path, str | None, bool, int], Volume]] = {
     ".nii.gz": _nifti, ".nii": _nifti, ".mha": _metaimage, ".npy": _numpy, ".npz": _numpy_archive, ".h5": _hdf5, ".hdf5": _hdf5,
 }  # fmt: skip

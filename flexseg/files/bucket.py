@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from flexseg.errors import UserError
+from flexseg.errors import UserError, first_line
 
 
 def is_bucket(path: object) -> bool:
@@ -56,7 +56,7 @@ class Bucket:
         except ImportError as error:
             raise UserError(self._where, expected="the packages for buckets", found=str(error), cure="pip install 'flexseg[remote]'") from error
         except Exception as error:
-            found = f"{type(error).__name__}: {error}".splitlines()[0]
+            found = f"{type(error).__name__}: {first_line(error)}"
             cure = "check its name, the credentials and the network"
             raise UserError(self._where, expected="a bucket that answers", found=found, cure=cure) from error
 

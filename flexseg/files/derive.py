@@ -96,7 +96,8 @@ def _refuse_output(output: Path, source: Path, overwrite: bool) -> None:
     """Nothing but a folder that this module wrote may be replaced, and never one that holds what is read."""
     flag, real, read = f"--output={output}", output.resolve(), source.resolve()
     if real.is_relative_to(read) or read.is_relative_to(real):
-        raise UserError(flag, expected=f"a folder apart from --source={source}", found="the same folder, or one within the other", cure="name another")
+        found = "the same folder, or one within the other"
+        raise UserError(flag, expected=f"a folder apart from --source={source}", found=found, cure="name another")
     if not output.exists():
         return
     ours = _is_derived(output)
@@ -117,7 +118,8 @@ def _refuse_one_name_twice(cases: Sequence[Case], variants: Sequence[Variant]) -
     """A case may be called as the copy of another one is: `hflipped_a` beside `a`."""
     taken: dict[str, str] = {}
     for case in cases:
-        for stem, what in [(case.case_id, f"the case {case.case_id}"), *((f"{v.prefix}_{case.case_id}", f"a copy of {case.case_id}") for v in variants)]:
+        copies = [(f"{variant.prefix}_{case.case_id}", f"a copy of {case.case_id}") for variant in variants]
+        for stem, what in [(case.case_id, f"the case {case.case_id}"), *copies]:
             if stem in taken:
                 cure = "rename the case, or leave that variant out with derive.*"
                 raise UserError(case.image, expected="one file of one name", found=f"{stem} for {taken[stem]} and {what}", cure=cure)

@@ -3,8 +3,9 @@
     slice_folder(source, target, Volumes(axis=0, window=(-160, 240)), max_pixels=150_000_000)
     # target/images/case_01_0012.png, target/masks/case_01_0012.png, target/groups.csv
 
-Every slice is a case; its volume, or the volume's patient where groups are known, is its group. Values are mapped to 8 bits once, through one window
-for a volume or one for every slice. A pair of two axes is one case, called as it was.
+NIfTI and MetaImage volumes are turned to LPS first, and image and mask must lie at one place of the patient. Every slice is a case; its volume, or
+the volume's patient where groups are known, is its group. Values are mapped to 8 bits once, through one window for a volume or one for every slice.
+A pair of two axes is one case, called as it was.
 """
 
 import csv
@@ -19,8 +20,8 @@ import gin
 import numpy as np
 
 from flexseg.errors import UserError
-from flexseg.files.arrays import array_ending, read_array
-from flexseg.files.cases import discover
+from flexseg.files.arrays import Volume, apart, array_ending, read_array
+from flexseg.files.cases import Case, discover
 from flexseg.files.images import read_mask, read_pixels
 
 COLUMNS = ("image", "group", "volume", "slice")
@@ -33,6 +34,8 @@ class Volumes:
 
     Attributes:
       axis: along which slices are taken, of [z, y, x]: 0 are axial slices.
+      orientation: "LPS": volumes whose format says where their voxels lie are turned alike, and an image and its mask that lie more than a tenth of a
+        voxel apart are refused; "stored": axes in the file's order, headers not compared.
       rotation: of every slice, counter-clockwise in degrees: 0, 90, 180 or 270.
       window: (low, high), the values that become 0 and 255; None: from the data.
       percentiles: of the values, where there is no window.
@@ -42,6 +45,7 @@ class Volumes:
     """
 
     axis: Literal[0, 1, 2] = 0
+    orientation: Literal["LPS", "stored"] = "LPS"
     rotation: Literal[0, 90, 180, 270] = 0
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] = (0.0, 100.0)
@@ -106,12 +110,12 @@ def slice_folder(
       Warnings, one sentence each.
 
     Raises:
-      UserError: for files that do not pair, cannot be read, or whose image and mask have other shapes.
+      UserError: for files that do not pair, cannot be read, or whose image and mask have other shapes or lie elsewhere.
     """
     found = discover(source, arrays=True, **patterns)
     rows, dropped = [], 0
     for number, case in enumerate(found.cases):
-        images, masks = _stack(case.image, settings, max_pixels, mask=False), _stack(case.mask, settings, max_pixels, mask=True)
+        images, masks = _pair(case, settings, max_pixels)
         if images.shape[:3] != masks.shape[:3]:
             shapes = [f"{' x '.join(map(str, stack.shape[:3]))}" for stack in (images, masks)]
             raise UserError(case.mask, expected=f"the shape of {case.image.name}, {shapes[0]} (slices x height x width)", found=shapes[1])
@@ -143,14 +147,26 @@ def slice_folder(
     return [*notes, f"{len(found.cases)} volumes became {len(rows)} slices" + (f", {dropped} empty ones left out" if dropped else "")]
 
 
-def _stack(path: Path, settings: Volumes, max_pixels: int, *, mask: bool) -> np.ndarray:
-    """[slices, height, width] of a file, with [3] behind for colours."""
-    if not array_ending(path):
-        return (read_mask if mask else read_pixels)(path, max_pixels=max_pixels)[None]
-    array = read_array(path, key=settings.key)
-    stack = np.moveaxis(array, settings.axis, 0) if array.ndim == 3 else array[None]
-    if not mask:
-        return stack
+def _pair(case: Case, settings: Volumes, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask, [slices, height, width] each, with [3] behind for colours; the mask uint8 unless it is a picture."""
+    image, mask = (
+        read_array(path, key=settings.key, as_stored=settings.orientation == "stored") if array_ending(path) else read(path, max_pixels=max_pixels)
+        for path, read in ((case.image, read_pixels), (case.mask, read_mask))
+    )
+    if isinstance(image, Volume) and isinstance(mask, Volume) and image.values.shape == mask.values.shape and image.affine is not None:
+        distance, voxel = apart(image, mask), float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
+        if distance > voxel / 10:
+            cure = "resample it to the image's grid; or, where the voxels do belong together, --gin_param=\"volumes.orientation='stored'\""
+            raise UserError(case.mask, expected=f"the place of {case.image.name}", found=f"headers that lie {distance:.3g} mm apart", cure=cure)
+    images, masks = (_stack(found, settings.axis) if isinstance(found, Volume) else found[None] for found in (image, mask))
+    return images, _whole_numbers(masks, case.mask)
+
+
+def _stack(volume: Volume, axis: int) -> np.ndarray:
+    return np.moveaxis(volume.values, axis, 0) if volume.values.ndim == 3 else volume.values[None]
+
+
+def _whole_numbers(stack: np.ndarray, path: Path) -> np.ndarray:
     if stack.min() < 0 or stack.max() > 255 or (stack.dtype.kind == "f" and not (stack == np.rint(stack)).all()):
         found = f"values from {stack.min():g} to {stack.max():g}"
         raise UserError(path, expected="mask values that are whole numbers from 0 to 255", found=found, cure="save it with one number for each class")
