@@ -10,6 +10,7 @@ An upload appears whole or not at all.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -72,11 +73,20 @@ class Bucket:
         return {place.removeprefix(f"{self._prefix}/"): facts["size"] for place, facts in found.items() if not place.endswith("/")}
 
     def download(self, name: str, to: Path) -> None:
-        """Copies one file here; `to` lies in a folder that is made."""
-        place = self._place(name)
+        """Copies one file here; `to` lies in a folder that is made.
+
+        Raises:
+          FileNotFoundError: where there is none.
+        """
+        place, gone = self._place(name), False
         to.parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
-            self._store.get_file(place, str(to))
+            try:
+                self._store.get_file(place, str(to))
+            except FileNotFoundError:
+                gone = True
+        if gone:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{name}")
 
     def upload(self, path: Path, name: str) -> None:
         """Copies one file there."""

@@ -46,28 +46,30 @@ def claimed(
     Raises:
       UserError: for a directory that is not this run's, or workers that differ.
     """
+    def refuse_another_run() -> None:
+        if run.started:
+            check_config()
+            run.read_environment()
+        run.refuse_other_dataset(dataset.directory)
+
     fresh, check, refusal = not run.path.exists(), lambda: None, None
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption(run.stop_file))
         if replicas.is_chief:
             try:
                 if run.remote:
-                    run.remote.fetch(leave=[run.tensorboard.name])
+                    run.remote.fetch(leave=run.remote.large)
                 run.refuse_foreign_files()
-                if run.started:
-                    check_config()
+                refuse_another_run()
                 run.make()
                 if fresh:
                     stack.callback(run.remove_if_empty)
                 check = stack.enter_context(FolderLock(run.lock_file, what="flexseg train")).check
                 tracebacks_to(run.log)
                 run.remove_leftovers()
-                if run.started:  # by another process, between the look above and the lock
-                    check_config()
-                    run.read_environment()
-                run.refuse_other_dataset(dataset.directory)
                 if run.remote:
                     stack.enter_context(run.remote.owned())
+                refuse_another_run()  # another process may have begun one between the look above and the lock
             except UserError as error:
                 refusal = error
         try:

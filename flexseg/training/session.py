@@ -28,7 +28,7 @@ from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
-from flexseg.inference.weights import assign, model_variables, read_folder
+from flexseg.inference.weights import assign, model_variables, read_folder, whole_folder
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
 from flexseg.training.interruption import Interruption
 from flexseg.training.precision import precision_scope, resolve_precision
@@ -171,7 +171,7 @@ class Session:
                 with run_directory(init_from, flag="--init_from") as other:
                     if other.remote:
                         other.remote.fetch(leave=[path.name for path in (other.tensorboard, other.checkpoints, other.pictures)])
-                    arrays, facts = read_folder(other.best)
+                    arrays, facts = read_folder(whole_folder(other.best))  # it may be training
                 left = assign(self._replicas, variables, arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
             except UserError as error:
                 refusal = error
