@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,13 +18,13 @@ from PIL import Image
 import flexseg
 from flexseg.datasets.contents import FileContents
 from flexseg.errors import UserError
-from flexseg.files.cases import discover
-from flexseg.files.findings import changes
+from flexseg.files.cases import Case, discover
+from flexseg.files.findings import changes, find
 from flexseg.files.inventory import take_inventory
 from flexseg.files.likeness import alike, fingerprint, oriented
 from flexseg.files.manifest import Manifest
 from flexseg.files.split import Split
-from flexseg.files.survey import survey
+from flexseg.files.survey import Surveyed, survey
 
 
 def scene(seed, size=(96, 128), channels=3):
@@ -90,6 +91,20 @@ def test_other_pictures_are_no_copies_and_empty_ones_are_not_compared():
     assert list(alike(prints)) == []
     blank = fingerprint(np.full((50, 50), 255, np.uint8))
     assert blank.flat and list(alike([blank, blank])) == []
+
+
+def test_a_thousand_frames_that_are_alike_are_told_once_each():
+    """And not in half a million pairs; a copy in another split is told whatever stands beside it."""
+    frame = fingerprint(toys.picture("frame", (64, 64)))
+    splits = ["train"] * 1000 + ["valid"]
+    entries = [
+        Surveyed(case=Case(f"f{number}", Path(f"f{number}.png"), Path(f"f{number}.png"), "scan", split), image_sha256=f"{number}", likeness=frame)
+        for number, split in enumerate(splits)
+    ]
+    began = time.perf_counter()
+    found = {finding.code: finding for finding in find(entries, None)}
+    assert time.perf_counter() - began < 30
+    assert len(found["near_copy"].names) == 999 and len(found["near_copy_across_splits"].names) == 1000
 
 
 def test_copies_are_told_by_where_they_stand(folder):

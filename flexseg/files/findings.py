@@ -80,24 +80,35 @@ def _copies(sound: Sequence[Surveyed]) -> list[Finding]:
     by_bytes: dict[str, list[Surveyed]] = defaultdict(list)
     for entry in sound:
         by_bytes[entry.image_sha256].append(entry)
-    exact = [(same[0], other) for same in by_bytes.values() for other in same[1:]]
+    pairs: dict[tuple[str, str], list[tuple[Surveyed, Surveyed]]] = defaultdict(list)
+    for same in by_bytes.values():
+        for other in same[1:]:
+            pairs["exact_copy", "contradicting" if other.mask_sha256 != same[0].mask_sha256 else _apart(same[0], other)].append((same[0], other))
     first = [same[0] for same in by_bytes.values()]
-    near = [(first[pair.first], first[pair.second]) for pair in alike([entry.likeness for entry in first])]
-    found = []
-    contradicting = [pair for pair in exact if pair[0].mask_sha256 != pair[1].mask_sha256]
-    found += _pairs("error", "two_masks", contradicting, "byte for byte the same image under different masks", "Keep the one that is right.")
-    for kind, pairs in (("exact_copy", exact), ("near_copy", near)):
-        what = "byte for byte the same image" if kind == "exact_copy" else "the same picture, turned, resized or compressed"
-        rest = [pair for pair in pairs if pair not in contradicting]
-        across = [pair for pair in rest if pair[0].case.split != pair[1].case.split]
-        apart = [pair for pair in rest if pair not in across and pair[0].case.group != pair[1].case.group]
-        inside = [pair for pair in rest if pair not in across and pair not in apart]
+    linked: set[tuple[str, int]] = set()  # of a thousand frames that are all alike, a thousand pairs tell as much as half a million
+
+    def tells(one: int, other: int) -> bool:
+        where = _apart(first[one], first[other])
+        return (where, one) not in linked or (where, other) not in linked
+
+    for pair in alike([entry.likeness for entry in first], tells):
+        where = _apart(first[pair.first], first[pair.second])
+        linked |= {(where, pair.first), (where, pair.second)}
+        pairs["near_copy", where].append((first[pair.first], first[pair.second]))
+    contradicting = pairs["exact_copy", "contradicting"]
+    found = _pairs("error", "two_masks", contradicting, "byte for byte the same image under different masks", "Keep the one that is right.")
+    for kind, what in (("exact_copy", "byte for byte the same image"), ("near_copy", "the same picture, turned, resized or compressed")):
         cure = "Give them one group, or remove one."
         severity: Severity = "error" if kind == "exact_copy" else "warning"
-        found += _pairs(severity, f"{kind}_across_splits", across, f"{what} in two splits", cure)
-        found += _pairs("warning", kind, apart, f"{what} in two groups, which a division may separate", cure)
-        found += _pairs("note", kind, inside, f"{what} twice", "It counts double.")
+        found += _pairs(severity, f"{kind}_across_splits", pairs[kind, "splits"], f"{what} in two splits", cure)
+        found += _pairs("warning", kind, pairs[kind, "groups"], f"{what} in two groups, which a division may separate", cure)
+        found += _pairs("note", kind, pairs[kind, ""], f"{what} twice", "It counts double.")
     return found
+
+
+def _apart(one: Surveyed, other: Surveyed) -> str:
+    """What lies between two cases: "splits", "groups" or nothing."""
+    return "splits" if one.case.split != other.case.split else "groups" if one.case.group != other.case.group else ""
 
 
 def _pairs(severity: Severity, code: str, pairs: Sequence[tuple[Surveyed, Surveyed]], what: str, cure: str) -> list[Finding]:

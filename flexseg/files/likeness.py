@@ -10,7 +10,7 @@ the hashes differ in few bits and the thumbnails correlate; the second keeps pic
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -75,21 +75,31 @@ def _hash(square: np.ndarray) -> int:
     return int(np.packbits(low > np.median(low), bitorder="little").view(np.uint64)[0])
 
 
-def alike(prints: Sequence[Fingerprint]) -> Iterator[Pair]:
-    """Pairs that are alike, in order; 10,000 pictures take seconds, time grows with the square of their number."""
-    seen = [number for number, one in enumerate(prints) if not one.flat]
+def alike(prints: Sequence[Fingerprint], tells: Callable[[int, int], bool] = lambda first, second: True) -> Iterator[Pair]:
+    """Pairs that are alike, in order; 10,000 pictures take seconds, time grows with the square of their number.
+
+    Args:
+      prints: the fingerprints.
+      tells: (first, second) -> whether this pair would tell anything; asked before the two are compared closely, with all pairs before it given.
+    """
+    seen = np.array([number for number, one in enumerate(prints) if not one.flat], np.int64)
     if len(seen) < 2:
         return
     hashes = np.array([prints[number].hashes for number in seen])
     for start in range(0, len(seen), _ROWS):
         block = hashes[start : start + _ROWS, 0]
-        found: dict[tuple[int, int], int] = {}
-        for orientation in range(8):
-            bits = np.bitwise_count(block[:, None] ^ hashes[None, :, orientation])
-            for row, column in zip(*np.nonzero(bits <= MOST_BITS), strict=True):
-                first, second = start + int(row), int(column)
-                if first < second and (first, second) not in found:
-                    other = oriented(prints[seen[second]].thumbnail)[orientation]
-                    if np.corrcoef(prints[seen[first]].thumbnail.ravel(), other.ravel())[0, 1] >= LEAST_CORRELATION:
-                        found[first, second] = orientation
-        yield from (Pair(seen[first], seen[second], orientation) for (first, second), orientation in sorted(found.items()))
+        near = np.full((len(block), len(seen)), -1, np.int8)  # the first orientation in which two hashes are near
+        for orientation in reversed(range(8)):
+            near[np.bitwise_count(block[:, None] ^ hashes[None, :, orientation]) <= MOST_BITS] = orientation
+        for row, column in zip(*np.nonzero(near >= 0), strict=True):
+            first, second = int(seen[start + row]), int(seen[column])
+            if first < second and tells(first, second):
+                for orientation in range(int(near[row, column]), 8):
+                    bits = int(np.bitwise_count(block[row] ^ hashes[column, orientation]))
+                    if bits <= MOST_BITS and _correlation(prints[first], prints[second], orientation) >= LEAST_CORRELATION:
+                        yield Pair(first, second, orientation)
+                        break
+
+
+def _correlation(one: Fingerprint, other: Fingerprint, orientation: int) -> float:
+    return float(np.corrcoef(one.thumbnail.ravel(), oriented(other.thumbnail)[orientation].ravel())[0, 1])
