@@ -5,14 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import flexseg
 from flexseg.commands.runs import read_experiment
 from flexseg.configure import configure
 from flexseg.errors import UserError
+from flexseg.files import deformations
 from flexseg.files.reference_config import gin_text, import_config
-from flexseg.files.reference_keys import KEYS, shown
+from flexseg.files.reference_keys import KEYS
+from flexseg.files.reference_reader import shown
 
 ROOT = Path(__file__).parents[1]
 TNBC = """
@@ -230,7 +234,39 @@ def test_the_generator_becomes_augmentation_and_variants(read):
     assert train["augment.sharpen_probability"] == 0.0 and train["augment.scale_factor"] == (0.8, 1.0)
     assert derive["derive.brightenings"] == ((1.2, 10.0),) and derive["derive.sharpenings"] == ()
     assert len(derive["derive.barrel_centers"]) == 5 and derive["derive.barrel_amount"] == 0.3
+    assert train["augment.barrel_radius"] == train["augment.barrel_amount"] == (0.3, 0.3) and train["augment.barrel_center"] == (0.3, 0.7)
+    assert train["augment.contrast_factor"] == (1.0, 1.2) and train["augment.brightness_levels"] == (0.0, 35.6)
+    assert "augment.barrel_radius = (0.3, 0.3)" in became(read(GENERATOR), "augmentor.barrdistortion")
+    assert "augment.sharpen_k" not in train, "what does not happen needs no range"
+    assert became(read(GENERATOR), "pincdistortion.centers") == "read with augmentor.pincdistortion"
     assert not [name for name in read(MALIGNANT).bindings["train"] if name.startswith("augment.") and name != "augment.enabled"]
+
+
+def test_barrel_and_pincushion_keep_their_own_settings(read):
+    found = read(re.sub(r"(\[pincdistortion\]\nradius = )\S+\n(amount = )\S+", r"\g<1>0.4\n\g<2>-0.2", GENERATOR)).bindings
+    assert [found["derive"][f"derive.{name}"] for name in ("barrel_radius", "barrel_amount", "pincushion_radius", "pincushion_amount")] == [0.3, 0.3, 0.4, 0.2]
+    assert found["train"]["augment.barrel_radius"] == (0.3, 0.4) and found["train"]["augment.barrel_amount"] == (0.2, 0.3)
+
+
+@pytest.mark.parametrize("alpha", [600, 1300, 5000])
+def test_the_elastic_deformation_of_the_training_is_about_as_strong_as_the_file_s(read, alpha):
+    """Measured on both fields: the standard deviation, and how far away half of the correlation is gone."""
+    found = read(re.sub(r"alpah = \d+", f"alpah = {alpha}", GENERATOR)).bindings
+    (sigma,), strength = found["derive"]["derive.elastic_sigmas"], found["derive"]["derive.elastic_alpha"]
+    rng = np.random.default_rng(0)
+    noise = 2 * rng.random((2, 512, 512), dtype=np.float32) - 1
+    y, x = deformations.elastic_map((512, 512), noise, alpha=strength, sigma=sigma)
+    file = y - np.mgrid[:512, :512][0]
+    (_, amplitude), spacing = found["train"]["augment.elastic_amplitude"], found["train"]["augment.elastic_spacing"]
+    nodes = np.clip(rng.standard_normal((1, 512 // spacing + 3, 512 // spacing + 3, 1)), -2, 2) * amplitude
+    training = tf.image.resize(nodes, [nodes.shape[1] * spacing, nodes.shape[2] * spacing], "bicubic").numpy()[0, spacing:-spacing, spacing:-spacing, 0]
+
+    def reach(field):
+        field = field - field.mean()
+        return next(d for d in range(1, 200) if (field[:-d] * field[d:]).mean() < field.var() / 2)
+
+    assert 0.5 < training.std() / file.std() < 1.1, "interpolation between nodes is less than at them"
+    assert spacing > round(3.3 * sigma) or 0.7 < reach(training) / reach(file) < 1.4
 
 
 def test_grey_masks_of_one_class_are_divided_in_the_middle(read):

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from flexseg.errors import UserError
-from flexseg.files.reference_keys import KEYS, Bindings, Reader, shown
+from flexseg.files.reference_keys import KEYS
+from flexseg.files.reference_reader import Bindings, Reader, shown
 
 _MAX_BYTES = 1_000_000
 _FOLDERS = {"train": "train.image_datapath", "valid": "eval.image_datapath", "test": "test.image_datapath", "infer": "infer.images_dir"}

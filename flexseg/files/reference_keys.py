@@ -10,49 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from flexseg.errors import UserError
+from flexseg.files.reference_augmentor import AUGMENTOR
+from flexseg.files.reference_reader import Reader, Rule
 
-Bindings = dict[str, Any]
 _MODELS = ("TensorFlowFlexUNet", "TensorflowFlexUNet", "TensorflowSlightlyFlexibleUNet", "TensorflowUNet")
 _BATCH_LOSSES = ("dice_loss", "iou_loss", "jacard_loss", "bce_dice_loss", "bce_iou_loss", "basnet_hybrid_loss", "dice_loss_multiclass")
 
 
-def shown(value: Any) -> str:
-    """A value as gin reads it."""
-    return value if isinstance(value, str) and value.startswith("@") else repr(value)
-
-
-class Reader:
-    """The sections while they are turned into bindings.
-
-    Args:
-      values: by `section.key`.
-
-    Attributes:
-      bindings: by command, {gin name: value}.
-      became: by `section.key`, what it became, in words.
-    """
-
-    def __init__(self, values: dict[str, Any]):
-        self.values = values
-        self.bindings: dict[str, Bindings] = {"train": {}, "build": {}, "derive": {}}
-        self.became: dict[str, list[str]] = {}
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key, where it is there and its text has one."""
-        return self.values.get(key, default)
-
-    def bind(self, key: str, command: str, name: str, value: Any) -> None:
-        """Notes a binding and the key that it came from."""
-        self.bindings[command][name] = value
-        target = "" if command == "train" else f" (flexseg {command})"
-        self.became.setdefault(key, []).append(f"{name} = {shown(value)}{target}")
-
-    def drop(self, key: str, why: str) -> None:
-        """Notes why a key became nothing."""
-        self.became.setdefault(key, []).append(f"dropped: {why}")
-
-
-def _to(command: str, name: str, change: Callable[[Any], Any] = lambda value: value) -> Callable[[Reader, str, Any], None]:
+def _to(command: str, name: str, change: Callable[[Any], Any] = lambda value: value) -> Rule:
     return lambda reader, key, value: reader.bind(key, command, name, change(value))
 
 
@@ -132,99 +97,13 @@ def _threshold(reader: Reader, key: str, value: Any) -> None:
         reader.drop(key, "the reference ignores it with this dataset class; grey masks are divided at 128")
 
 
-def _chance(operation: str, share: float = 0.5) -> Callable[[Reader, str, Any], None]:
-    def rule(reader: Reader, key: str, value: Any) -> None:
-        if reader.get("model.generator"):
-            reader.bind(key, "train", f"augment.{operation}_probability", share if value else 0.0)
-        else:
-            reader.drop(key, "the file switches the generator off")
-
-    return rule
-
-
-def _brighten(reader: Reader, key: str, value: Any) -> None:
-    alpha, beta = reader.get("brightening.alpha", 1.2), reader.get("brightening.beta", 10)
-    _chance("brightness")(reader, key, value)
-    _chance("contrast")(reader, key, value)
-    if value:
-        reader.bind(key, "derive", "derive.brightenings", ((float(alpha), float(beta)),))
-
-
-def _rotation(reader: Reader, key: str, value: Any) -> None:
-    angles = tuple(reader.get("augmentor.angles") or (90, 180, 270)) if value else ()
-    if reader.get("model.generator"):
-        reader.bind(key, "train", "augment.quarter_turns_probability", 0.75 if any(a % 90 == 0 for a in angles) else 0.0)
-        reader.bind(key, "train", "augment.rotation_probability", 0.5 if any(a % 90 for a in angles) else 0.0)
-        if any(a % 90 for a in angles):
-            reader.bind(key, "train", "augment.rotation_degrees", (-180.0, 180.0))
-    reader.bind(key, "derive", "derive.rotations", angles)
-
-
-def _list(operation: str, name: str, setting: str, bounds: Callable[[tuple], tuple]) -> Callable[[Reader, str, Any], None]:
-    """A list of factors: each a variant for `derive`, their range for the training."""
-
-    def rule(reader: Reader, key: str, value: Any) -> None:
-        factors = _pair(value) if isinstance(value, (list, tuple)) else (value,)
-        reader.bind(key, "derive", f"derive.{name}", factors)
-        if reader.get("model.generator"):
-            reader.bind(key, "train", f"augment.{operation}_probability", 0.5 if factors else 0.0)
-            if factors:
-                reader.bind(key, "train", f"augment.{setting}", bounds(factors))
-
-    return rule
-
-
-def _switch(operation: str, chosen: Callable[[Reader], Bindings], none: Bindings) -> Callable[[Reader, str, Any], None]:
-    """A kind of warp that is on or off: its variants for `derive`, a probability for the training."""
-
-    def rule(reader: Reader, key: str, value: Any) -> None:
-        if reader.get("model.generator"):
-            reader.bind(key, "train", f"augment.{operation}_probability", 0.5 if value else 0.0)
-        for name, variants in (chosen(reader) if value else none).items():
-            reader.bind(key, "derive", name, variants)
-
-    return rule
-
-
-def _flip(operation: str, name: str) -> Callable[[Reader, str, Any], None]:
-    return _switch(operation, lambda _: {f"derive.{name}": True}, {f"derive.{name}": False})
-
-
-def _elastic(reader: Reader) -> Bindings:
-    sigmas = reader.get("deformation.sigmoids") or [reader.get("deformation.sigmoid", 8)]
-    # Its filter ran over the three channels too: see Derive.elastic_alpha.
-    return {"derive.elastic_sigmas": tuple(sigmas), "derive.elastic_alpha": round(reader.get("deformation.alpha", 1300) / 13, 2)}
-
-
-def _distortion(reader: Reader) -> Bindings:
-    amounts, sigma = reader.get("distortion.distortions") or [0.02], reader.get("distortion.gaussian_filter_rsigma", 40)
-    return {"derive.distortions": tuple(amounts), "derive.distortion_sigma": float(sigma)}
-
-
-def _sharpening(reader: Reader) -> Bindings:
-    return {"derive.sharpenings": (float(reader.get("sharpening.k", 1.0)),)}
-
-
-def _bulge(section: str, name: str) -> Callable[[Reader], Bindings]:
-    def chosen(reader: Reader) -> Bindings:
-        centers = reader.get(f"{section}.centers") or [(0.5, 0.5)]
-        found = {f"derive.{name}_centers": tuple(tuple(center) for center in centers)}
-        for setting in ("radius", "amount"):
-            value = reader.get(f"{section}.{setting}")
-            if value is not None:
-                found[f"derive.barrel_{setting}"] = abs(value)
-        return found
-
-    return chosen
-
-
 _FROM_DATASET = "the dataset says it"
 _ONE_DIRECTORY = "a run has one directory, --workdir"
 _NEVER_DELETES = "flexseg never deletes an earlier run"
 _LATER = "not there yet"
 _COLORS = "predictions have the LabelMap's colours"
 
-KEYS: dict[str, str | Callable[[Reader, str, Any], None]] = {
+KEYS: dict[str, str | Rule] = {
     "model.model": _model,
     "model.generator": _generator,
     "model.image_width": _size,
@@ -311,23 +190,7 @@ KEYS: dict[str, str | Callable[[Reader, str, Any], None]] = {
     "mask.sharpening": "a mask's classes have sharp borders",
     "generator.debug": "benchmarks/augmentation_sheet.py draws what augmentation does",
     "generator.augmentation": "augment.enabled, with model.generator",
-    "augmentor.hflip": _flip("horizontal_flip", "hflip"),
-    "augmentor.vflip": _flip("vertical_flip", "vflip"),
-    "augmentor.rotation": _rotation,
-    "augmentor.angles": "see augmentor.rotation",
-    "augmentor.shrinks": _list("scale", "shrinks", "scale_factor", lambda factors: (float(min(factors)), 1.0)),
-    "augmentor.shears": _list("shear", "shears", "shear_factor", lambda factors: (-float(max(map(abs, factors))), float(max(map(abs, factors))))),
-    "augmentor.deformation": _switch("elastic", _elastic, {"derive.elastic_sigmas": ()}),
-    "augmentor.distortion": _switch("distortion", _distortion, {"derive.distortions": ()}),
-    "augmentor.barrdistortion": _switch("barrel", _bulge("barrdistortion", "barrel"), {"derive.barrel_centers": ()}),
-    "augmentor.pincdistortion": _switch("pincushion", _bulge("pincdistortion", "pincushion"), {"derive.pincushion_centers": ()}),
-    "augmentor.sharpening": _switch("sharpen", _sharpening, {"derive.sharpenings": ()}),
-    "augmentor.brightening": _brighten,
-    **{f"{section}.{name}": f"see augmentor.{switch}" for section, switch, names in (
-        ("deformation", "deformation", ("alpha", "sigmoid", "sigmoids")), ("brightening", "brightening", ("alpha", "beta")),
-        ("distortion", "distortion", ("gaussian_filter_rsigma", "gaussian_filter_sigma", "distortions")), ("sharpening", "sharpening", ("k",)),
-        ("barrdistortion", "barrdistortion", ("radius", "amount", "centers")), ("pincdistortion", "pincdistortion", ("radius", "amount", "centers")),
-    ) for name in names},
+    **AUGMENTOR,
     "inspect.model_graph": "summary.txt is written always",
     "inspect.summary": "summary.txt is written always",
     "debug.verbose": "--verbosity",

@@ -21,8 +21,9 @@ from flexseg.files import deformations
 Pair = tuple[np.ndarray, np.ndarray]
 _LIMITS = {
     "rotations": (-360, 360), "shears": (-0.9, 0.9), "shrinks": (0.1, 1), "elastic_sigmas": (1, 200), "elastic_alpha": (0, 1e5),
-    "distortions": (0, 0.25), "distortion_sigma": (1, 200), "barrel_centers": (0, 1), "pincushion_centers": (0, 1), "barrel_radius": (0.01, 2),
-    "barrel_amount": (0, 0.9), "brightenings": (-255, 255), "sharpenings": (0, 10), "blurs": (1, 99),
+    "distortions": (0, 0.25), "distortion_sigma": (1, 200), "barrel_centers": (0, 1), "barrel_radius": (0.01, 2), "barrel_amount": (0, 0.9),
+    "pincushion_centers": (0, 1), "pincushion_radius": (0.01, 2), "pincushion_amount": (0, 0.9), "brightenings": (-255, 255),
+    "sharpenings": (0, 10), "blurs": (1, 99),
 }  # fmt: skip
 _PAIRS = ("barrel_centers", "pincushion_centers", "brightenings", "blurs")
 
@@ -56,8 +57,8 @@ class Derive:
       distortions: the largest displacement along the slopes of a random surface, as a share of the width.
       distortion_sigma: of the Gaussian that makes the surface smooth, in pixels.
       barrel_centers, pincushion_centers: one variant each; (x, y) as shares of width and height.
-      barrel_radius: of both, as a share of the width.
-      barrel_amount: exponent of the barrel; the pincushion has the negative of it.
+      barrel_radius, pincushion_radius: of the circle, as a share of the width.
+      barrel_amount, pincushion_amount: exponents; the pincushion takes the negative of its own.
       brightenings: (factor, levels) pairs; the image alone.
       sharpenings: shares of the difference to the eight neighbours that are added; the image alone.
       blurs: (width, height) of a box filter; the image alone.
@@ -80,6 +81,8 @@ class Derive:
     pincushion_centers: tuple[tuple[float, float], ...] = ((0.3, 0.3), (0.7, 0.3), (0.5, 0.5), (0.3, 0.7), (0.7, 0.7))
     barrel_radius: float = 0.3
     barrel_amount: float = 0.3
+    pincushion_radius: float = 0.3
+    pincushion_amount: float = 0.3
     brightenings: tuple[tuple[float, float], ...] = ()
     sharpenings: tuple[float, ...] = ()
     blurs: tuple[tuple[int, int], ...] = ()
@@ -140,8 +143,8 @@ class Derive:
 
             return make
 
-        def bulge(center, amount):
-            return lambda size, _: deformations.barrel_map(size, center=center, radius=self.barrel_radius, amount=amount)
+        def bulge(center, radius, amount):
+            return lambda size, _: deformations.barrel_map(size, center=center, radius=radius, amount=amount)
 
         for degrees in self.rotations:
             if degrees % 90:
@@ -154,10 +157,10 @@ class Derive:
             yield warp(f"deformed_alpha_{self.elastic_alpha:g}_sigma_{sigma:g}", elastic(sigma))
         for amount in self.distortions:
             yield warp(f"distorted_{amount:g}_sigma_{self.distortion_sigma:g}", distortion(amount))
-        bulges = [("barrel", center, self.barrel_amount) for center in self.barrel_centers]
-        bulges += [("pincushion", center, -self.barrel_amount) for center in self.pincushion_centers]
-        for kind, center, amount in bulges:
-            yield warp(f"{kind}_{center[0]:g}_{center[1]:g}_radius_{self.barrel_radius:g}_amount_{amount:g}", bulge(center, amount))
+        bulges = [("barrel", center, self.barrel_radius, self.barrel_amount) for center in self.barrel_centers]
+        bulges += [("pincushion", center, self.pincushion_radius, -self.pincushion_amount) for center in self.pincushion_centers]
+        for kind, center, radius, amount in bulges:
+            yield warp(f"{kind}_{center[0]:g}_{center[1]:g}_radius_{radius:g}_amount_{amount:g}", bulge(center, radius, amount))
 
     def _colors(self) -> Iterator[Variant]:
         for factor, levels in self.brightenings:
