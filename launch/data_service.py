@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for port in (given.port, worker_port):
         try:
             socket.create_server(("", port), reuse_port=False).close()  # gRPC would share a port with whoever listens there
-        except OSError as error:
-            print(f"data_service: expected port {port} to be free, found: {error.strerror}. To mend it: another --port", file=sys.stderr)
+        except (OSError, OverflowError) as error:
+            found = getattr(error, "strerror", None) or str(error)
+            print(f"data_service: expected port {port} to be free, found: {found}. To mend it: another --port or --worker_port", file=sys.stderr)
             return 1
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from flexseg.commands.quiet import load_tensorflow

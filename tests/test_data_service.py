@@ -22,10 +22,10 @@ PARAMS = ("augment.enabled=True", "input.fit='random_crop'", "input.eval_fit='re
 
 
 @contextlib.contextmanager
-def serving(count: int):
-    """(addresses, processes) of so many hosts."""
+def serving(count: int, *, host: str = "127.0.0.1"):
+    """(addresses, processes) of so many hosts, whose workers call themselves `host`."""
     ports = [int(address.rpartition(":")[2]) for address in free_addresses(2 * count)]
-    command = [sys.executable, "-m", "flexseg.launch.data_service", "--host=127.0.0.1"]
+    command = [sys.executable, "-m", "flexseg.launch.data_service", f"--host={host}"]
     started = [
         subprocess.Popen([*command, f"--port={port}", f"--worker_port={own}"], stdout=subprocess.PIPE, text=True)
         for port, own in zip(ports[::2], ports[1::2], strict=True)
@@ -70,11 +70,19 @@ def test_what_is_no_host_that_answers_is_refused(hosts):
     (silent,) = free_addresses(1)
     for addresses, words in (
         (["127.0.0.1:5050"], "grpc://host:port"), (["grpc://127.0.0.1"], "grpc://host:port"), (["grpc://127.0.0.1:port"], "grpc://host:port"),
-        (hosts[:1] * 2, "every host once"), ([f"grpc://{silent}"], r"a server at grpc://.*flexseg\.launch\.data_service --port="),
+        (["grpc://a..b:1"], "a server at"), (hosts[:1] * 2, "every host once"), ([f"grpc://{silent}"], r"a server at grpc://.*flexseg\.launch\.data_service --port="),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words):
             refuse_unreachable(addresses)
     refuse_unreachable(hosts)
+
+
+def test_a_worker_under_a_name_that_nobody_knows_is_refused_and_the_command_ends(toy, tmp_path):
+    with serving(1, host="no.such.host.invalid") as (addresses, _):
+        words = toy_runs.train_command_line(toy, tmp_path / "run", *PARAMS, data_service=addresses[0])
+        done = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and f"expected data from {addresses[0]}, found none" in done.stderr and "--host=NAME" in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_in_memory_are_refused_beside_it(toy, tmp_path, hosts):
@@ -84,8 +92,9 @@ def test_images_in_memory_are_refused_beside_it(toy, tmp_path, hosts):
 
 def test_a_port_that_is_taken_is_said(hosts):
     port = hosts[0].rpartition(":")[2]
-    done = subprocess.run([sys.executable, "-m", "flexseg.launch.data_service", f"--port={port}"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and f"expected port {port} to be free" in done.stderr and "Traceback" not in done.stderr
+    for wanted in (port, 65536):
+        done = subprocess.run([sys.executable, "-m", "flexseg.launch.data_service", f"--port={wanted}"], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1 and f"expected port {wanted} to be free" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_damaged_record_is_named_though_another_host_read_it(toy, tmp_path, hosts):

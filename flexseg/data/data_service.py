@@ -8,7 +8,9 @@ what they read; so host i alone makes batches i, i + M, i + 2 M, … of M hosts,
 without a service, whatever the number of hosts. The hosts must see the dataset's files under the same path.
 """
 
+import contextlib
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -16,12 +18,12 @@ import tensorflow as tf
 
 from flexseg.errors import UserError
 
-_PATIENCE_SECONDS = 5.0
+_PATIENCE_SECONDS = 10.0
 _FLAG = "--data_service"
 
 
 def refuse_unreachable(addresses: Sequence[str]) -> None:
-    """Refuses, with a UserError, what is no address of a host that answers: TensorFlow itself would try for ever."""
+    """Refuses, with a UserError, what is no address of a host that serves: TensorFlow itself would try for ever."""
     if len(set(addresses)) < len(addresses):
         raise UserError(_FLAG, expected="every host once", found=", ".join(addresses))
     for address in addresses:
@@ -32,11 +34,27 @@ def refuse_unreachable(addresses: Sequence[str]) -> None:
             place = (None, None)
         if parts.scheme != "grpc" or None in place or parts.path:
             raise UserError(_FLAG, expected="grpc://host:port, several with commas between", found=repr(address))
+        cure = f"on that host: python -m flexseg.launch.data_service --port={parts.port}"
         try:
             socket.create_connection(place, timeout=_PATIENCE_SECONDS).close()
-        except OSError as error:
-            cure = f"on that host: python -m flexseg.launch.data_service --port={parts.port}"
+        except (OSError, UnicodeError) as error:  # a name that is none, in the encoding of host names
             raise UserError(_FLAG, expected=f"a server at {address}", found=str(error), cure=cure) from error
+        if not _gives_an_element(address):
+            cure += f" --host=NAME, a name or address of it that this host knows; is port {parts.port + 1} open too?"
+            raise UserError(_FLAG, expected=f"data from {address}", found=f"none within {_PATIENCE_SECONDS:g} s, though it is listening", cure=cure)
+
+
+def _gives_an_element(address: str) -> bool:
+    """Whether one element comes from the worker behind a dispatcher: the worker has a port of its own, under the name that it gave itself."""
+    came = threading.Event()
+
+    def fetch() -> None:
+        with contextlib.suppress(tf.errors.OpError):
+            for _ in striped(lambda *_: tf.data.Dataset.range(1), [address]).take(1):
+                came.set()
+
+    threading.Thread(target=fetch, daemon=True).start()  # nothing ends a fetch that waits
+    return came.wait(_PATIENCE_SECONDS)
 
 
 def striped(make: Callable[[int, int], tf.data.Dataset], addresses: Sequence[str]) -> tf.data.Dataset:
