@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import toys
+from test_breastdm import write as write_patient
 from test_sources import write_slides
 
 FOLDER = Path(str(resources.files("flexseg.configs")))
@@ -16,11 +17,20 @@ CONFIGS = sorted({str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin"
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    from flexseg.commands import build
+    """The dataset that each config is written for, small."""
+    place = tmp_path_factory.mktemp("configs")
+    nuclei = ["synthetic_nuclei.slides=(2,1,1)", "synthetic_nuclei.images_per_slide=2"]
+    toys.build(place, source=None, dataset="synthetic_nuclei", gin_param=nuclei)
+    patients = ["split.train_groups=(1,2)", "split.valid_groups=(3,)", "split.test_groups=(4,)"]
+    toys.build(place, source=write_slides(place / "slides", {f"{patient:02}": 2 for patient in range(1, 5)}), dataset="tnbc", gin_param=patients)
+    for split, patient in (("train", "BreaDM-Ma-1"), ("val", "BreaDM-Ma-2"), ("test", "BreaDM-Ma-3")):
+        write_patient(place / "BreaDM", split, patient)
+    toys.build(place, source=place / "BreaDM", dataset="malignant_breastdm")
+    return place / "data"
 
-    folder = tmp_path_factory.mktemp("configs") / "data"
-    build.run(dataset="synthetic_nuclei", data_dir=str(folder), gin_param=["synthetic_nuclei.slides=(2,1,1)", "synthetic_nuclei.images_per_slide=2"])
-    return folder
+
+def dataset_of(config: str) -> str:
+    return next((name for name in ("malignant_breastdm", "tnbc") if config.startswith(name)), "synthetic_nuclei")
 
 
 def test_the_list_of_configs_is_the_readme_s():
@@ -49,7 +59,7 @@ def test_a_dry_run_of_every_config_is_not_refused(config, replicas, data_dir):
         "flexseg.commands.dispatcher",
         "train",
         *(f"--gin_file={name}" for name in (("default.gin", config) if "/" in config else (config,))),  # a model's file stands over another
-        "--dataset=synthetic_nuclei",
+        f"--dataset={dataset_of(config)}",
         f"--data_dir={data_dir}",
     ]
     if "multi_gpu" in config:  # 16 images of 512 x 512 through 125 million parameters are for GPUs; 128 is the least that eight layers take
