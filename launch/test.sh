@@ -6,7 +6,7 @@
 #   bash launch/test.sh --gpu                            no tests: what one GPU must show, at most 10 minutes (benchmarks/gpu_check.py)
 #   bash launch/test.sh tests/test_split.py -k leak      further arguments go to pytest
 #
-# Fails when ruff or pytest does; both run in any case.
+# Without further arguments two tests run at a time. Fails when ruff or pytest does; both run in any case.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -39,6 +39,7 @@ if [[ $gpu == 1 ]]; then
 fi
 [[ ${#selection[@]} != 0 ]] || install_browser
 cd "$root"
+[[ ${#arguments[@]} != 0 ]] || arguments=(-n 2 --dist loadgroup)
 ruff=0
 python -m ruff check || ruff=$?
 pytest=0

@@ -14,7 +14,7 @@ from slurm_cluster import missing, slurm_cluster
 from test_workers import EXACT, LENGTH, assert_is
 
 SCRIPT = Path(__file__).parents[1] / "launch" / "slurm" / "train.sbatch"
-pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def job(slurm, toy, tmp_path):
 
 
 def test_a_job_that_gets_its_warning_is_requeued_and_ends_as_if_nothing_had_happened(job, slurm, toy, tmp_path):
-    length = (*LENGTH, "train.epochs=60")  # long enough for a warning that takes seconds to arrive
+    length = (*LENGTH, "train.epochs=30")  # long enough for a warning that takes seconds to arrive
     toy_runs.train(toy, tmp_path / "whole", *EXACT, *length)
     job.submit(*length)
     job.wait_for("epoch 1  step 4")
