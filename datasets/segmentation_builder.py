@@ -69,9 +69,12 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         return self._watched(split)
 
     def _watched(self, split: str):
+        # TFDS keeps an order by keys through a thousand temporary files, each for its share of all 128-bit keys, and sorts one file at a time in
+        # memory: keys from 0 on would all meet in the first (tensorflow/datasets#3491).
+        gap = 2**128 // self._contents.sizes()[split]
         for number, example in enumerate(self._contents.examples(split)):
             self._watch(split, example)
-            yield number, _record(self._contents, example, storage=self._storage)
+            yield number * gap, _record(self._contents, example, storage=self._storage)
 
 
 def _numbered(number: int, *, contents: Contents, split: str, storage: Storage) -> tuple[int, dict]:
