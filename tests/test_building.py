@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import toys
+from tensorflow_datasets.core import shuffle
 
 from flexseg.data.dataset import built_datasets
 from flexseg.datasets import contents as contents_module
@@ -170,3 +171,15 @@ def test_another_kind_of_dataset_under_a_used_name_is_refused(tmp_path, source):
     for overwrite in (False, True):
         error = toys.refusal(tmp_path, source=None, dataset="synthetic_nuclei", name="toy", overwrite=overwrite)
         assert error.where == "--name=toy" and "image_mask_folder/toy" in error.found
+
+
+def test_a_build_that_exceeds_memory_spreads_over_many_files_and_writes_the_same(tmp_path, monkeypatch):
+    source = toys.write_folder(tmp_path / "source", [f"train/c{number:02d}" for number in range(40)])
+    whole = toys.build(tmp_path / "a", source=source, name="one")
+    read, lengths = shuffle._Bucket.read_values, []
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1000)  # of a billion
+    monkeypatch.setattr(shuffle._Bucket, "read_values", lambda bucket: lengths.append(len(bucket)) or read(bucket))
+    spread = toys.build(tmp_path / "b", source=source, name="one")
+    assert sum(lengths) == 40 and max(lengths) == 1, "TFDS sorts each of its files in memory"
+    files = [{path.name: path.read_bytes() for path in dataset.directory.glob("*tfrecord*")} for dataset in (whole, spread)]
+    assert files[0] == files[1]
