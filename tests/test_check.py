@@ -228,6 +228,20 @@ def test_a_built_dataset_is_read_through_and_a_damaged_record_named(folder, tmp_
     assert finding.severity == "error" and shard.name in finding.text and finding.names[0] in finding.text
 
 
+def test_the_shares_are_those_of_the_build_also_of_masks_with_more_colours_than_are_kept(tmp_path):
+    for number in range(3):
+        grey = cv2.GaussianBlur(mask_of(number), (0, 0), 9)
+        assert len(np.unique(grey)) > 100
+        toys.write_case(tmp_path / "set" / "train", f"c{number}", scene(number), cv2.merge([grey] * 3))
+    params = ["label_map.rgb_map={(0,0,0):0,(255,255,255):1}", "label_map.off_map='nearest'"]
+    with toy_runs.command():
+        flexseg.check(source=str(tmp_path / "set"), output=str(tmp_path / "out"), gin_param=params)
+    pixels = toys.build(tmp_path, source=tmp_path / "set", name="set", gin_param=params).manifest.class_pixels["train"]
+    shares = json.loads((tmp_path / "out" / "check.json").read_text())["splits"]["train"]["shares"]
+    assert shares == pytest.approx({name: number / sum(pixels.values()) for name, number in pixels.items()})
+
+
+
 @pytest.mark.parametrize(("spoil", "code"), [(None, 0), ("copy", 3), ("cut", 1)])
 def test_the_exit_code_tells_the_severity(folder, spoil, code):
     if spoil == "copy":

@@ -176,7 +176,9 @@ def changes(entries: Sequence[Surveyed], manifest: Manifest) -> list[Finding]:
 
 
 def classes_of(entry: Surveyed, label_map: LabelMap) -> dict[int, int]:
-    """{class id: pixels} of a mask, as far as its colours were kept; 255 is ignored."""
+    """{class id: pixels} of a mask; 255 is ignored. By a LabelMap that was inferred from the masks, from as many of their colours as were kept."""
+    if entry.class_pixels is not None:
+        return entry.class_pixels
     found: Counter = Counter()
     ids = label_map.encode(np.array([list(entry.colors)], np.uint8), entry.case.mask)[0] if entry.colors else []
     for class_id, number in zip(ids, entry.colors.values(), strict=True):

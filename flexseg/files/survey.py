@@ -36,6 +36,7 @@ class Surveyed:
       colors: the mask's colours (grey values as such) with their pixels, at most MOST_COLORS of them.
       more_colors: how many there are beyond.
       pixels: of the mask.
+      class_pixels: {class id: pixels} of the mask, 255 for what is ignored; None where no LabelMap was given.
       likeness: of the image; None where it cannot be read.
     """
 
@@ -50,6 +51,7 @@ class Surveyed:
     colors: dict = dataclasses.field(default_factory=dict)
     more_colors: int = 0
     pixels: int = 0
+    class_pixels: dict[int, int] | None = None
     likeness: Fingerprint | None = None
 
 
@@ -92,13 +94,14 @@ def _image(path: Path, max_pixels: int) -> dict:
 
 
 def _mask(path: Path, label_map: LabelMap | None, max_pixels: int) -> dict:
-    mask = read_mask(path, max_pixels=max_pixels)
+    mask, class_pixels = read_mask(path, max_pixels=max_pixels), None
     if label_map is not None:
-        label_map.encode(mask, path)
+        class_pixels = count_colors(label_map.encode(mask, path))
     counts = Counter(count_colors(mask))
     kept = dict(counts.most_common(MOST_COLORS))
     more = len(counts) - len(kept)
-    return {"mask_sha256": _sha256(path), "mask_size": mask.shape[:2], "colors": kept, "more_colors": more, "pixels": mask.shape[0] * mask.shape[1]}
+    facts = {"colors": kept, "more_colors": more, "pixels": mask.shape[0] * mask.shape[1], "class_pixels": class_pixels}
+    return facts | {"mask_sha256": _sha256(path), "mask_size": mask.shape[:2]}
 
 
 def _sha256(path: Path) -> str:
