@@ -78,6 +78,7 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
     Raises:
       UserError: when there is no such run or no such weights.
     """
+    load_tensorflow()
     from flexseg.training.remote_run import run_directory
 
     with run_directory(workdir) as run:
