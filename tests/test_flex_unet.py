@@ -176,6 +176,12 @@ def test_the_gradient_of_a_bias_does_not_stall_in_16_bits(dtype, xla):
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_the_convolutions_give_keras_s_own_result(policy):
     keras.config.set_dtype_policy(policy)
+    for padding, size in (("same", (16, 24)), ("valid", (15, 23)), ("same", (15, 23))):  # 1 x 1 with strides: see convolutions.py
+        settings = dict(filters=5, kernel_size=1, strides=(2, 3), padding=padding, bias_initializer="random_normal")
+        one, other = Conv2D(**settings), keras.layers.Conv2D(**settings)
+        one.build((None, *size, 3)), other.build((None, *size, 3))
+        other.set_weights(one.get_weights())
+        np.testing.assert_array_equal(tf.cast(one(pixels(size=size)), "float32"), tf.cast(other(pixels(size=size)), "float32"))
     for ours, theirs in ((Conv2D, keras.layers.Conv2D), (Conv2DTranspose, keras.layers.Conv2DTranspose)):
         settings = dict(filters=5, kernel_size=3, strides=2, padding="same", activation="relu", bias_initializer="random_normal")
         one, other = ours(**settings), theirs(**settings)

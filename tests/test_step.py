@@ -18,6 +18,7 @@ from flexseg.distribution.strategies import open_replicas
 from flexseg.models.flex_unet import flex_unet
 from flexseg.objectives.losses import loss_named
 from flexseg.objectives.measures import Measures
+from flexseg.objectives.objective import Objective
 from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope
@@ -62,18 +63,19 @@ class Rig:
         return [self.replicas.local(v.value)[replica].numpy() for v in [*self.model.variables, *self.optimizer.variables]]
 
 
-def rig(count, settings, *, policy="float64", xla=False, loss="ce_dice", reduction="example", num_classes=2, growth_steps=2000, images=IMAGES, masks=MASKS, accumulation_steps=1, **options) -> Rig:
+def rig(count, settings, *, policy="float64", xla=False, loss="ce_dice", reduction="example", num_classes=2, growth_steps=2000, images=IMAGES, masks=MASKS, accumulation_steps=1, build=unet, **options) -> Rig:
     """To be called, and used, inside the policy's `precision_scope`."""
     replicas = open_replicas(global_batch_size=len(images), replicas=1, logical_cpus=count if count > 1 else 0)
-    measures = Measures(loss=loss_named(loss, num_classes=num_classes, background=0), reduction=reduction, metrics=[])
     with replicas.scope():
-        model = unet(size=images.shape[1], num_classes=num_classes, **options)
+        model = build(size=images.shape[1], num_classes=num_classes, **options)
         optimizer = settings.build()
         optimizer.build(model.trainable_variables)
         scale = LossScale(dynamic=policy == "mixed_float16", growth_steps=growth_steps, dtype="float64" if policy == "float64" else "float32")
         averages = WeightAverages(replicas, model, momentum=settings.ema_momentum) if settings.ema_momentum else None
     if averages:
         averages.restart()
+    bound = Objective(loss=loss, reduction=reduction).bind(num_classes=num_classes, background=0, outputs=len(keras.tree.flatten(model.output)))
+    measures = Measures(loss=bound, reduction=reduction, metrics=[])
     step = TrainStep(
         replicas, model, optimizer, scale, make_forward_backward(model, measures, replicas=count, accumulation_steps=accumulation_steps),
         clip=settings.clip(), weight_decay=settings.decay, averages=averages, seed=7, xla=xla,

@@ -20,6 +20,7 @@ from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.step import EvaluationStep, sum_over_replicas
 from flexseg.errors import UserError
 from flexseg.objectives.measures import Measures
+from flexseg.objectives.supervision import main_output
 
 
 def probabilities(logits: tf.Tensor) -> tf.Tensor:
@@ -65,12 +66,12 @@ class Predictor:
         self._step = EvaluationStep(replicas, model, self._forward, xla=xla)
 
     def _forward(self, weights, state, batch):
-        logits, _ = self._network.stateless_call(weights, state, tf.cast(batch["image"], self._network.inputs[0].dtype), training=False)
-        output = {name: batch[name] for name in ("index", "weight")} | {"probabilities": probabilities(logits)}
+        outputs, _ = self._network.stateless_call(weights, state, tf.cast(batch["image"], self._network.inputs[0].dtype), training=False)
+        output = {name: batch[name] for name in ("index", "weight")} | {"probabilities": probabilities(main_output(outputs))}
         if self._measures is None:
             return tf.zeros([1]), output
         summed = sum_over_replicas if self.replicas.count > 1 else tf.identity
-        _, values = self._measures(logits, batch["mask"], batch["weight"], total_weight=None, replicas=self.replicas.count, sum_over_replicas=summed)
+        _, values = self._measures(outputs, batch["mask"], batch["weight"], total_weight=None, replicas=self.replicas.count, sum_over_replicas=summed)
         return values, output
 
     def step(self, batch):

@@ -86,22 +86,24 @@ class ConvStyle:
         return BatchNormalization(momentum=self.momentum, name=name)(x)
 
 
-def conv_unit(x, style: ConvStyle, *, name: str, filters: int, kernel=(3, 3), dilation=(1, 1), shortcut=None):
-    """Convolution ("same", he_normal) [→ normalization] [+ shortcut] → activation [→ normalization].
+def conv_unit(x, style: ConvStyle, *, name: str, filters: int, kernel=(3, 3), dilation=(1, 1), strides: int = 1, dropout_rate=0.0, shortcut=None):
+    """Convolution ("same", he_normal) [→ dropout] [→ normalization] [+ shortcut] → activation [→ normalization].
 
     Args:
       x: [B, H, W, any]. style: see ConvStyle. filters: channels of the result.
       name: "{place}_{letter}", such as "encoder_0_a"; the layers become "encoder_0_conv_a", "encoder_0_norm_a", "encoder_0_act_a".
       shortcut: None, or [B, H, W, filters] that is added directly before the activation.
 
-    Returns: [B, H, W, filters].
+    Returns: [B, H / strides, W / strides, filters].
     """
     place, letter = name.rsplit("_", 1)
     normalize_first = style.normalization != "none" and style.normalization_position == "before_activation"
     x = Conv2D(
-        filters, kernel, padding="same", dilation_rate=dilation, kernel_initializer="he_normal", use_bias=not normalize_first,
+        filters, kernel, padding="same", dilation_rate=dilation, strides=strides, kernel_initializer="he_normal", use_bias=not normalize_first,
         name=f"{place}_conv_{letter}",
     )(x)
+    if dropout_rate:
+        x = keras.layers.Dropout(dropout_rate, name=f"{place}_dropout_{letter}")(x)
     if normalize_first:
         x = style.normalize(x, name=f"{place}_norm_{letter}")
     if shortcut is not None:

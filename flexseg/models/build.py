@@ -14,7 +14,7 @@ import gin
 import keras
 
 from flexseg.errors import UserError
-from flexseg.models.flex_unet import flex_unet
+from flexseg.models.architectures import ARCHITECTURES
 
 WHERE = "build_model.architecture"
 CONTRACT = "a function name(*, image_size, image_channels, num_classes, ...) -> keras.Model"
@@ -26,7 +26,7 @@ def build_model(
     image_size: tuple[int, int],
     channels: int,
     classes: int,
-    architecture: Callable[..., keras.Model] = flex_unet,
+    architecture: Callable[..., keras.Model] = ARCHITECTURES["flex_unet"],
     num_classes: int | None = None,
     image_channels: int | None = None,
 ) -> keras.Model:

@@ -12,11 +12,10 @@ from typing import Literal
 
 import gin
 import keras
-import numpy as np
 
-from flexseg.errors import UserError
 from flexseg.models.blocks import ConvStyle, check_whole, conv_block, level_dilations, level_kernels
 from flexseg.models.convolutions import Conv2DTranspose
+from flexseg.models.frame import check_head, check_image_size, check_rate, image_input, logits
 
 
 @gin.configurable("flex_unet")
@@ -72,17 +71,12 @@ def flex_unet(
       UserError: a value out of range, or an image size that the depth cannot halve often enough.
     """
     owner = "flex_unet"
-    for name, value in (("image_channels", image_channels), ("num_classes", num_classes), ("base_filters", base_filters)):
-        check_whole(value, 1, owner=owner, name=name)
+    check_head(image_channels, num_classes, owner=owner)
+    check_whole(base_filters, 1, owner=owner, name="base_filters")
     check_whole(num_layers, 2, owner=owner, name="num_layers")
     _check_image_size(image_size, num_layers)
     deepest = num_layers - 1
-    if not isinstance(dropout_rate, (int, float)) or not 0 <= dropout_rate * deepest < 1:
-        raise UserError(
-            "flex_unet.dropout_rate", found=repr(dropout_rate),
-            expected=f"a share from 0 to below 1/{deepest}, because the bridge of {num_layers} layers drops {deepest} times as much",
-            cure='for example --gin_param="flex_unet.dropout_rate=0.04"',
-        )
+    check_rate(dropout_rate, owner=owner, times=deepest)
     if isinstance(normalization, bool):
         normalization = "batch" if normalization else "none"
     style = ConvStyle(
@@ -97,12 +91,7 @@ def flex_unet(
             dilation=dilations[level], dropout_rate=dropout_rate * level, residual=residual,
         )
 
-    # Pixels and logits keep full precision: 16 bits would round the former and overflow in sums over the latter.
-    full = "float64" if keras.config.dtype_policy().variable_dtype == "float64" else "float32"
-    x = inputs = keras.Input((*image_size, image_channels), dtype=full, name="image")
-    if input_normalize:
-        # A Python float would pass through float32 on its way to a float64 layer.
-        x = keras.layers.Rescaling(np.float64(1 / 255), dtype=full, name="scale_pixels")(x)
+    inputs, x = image_input(image_size, image_channels, scale=input_normalize)
     skips = []
     for level in range(deepest):
         x = block(x, level, "encoder")
@@ -113,25 +102,12 @@ def flex_unet(
         x = Conv2DTranspose(base_filters * 2**level, 2, strides=2, name=f"decoder_{level}_up")(x)  # glorot_uniform by default
         x = keras.layers.Concatenate(name=f"decoder_{level}_concat")([x, skips[level]])
         x = block(x, level, "decoder")
-    return keras.Model(inputs, keras.layers.Conv2D(num_classes, 1, dtype=full, name="logits")(x), name="flex_unet")
+    return keras.Model(inputs, logits(x, num_classes), name="flex_unet")
 
 
 def _check_image_size(image_size, num_layers: int) -> None:
-    sides = tuple(image_size) if isinstance(image_size, (tuple, list)) else ()
-    if len(sides) != 2:
-        raise UserError(
-            "input.image_size", expected="(height, width) in pixels", found=repr(image_size),
-            cure='for example --gin_param="input.image_size=(512, 512)"',
-        )
-    for side in sides:
-        check_whole(side, 1, owner="input", name="image_size")
-    step = 2 ** (num_layers - 1)
-    if any(side % step for side in sides):
-        below, above = (tuple(max(step, (side + up) // step * step) for side in sides) for up in (0, step - 1))
-        depth = next(n for n in range(num_layers, 0, -1) if not any(side % 2 ** (n - 1) for side in sides))
-        sizes = " or ".join(f'--gin_param="input.image_size={size}"' for size in dict.fromkeys((below, above)))
-        fewer = f', or --gin_param="flex_unet.num_layers={depth}"' if depth > 1 else ""
-        raise UserError(
-            "input.image_size", found=f"{sides[0]} x {sides[1]}", cure=sizes + fewer,
-            expected=f"height and width that are multiples of {step} = 2**(num_layers - 1), with flex_unet.num_layers = {num_layers}",
-        )
+    sides = image_size if isinstance(image_size, (tuple, list)) and all(isinstance(side, int) for side in image_size) else (1,)
+    depth = next(n for n in range(num_layers, 0, -1) if not any(side % 2 ** (n - 1) for side in sides))
+    fewer = f'--gin_param="flex_unet.num_layers={depth}"' if depth > 1 else ""
+    because = f"2**(num_layers - 1), with flex_unet.num_layers = {num_layers}"
+    check_image_size(image_size, 2 ** (num_layers - 1), because=because, alternative=fewer)

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from flexseg.objectives.loss import Loss
 from flexseg.objectives.metric import Metric
+from flexseg.objectives.supervision import Supervised, main_output
 
 
 class Measures:
@@ -25,7 +26,7 @@ class Measures:
       metrics: followed beside it.
     """
 
-    def __init__(self, *, loss: Loss, reduction: str, metrics: Sequence[Metric]):
+    def __init__(self, *, loss: Loss | Supervised, reduction: str, metrics: Sequence[Metric]):
         self.loss, self.reduction, self.metrics = loss, reduction, tuple(metrics)
 
     @property
@@ -33,11 +34,11 @@ class Measures:
         """Length of `values`."""
         return 2 + sum(metric.size for metric in self.metrics)
 
-    def __call__(self, logits, mask, weight, *, total_weight: tf.Tensor | None, replicas: int, sum_over_replicas: Callable):
+    def __call__(self, outputs, mask, weight, *, total_weight: tf.Tensor | None, replicas: int, sum_over_replicas: Callable):
         """The loss to differentiate and the sums to report.
 
         Args:
-          logits: [B, H, W, K], this replica's examples.
+          outputs: logits [B, H, W, K] of this replica's examples; of a model with several outputs a list, the main one, which is measured, first.
           mask: uint8 [B, H, W, 1].
           weight: [B].
           total_weight: Σ weight over the global batch; None where nothing is differentiated (evaluation).
@@ -49,16 +50,16 @@ class Measures:
           (under `batch` every replica holds the whole loss, hence the division); None without `total_weight`.
         """
         if self.reduction == "example":
-            losses = self.loss.example_loss(logits, mask)
+            losses = self.loss.example_loss(outputs, mask)
             weight = tf.cast(weight, losses.dtype)
             weighted = tf.reduce_sum(weight * losses)
             share = None if total_weight is None else weighted / tf.cast(total_weight, losses.dtype)
         else:
-            whole = self.loss.batch_loss(logits, mask, weight, sum_over_replicas)
+            whole = self.loss.batch_loss(outputs, mask, weight, sum_over_replicas)
             weight = tf.cast(weight, whole.dtype)
             weighted = whole * tf.reduce_sum(weight)
             share = whole / replicas
-        dtype = weighted.dtype
+        dtype, logits = weighted.dtype, main_output(outputs)
         parts = [tf.cast(metric.sums(logits, mask, weight), dtype) for metric in self.metrics]
         return share, tf.concat([tf.stack([weighted, tf.reduce_sum(weight)]), *parts], axis=0)
 

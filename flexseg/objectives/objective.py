@@ -19,6 +19,7 @@ import gin
 from flexseg.errors import UserError
 from flexseg.objectives.loss import Loss
 from flexseg.objectives.losses import check_options, loss_named
+from flexseg.objectives.supervision import Supervised
 
 
 @gin.configurable("objective")
@@ -37,6 +38,7 @@ class Objective:
       tversky_alpha: price of false positives >= 0; default 0.3.
       tversky_beta: price of false negatives >= 0; default 0.7.
       dice_smooth: s > 0 in (2 I + s) / (T + P + s) of ce_dice and tversky, in pixels; default 1.
+      output_weights: of a model with several outputs (deep supervision): a factor >= 0 for each, the main one first; default their mean.
 
     Raises:
       UserError: for an unknown loss or reduction, a setting that the loss ignores, or one out of range.
@@ -49,6 +51,7 @@ class Objective:
     tversky_alpha: float | None = None
     tversky_beta: float | None = None
     dice_smooth: float | None = None
+    output_weights: tuple[float, ...] | None = None
 
     def __post_init__(self):
         if self.reduction not in ("example", "batch"):
@@ -60,18 +63,27 @@ class Objective:
             if not all(math.isfinite(x) and x >= 0 for x in numbers) or (sum(numbers) == 0 and not may_be_zero):
                 wanted = {"class_weights": "numbers of at least 0, not all 0", "dice_smooth": "a number above 0"}
                 raise UserError(f"objective.{option}", expected=wanted.get(option, "a number of at least 0"), found=repr(value))
+        if self.output_weights is not None and not all(math.isfinite(x) and x >= 0 for x in self.output_weights):
+            raise UserError("objective.output_weights", expected="numbers of at least 0", found=repr(self.output_weights))
 
-    def bind(self, *, num_classes: int, background: int | None) -> Loss:
+    def bind(self, *, num_classes: int, background: int | None, outputs: int = 1) -> Loss | Supervised:
         """The loss for a head.
 
         Args:
           num_classes: channels of the logits, 1 for the sigmoid form.
           background: id of the background class, None where there is none.
+          outputs: how many the model has; with more than one the loss takes a list of them.
 
         Raises:
-          UserError: for a loss that this head cannot train with, or another number of class weights than classes.
+          UserError: for a loss that this head cannot train with, or another number of class weights than classes, or of output weights than
+            outputs.
         """
-        return loss_named(self.loss, num_classes=num_classes, background=background, **self._given())
+        loss, weights = loss_named(self.loss, num_classes=num_classes, background=background, **self._given()), self.output_weights
+        if weights is not None and (outputs == 1 or len(weights) != outputs or not weights[0]):
+            expected = f"{outputs} factors, the main output's above 0" if outputs > 1 else "none for a model with one output"
+            cure = "" if outputs > 1 else "switch deep supervision on, or leave it out"
+            raise UserError("objective.output_weights", expected=expected, found=repr(weights), cure=cure)
+        return loss if outputs == 1 else Supervised(loss, weights or (1 / outputs,) * outputs)
 
     def _given(self) -> dict:
         options = ("class_weights", "focal_gamma", "tversky_alpha", "tversky_beta", "dice_smooth")

@@ -22,6 +22,7 @@ from flexseg.models.build import build_model
 from flexseg.objectives.measures import Measures
 from flexseg.objectives.metrics import metric_named
 from flexseg.objectives.objective import Objective
+from flexseg.objectives.supervision import main_output
 from flexseg.training.epoch_pictures import PictureSettings
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import resolve_xla
@@ -97,17 +98,19 @@ class Assembly:
                 network = self.model
             else:
                 network = self._evaluation_network(inputs, channels=channels, classes=classes)
-        if isinstance(self.model.output, (list, tuple)):
-            raise UserError("build_model.architecture", expected="a model with one output", found=f"{len(self.model.output)} outputs")
-        head = {"num_classes": self.model.output.shape[-1], "background": dataset.label_map.background}
+        head = {"num_classes": main_output(self.model.output).shape[-1], "background": dataset.label_map.background}
         names = list(dict.fromkeys([*experiment.train.metrics, HONEST_METRIC]))
-        self.measures = Measures(loss=objective.bind(**head), reduction=objective.reduction, metrics=[metric_named(name, **head) for name in names])
+        self.measures = Measures(
+            loss=objective.bind(**head, outputs=len(keras.tree.flatten(self.model.output))),
+            reduction=objective.reduction,
+            metrics=[metric_named(name, **head) for name in names],
+        )
         self.xla = resolve_xla(xla, on_gpu=replicas.on_gpu, excluded_by=self._excluded(experiment))
         self.predictor = Predictor(replicas, self.model, network, inputs=inputs, size=self.evaluation_size, xla=self.xla, measures=self.measures)
 
     def _evaluation_network(self, inputs: InputSettings, *, channels: int, classes: int) -> keras.Model:
         try:
-            return build_model(image_size=self.evaluation_size, channels=channels, classes=classes)
+            network = build_model(image_size=self.evaluation_size, channels=channels, classes=classes)
         except UserError as error:  # it names input.image_size, which is not at fault
             height, width = (-(-own // side) * side for own, side in zip(self.evaluation_size, inputs.image_size, strict=True))
             raise UserError(
@@ -116,6 +119,14 @@ class Assembly:
                 found=f"{self.evaluation_size[0]} × {self.evaluation_size[1]}",
                 cure=f'--gin_param="input.eval_image_size=({height},{width})"',
             ) from error
+        if any(one.shape != other.shape for one, other in zip(self.model.weights, network.weights, strict=True)):
+            raise UserError(
+                "input.eval_image_size",
+                expected=f"the size of training, {inputs.image_size[0]} × {inputs.image_size[1]}, to which the weights of {self.model.name} belong",
+                found=f"{self.evaluation_size[0]} × {self.evaluation_size[1]}",
+                cure="--gin_param=\"input.fit='resize'\", and no input.eval_image_size",
+            )
+        return network
 
     def _excluded(self, experiment: Experiment) -> list[str]:
         """What XLA cannot serve: op determinism (max-pooling's gradient raises), a collective inside the forward pass."""

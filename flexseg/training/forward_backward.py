@@ -32,8 +32,8 @@ def make_forward_backward(model: keras.Model, measures: Measures, *, replicas: i
     def forward_backward(weights, state, batch, scale, total_weight):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            logits, state = model.stateless_call(weights, state, tf.cast(batch["image"], dtype), training=True)
-            share, values = measures(logits, batch["mask"], batch["weight"], total_weight=total_weight, replicas=replicas, sum_over_replicas=summed)
+            outputs, state = model.stateless_call(weights, state, tf.cast(batch["image"], dtype), training=True)
+            share, values = measures(outputs, batch["mask"], batch["weight"], total_weight=total_weight, replicas=replicas, sum_over_replicas=summed)
             scaled = share * tf.cast(scale, share.dtype)
         return tf.stop_gradient(values), tape.gradient(scaled, weights), state
 

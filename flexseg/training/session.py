@@ -29,6 +29,7 @@ from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
 from flexseg.inference.weights import assign, model_variables, read_folder, whole_folder
+from flexseg.objectives.supervision import main_output
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
 from flexseg.training.interruption import Interruption
 from flexseg.training.precision import precision_scope, resolve_precision
@@ -207,7 +208,7 @@ class Session:
         dataset, manifest = self._dataset, self._dataset.manifest
         pixels = manifest.class_pixels[TRAIN]
         every = max(1, sum(pixels.values()))
-        head = assembly.model.output.shape[-1]
+        head = main_output(assembly.model.output).shape[-1]
         steps, optimizer, cuts = trainer.steps, self._experiment.optimizer, self._experiment.train.accumulation_steps
         share = steps.batch_size // self._replicas.count
         scaling = f": {optimizer.learning_rate:.4g} of a batch of {optimizer.base_batch_size}, scaling {optimizer.scaling}"

@@ -1,0 +1,127 @@
+"""BASNet: a residual encoder and decoder under deep supervision, and a small U-Net that refines their result (Qin et al. 2019, CVPR).
+
+    model = basnet(image_size=(256, 256), image_channels=3, num_classes=1, base_filters=64)        # the paper's
+
+The authors' network (github.com/xuebinqin/BASNet, model/BASNet.py): the stages of a ResNet-34 without its first halving, two more stages, a dilated
+bridge. Mended here: the reference's needed a package that is gone, and had sigmoids for any number of classes. Biases before a batch normalization,
+which takes them out again, are left out: the authors' 87,060,360 weights are this one's plus theirs. Their hybrid loss is `basnet_hybrid_loss`.
+"""
+
+from typing import Literal
+
+import gin
+import keras
+
+from flexseg.models.blocks import ConvStyle, check_whole, conv_unit
+from flexseg.models.convolutions import Conv2D
+from flexseg.models.frame import check_head, check_image_size, check_rate, full_precision, image_input, logits
+from flexseg.models.raising import BilinearUp
+
+_REPEATS = (3, 4, 6, 3, 3, 3)  # residual blocks of each stage: those of ResNet-34 and two stages more
+_STAGES = len(_REPEATS)
+
+
+@gin.configurable("basnet")
+def basnet(
+    *,
+    image_size: tuple[int, int],
+    image_channels: int,
+    num_classes: int,
+    base_filters: int = 16,
+    dropout_rate: float = 0.0,
+    normalization: Literal["none", "batch", "sync_batch", "group"] = "batch",
+    activation: str = "relu",
+    deep_supervision: bool = True,
+    input_normalize: bool = True,
+    group_count: int = 8,
+    normalization_momentum: float = 0.99,
+) -> keras.Model:
+    """Builds a BASNet under the global dtype policy. Depth, kernels and dilations are the paper's.
+
+    Args:
+      image_size: (height, width) in pixels, both multiples of 32.
+      image_channels: channels of the image.
+      num_classes: 1 = one sigmoid logit; 2 or more = softmax over all classes.
+      base_filters: of the first stage: 64 in the paper; the deepest three have eight times as many.
+      dropout_rate: behind every stage; the paper drops nothing.
+      normalization: "none", "batch", "sync_batch" or "group", before every activation.
+      activation: any Keras name of ACTIVATIONS.
+      deep_supervision: the side outputs of decoder and bridge beside the refined one, for `objective.output_weights`.
+      input_normalize: the network divides pixels by 255 itself.
+      group_count: groups of channels for normalization="group".
+      normalization_momentum: share of the moving statistics that "batch" and "sync_batch" keep at each step.
+
+    Returns:
+      keras.Model: float32 [B, height, width, image_channels] of raw pixels 0..255 -> float32 logits [B, height, width, num_classes], or with
+      deep supervision a list of eight such: refined, the decoder's six from fine to coarse, the bridge's.
+
+    Raises:
+      UserError: a value out of range, or an image size that cannot be halved five times.
+    """
+    owner = "basnet"
+    check_head(image_channels, num_classes, owner=owner)
+    check_whole(base_filters, 1, owner=owner, name="base_filters")
+    check_rate(dropout_rate, owner=owner)
+    check_image_size(image_size, 2 ** (_STAGES - 1), because=f"2**5, the halvings of {owner}")
+    style = ConvStyle(
+        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
+        momentum=normalization_momentum,
+    )
+    widths = [base_filters * 2 ** min(stage, 3) for stage in range(_STAGES)]
+
+    def ended(x, name: str):
+        return keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x) if dropout_rate else x
+
+    inputs, x = image_input(image_size, image_channels, scale=input_normalize)
+    x = conv_unit(x, style, name="entry_a", filters=base_filters)
+    skips = []
+    for stage, (repeats, filters) in enumerate(zip(_REPEATS, widths, strict=True)):
+        if stage >= 4:
+            x = keras.layers.MaxPooling2D(name=f"encoder_{stage}_pool")(x)
+        for repeat in range(repeats):
+            strides = 2 if repeat == 0 and 1 <= stage <= 3 else 1
+            x = _residual_block(x, style, name=f"encoder_{stage}_{repeat}", filters=filters, strides=strides)
+        x = ended(x, f"encoder_{stage}")
+        skips.append(x)
+    for letter in "abc":
+        x = conv_unit(x, style, name=f"bridge_{letter}", filters=widths[-1], dilation=(2, 2))
+    deepest = _STAGES - 1
+    sides = [logits(x, num_classes, kernel=3, name="side_bridge", raise_by=2**deepest)]
+    for stage in reversed(range(_STAGES)):
+        if stage < deepest:
+            x = BilinearUp(2, name=f"decoder_{stage}_up")(x)
+        x = keras.layers.Concatenate(name=f"decoder_{stage}_concat")([x, skips[stage]])
+        filters = (widths[stage], widths[stage], widths[max(0, stage - 1)])
+        for letter, width in zip("abc", filters, strict=True):
+            dilation = (2, 2) if stage == deepest and letter != "a" else (1, 1)
+            x = conv_unit(x, style, name=f"decoder_{stage}_{letter}", filters=width, dilation=dilation)
+        x = ended(x, f"decoder_{stage}")
+        sides.insert(0, logits(x, num_classes, kernel=3, name=f"side_{stage}", raise_by=2**stage))
+    refined = _refined(sides[0], style, filters=base_filters)
+    return keras.Model(inputs, [refined, *sides] if deep_supervision else refined, name=owner)
+
+
+def _residual_block(x, style: ConvStyle, *, name: str, filters: int, strides: int):
+    """The basic block of ResNet-34 (He et al. 2015, arXiv:1512.03385, figure 5, left)."""
+    shortcut = x
+    if strides > 1 or x.shape[-1] != filters:
+        shortcut = Conv2D(filters, 1, strides=strides, use_bias=style.normalization == "none", name=f"{name}_shortcut_conv")(x)
+        shortcut = style.normalize(shortcut, name=f"{name}_shortcut_norm")
+    x = conv_unit(x, style, name=f"{name}_a", filters=filters, strides=strides)
+    return conv_unit(x, style, name=f"{name}_b", filters=filters, shortcut=shortcut)
+
+
+def _refined(coarse, style: ConvStyle, *, filters: int):
+    """The paper's residual refinement module: a U of four halvings on the logits, added to them; [B, H, W, num_classes]."""
+    x, skips = Conv2D(filters, 3, padding="same", name="refine_entry")(coarse), []
+    for level in range(4):
+        x = conv_unit(x, style, name=f"refine_down_{level}_a", filters=filters)
+        skips.append(x)
+        x = keras.layers.MaxPooling2D(name=f"refine_down_{level}_pool")(x)
+    x = conv_unit(x, style, name="refine_bottom_a", filters=filters)
+    for level in reversed(range(4)):
+        x = BilinearUp(2, name=f"refine_up_{level}_raise")(x)
+        x = keras.layers.Concatenate(name=f"refine_up_{level}_concat")([x, skips[level]])
+        x = conv_unit(x, style, name=f"refine_up_{level}_a", filters=filters)
+    residual = logits(x, coarse.shape[-1], kernel=3)
+    return keras.layers.Add(name="refined", dtype=full_precision())([coarse, residual])
