@@ -16,9 +16,28 @@ SETTINGS = {
     "xception_unet": {"num_layers": 3},
     "swin_unet": {"base_filters": 8, "num_layers": 2, "patch_size": 2, "num_heads": (2, 4), "window_sizes": (4, 2), "num_mlp": 16},
     "transunet": {"num_layers": 3, "embed_dim": 8, "num_heads": 2, "num_transformer": 2, "num_mlp": 16},
+    "deeplabv3_plus": {"skip_filters": 4},
+    "efficient_unet": {},
+    "encoder_unet": {"encoder": "MobileNetV3Small"},
+    "fpn": {"encoder": "EfficientNetB0", "pyramid_filters": 8},
 }
 DEEP = ("unet3_plus", "u2net", "basnet")  # with deep supervision
 GROUPS = tuple(name for name in SETTINGS if name not in ("multires_unet", "swin_unet"))  # that take group normalization
+
+
+ENCODED = ("deeplabv3_plus", "efficient_unet", "encoder_unet", "fpn")  # on a network of keras.applications
+DROPPING = ("efficient_unet", "fpn")  # whose encoder drops branches, if it is let
+
+
+def unmixed(name: str, *, replicas: bool = False) -> dict:
+    """Settings under which nothing is normalised by the values of one batch on one replica, or dropped."""
+    if name == "swin_unet":
+        return {}
+    settings = {"normalization": "group" if replicas and name in GROUPS else "none"}
+    if name in ENCODED:  # there is no network of keras.applications without normalization; building never reads the weights
+        settings |= {"encoder_normalization": "sync_batch"} if replicas else {"encoder_normalization": "frozen", "encoder_weights": "imagenet"}
+        settings |= {"encoder_dropout_rate": 0.0} if name in DROPPING else {}
+    return settings
 
 
 def builder(name: str):

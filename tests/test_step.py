@@ -16,6 +16,7 @@ from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.step import EvaluationStep, TrainStep
 from flexseg.distribution.strategies import open_replicas
 from flexseg.models.flex_unet import flex_unet
+from flexseg.models.pretrained import encoder_of
 from flexseg.objectives.losses import loss_named
 from flexseg.objectives.measures import Measures
 from flexseg.objectives.objective import Objective
@@ -74,11 +75,13 @@ def rig(count, settings, *, policy="float64", xla=False, loss="ce_dice", reducti
         averages = WeightAverages(replicas, model, momentum=settings.ema_momentum) if settings.ema_momentum else None
     if averages:
         averages.restart()
+    encoder = encoder_of(model) if settings.singles_out_encoder else None
+    slow = [place for place, v in enumerate(model.trainable_variables) if encoder and any(v is own for own in encoder.trainable_variables)]
     bound = Objective(loss=loss, reduction=reduction).bind(num_classes=num_classes, background=0, outputs=len(keras.tree.flatten(model.output)))
     measures = Measures(loss=bound, reduction=reduction, metrics=[])
     step = TrainStep(
         replicas, model, optimizer, scale, make_forward_backward(model, measures, replicas=count, accumulation_steps=accumulation_steps),
-        clip=settings.clip(), weight_decay=settings.decay, averages=averages, seed=7, xla=xla,
+        clip=settings.clip(), weight_decay=settings.decay, averages=averages, slow=slow, slow_rate=settings.encoder_rate, seed=7, xla=xla,
     )  # fmt: skip
     return Rig(replicas, model, optimizer, scale, averages, step, images, masks)
 

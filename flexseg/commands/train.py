@@ -35,7 +35,9 @@ flags.DEFINE_list(
     "data_service", [], "grpc://host:port of hosts that read and augment (python -m flexseg.launch.data_service); same batches.", flag_values=FLAGS
 )
 flags.DEFINE_boolean("dry_run", False, "Print what would be trained, run two steps, tell their time and memory; write nothing.", flag_values=FLAGS)
-flags.DEFINE_string("init_from", None, "Run directory whose best weights the model starts from; its head may have other classes.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "init_from", None, "Start from a run's best weights (its directory), or from a FlexUNet's best_model.h5; other heads allowed.", flag_values=FLAGS
+)
 config_flags.define(FLAGS)
 
 DEFAULT_CONFIG = "default.gin"

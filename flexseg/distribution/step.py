@@ -10,7 +10,7 @@ collective; the finite flag is taken from what came back, so that no replica can
 `strategy.run`, so that no collective stands inside a branch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import keras
@@ -54,6 +54,8 @@ class TrainStep:
       clip: pure function of the list of reduced, unscaled gradients.
       weight_decay: decoupled decay per step and unit of learning rate (Loshchilov and Hutter 2019), 0 for none.
       averages: of the weights, where there are any.
+      slow: places of the weights that have a rate of their own.
+      slow_rate: pure function (learning rate, step) -> theirs.
       seed: the run's seed, for dropout.
       xla: compile `forward_backward`.
     """
@@ -69,6 +71,8 @@ class TrainStep:
         clip: Callable,
         weight_decay: float = 0.0,
         averages: WeightAverages | None = None,
+        slow: Collection[int] = (),
+        slow_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         seed: int,
         xla: bool,
     ):
@@ -78,6 +82,7 @@ class TrainStep:
         self._moving = [i for i in range(len(self._state)) if i not in self._seeds]
         self._forward_backward = tf.function(forward_backward, jit_compile=True, autograph=False) if xla else forward_backward
         self._clip, self._weight_decay, self._averages, self._seed = clip, weight_decay, averages, seed
+        self._slow, self._slow_rate = frozenset(slow), slow_rate
         self._compiled, self._compiled_many = tf.function(self._step, autograph=False), tf.function(self._steps, autograph=False)
 
     def __call__(self, batch, *, number: int, learning_rate: float, total_weight: float, votes: Sequence[float] = (0.0,)) -> Outcome:
@@ -130,12 +135,14 @@ class TrainStep:
         update = self._replicas.strategy.extended.update
 
         scalars = self._optimizer.scalars(rate)
+        slow_scalars = self._optimizer.scalars(self._slow_rate(rate, number)) if self._slow else None
         stays = self._averages and self._averages.stays(tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value) + 1, rate.dtype))
 
         def update_weight(variable, gradient, place):
+            own = slow_scalars if place in self._slow else scalars
             if self._weight_decay:
-                variable.assign_sub(variable * (self._weight_decay * rate))
-            self._optimizer.update_weight(gradient, variable, scalars)
+                variable.assign_sub(variable * (self._weight_decay * own[0]))
+            self._optimizer.update_weight(gradient, variable, own)
             if self._averages:
                 self._averages.update(place, variable, stays)
 

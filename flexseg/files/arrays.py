@@ -8,7 +8,7 @@
 The voxels of a NIfTI or MetaImage volume are turned to LPS as [z, y, x]: axial slices from the feet to the head, rows from front to back, columns
 from the patient's right to the left, as a radiologist looks at them, whatever the order in the file. NumPy and HDF5 arrays stay as they are stored.
 Values come scaled as the header says. Sizes are read from headers and compared before anything is unpacked; nothing is unpickled, and no file makes
-another one be read. NIfTI needs nibabel, MetaImage SimpleITK, HDF5 h5py: pip install 'flexseg[medical]'.
+another one be read. NIfTI needs nibabel, MetaImage SimpleITK: pip install 'flexseg[medical]'.
 """
 
 import dataclasses
@@ -155,7 +155,8 @@ def _numpy_archive(path: Path, key: str | None, _: bool, max_values: int) -> Vol
 
 
 def _hdf5(path: Path, key: str | None, _: bool, max_values: int) -> Volume:
-    h5py = _library("h5py", path)
+    import h5py
+
     with h5py.File(path, "r") as file:
         names: list[str] = []
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)  # follows no links into other files

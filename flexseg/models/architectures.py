@@ -2,7 +2,11 @@
 
 from flexseg.models.attention_unet import attention_unet
 from flexseg.models.basnet import basnet
+from flexseg.models.deeplabv3_plus import deeplabv3_plus
+from flexseg.models.efficient_unet import efficient_unet
+from flexseg.models.encoder_unet import encoder_unet
 from flexseg.models.flex_unet import flex_unet
+from flexseg.models.fpn import fpn
 from flexseg.models.multires_unet import multires_unet
 from flexseg.models.sharp_unet import sharp_unet
 from flexseg.models.swin_unet import swin_unet
@@ -22,4 +26,8 @@ ARCHITECTURES = {
     "xception_unet": xception_unet,
     "swin_unet": swin_unet,
     "transunet": transunet,
+    "deeplabv3_plus": deeplabv3_plus,
+    "efficient_unet": efficient_unet,
+    "encoder_unet": encoder_unet,
+    "fpn": fpn,
 }

@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -140,7 +141,7 @@ class Assembly:
     @property
     def synchronized(self) -> bool:
         """Whether a normalization of the model exchanges its statistics between replicas."""
-        return any(getattr(layer, "synchronized", False) for layer in self.model.layers)
+        return any(getattr(layer, "synchronized", False) for layer in _layers(self.model))
 
     @property
     def parameters(self) -> int:
@@ -152,3 +153,11 @@ class Assembly:
         lines: list[str] = []
         self.model.summary(print_fn=lines.append, line_length=100)
         return "\n".join(lines) + "\n"
+
+
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """The layers of a model, and those of the models within it."""
+    for layer in model.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)

@@ -40,6 +40,10 @@ class OptimizerSettings:
       nesterov: of `SGD`.
       ema_momentum: validate, keep as best and predict with exponential moving averages of the weights (Polyak and Juditsky 1992), of which
         this share stays at each step, 0.999 for example; None for none.
+      encoder_rate_factor: what the rate (and with it weight decay) is multiplied by for the weights of an encoder (flexseg/models/encoders.py);
+        learnt ones want a tenth or so of what a new decoder takes.
+      encoder_frozen_steps: for how many steps these weights stay as they are; its batch normalizations go on by batch, unless frozen themselves
+        (encoder_normalization), and to freeze it for good is encoder_trainable_layers = 0, which saves its backward pass.
     """
 
     name: Literal["Adam", "AdamW", "SGD"] = "Adam"
@@ -56,6 +60,8 @@ class OptimizerSettings:
     momentum: float | None = None
     nesterov: bool = False
     ema_momentum: float | None = None
+    encoder_rate_factor: float = 1.0
+    encoder_frozen_steps: int = 0
 
     def __post_init__(self):
         if self.learning_rate <= 0:
@@ -68,6 +74,11 @@ class OptimizerSettings:
             )
         if self.ema_momentum is not None and not 0 < self.ema_momentum < 1:
             raise UserError("optimizer.ema_momentum", expected="a share between 0 and 1, such as 0.999", found=str(self.ema_momentum))
+        if self.encoder_rate_factor <= 0:
+            cure = '--gin_param="encoder_unet.encoder_trainable_layers=0" freezes an encoder for good (fpn, deeplabv3_plus, … alike)'
+            raise UserError("optimizer.encoder_rate_factor", expected="a factor above 0", found=str(self.encoder_rate_factor), cure=cure)
+        if self.encoder_frozen_steps < 0:
+            raise UserError("optimizer.encoder_frozen_steps", expected="a number of steps, 0 for none", found=str(self.encoder_frozen_steps))
         clips = [name for name in ("clipvalue", "clipnorm", "global_clipnorm") if getattr(self, name) is not None]
         if len(clips) > 1:
             raise UserError("optimizer", expected="at most one of clipvalue, clipnorm, global_clipnorm", found=", ".join(clips))
@@ -93,6 +104,15 @@ class OptimizerSettings:
             return self.learning_rate
         ratio = batch_size / self.base_batch_size
         return self.learning_rate * (ratio if self.scaling == "linear" else math.sqrt(ratio))
+
+    @property
+    def singles_out_encoder(self) -> bool:
+        """Whether an encoder learns otherwise than the rest."""
+        return self.encoder_rate_factor != 1 or self.encoder_frozen_steps > 0
+
+    def encoder_rate(self, rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """The encoder's share of the rate at step `step`, from 0."""
+        return rate * self.encoder_rate_factor * tf.cast(step >= self.encoder_frozen_steps, rate.dtype)
 
     def build(self) -> FusedAdam | FusedSGD:
         """The optimizer, without clipping and decay; to be made and built in the replicas' scope."""

@@ -21,21 +21,19 @@ import tensorflow as tf
 
 from flexseg.console import say
 from flexseg.data.dataset import BuiltDataset
-from flexseg.distribution.agreement import agree
 from flexseg.distribution.cluster import Cluster
 from flexseg.distribution.communication import Communication
 from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
-from flexseg.inference.weights import assign, model_variables, read_folder, whole_folder
 from flexseg.objectives.supervision import main_output
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
 from flexseg.training.interruption import Interruption
 from flexseg.training.precision import precision_scope, resolve_precision
-from flexseg.training.remote_run import run_directory
 from flexseg.training.run_directory import RunDirectory
 from flexseg.training.settings import TrainSettings
+from flexseg.training.starting_weights import load_starting_weights
 from flexseg.training.trainer import TRAIN, Trainer
 
 # Bindings that a resumed run may change: they report, or describe the machine, and leave the experiment as it is.
@@ -104,7 +102,7 @@ class Session:
         """Trains to the end.
 
         Args:
-          init_from: a run directory whose best weights a fresh run starts from.
+          init_from: what a fresh run starts from, see `load_starting_weights`.
           operative_config: tells the parameters that gin supplied, called when all were.
           interruption, check: see `Trainer.train`.
         """
@@ -118,8 +116,8 @@ class Session:
             resumed = trainer.restore()
             if init_from and resumed:
                 say("this run goes on from its own checkpoint; --init_from=%s served its beginning", init_from)
-            elif init_from:
-                self._init(assembly, trainer, init_from)
+            elif not resumed:
+                self._begin(assembly, trainer, init_from)
             if self._replicas.is_chief:
                 run.copy_dataset_facts(self._dataset.directory, self._dataset.manifest.label_map)
                 run.write_environment(self._environment(assembly, trainer))
@@ -138,8 +136,7 @@ class Session:
         """Makes everything, runs the first steps, and prints their time and the memory."""
         with precision_scope(self._precision):
             assembly, trainer = self._make()
-            if init_from:
-                self._init(assembly, trainer, init_from)
+            self._begin(assembly, trainer, init_from)
             self._print_facts(assembly, trainer)
             steps, calls = trainer.steps, self._experiment.train.steps_per_call
             batches, times = steps.batches(), []
@@ -164,25 +161,10 @@ class Session:
         run = self._run or RunDirectory(os.devnull)  # a dry run writes nothing
         return assembly, Trainer(assembly, self._experiment, self._dataset, run, data_service=self._data_service)
 
-    def _init(self, assembly: Assembly, trainer: Trainer, init_from: str) -> None:
-        variables = model_variables(assembly.model)
-        refusal, left, facts = None, [], {}
-        if self._replicas.is_chief:
-            try:
-                with run_directory(init_from, flag="--init_from") as other:
-                    if other.remote:
-                        other.remote.fetch(leave=[path.name for path in (other.tensorboard, other.checkpoints, other.pictures)])
-                    arrays, facts = read_folder(whole_folder(other.best))  # it may be training
-                left = assign(self._replicas, variables, arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
-            except UserError as error:
-                refusal = error
-        agree(self._replicas, {}, refusal=refusal)
-        self._replicas.take_from_chief(variables)
+    def _begin(self, assembly: Assembly, trainer: Trainer, init_from: str | None) -> None:
+        load_starting_weights(assembly.model, self._replicas, init_from=init_from)
         if trainer.steps.averages:
             trainer.steps.averages.restart()
-        say(
-            "weights from %s (epoch %s)%s", init_from, facts.get("epoch"), f"; of another shape and therefore new: {', '.join(left)}" if left else ""
-        )
 
     def _environment(self, assembly: Assembly, trainer: Trainer) -> dict:
         packages = ("flexseg", "tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config")

@@ -23,6 +23,7 @@ from flexseg.distribution.averages import WeightAverages
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
+from flexseg.models.pretrained import encoder_of
 from flexseg.objectives.measures import Meter
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
 from flexseg.training.forward_backward import make_forward_backward
@@ -100,6 +101,8 @@ class Steps:
             clip=optimizer.clip(),
             weight_decay=optimizer.decay,
             averages=self.averages,
+            slow=self._encoder_places(),
+            slow_rate=optimizer.encoder_rate,
             seed=self._settings.seed,
             xla=assembly.xla,
         )
@@ -107,6 +110,20 @@ class Steps:
         self.throughput = Throughput()
         self._pending = None
         self._interruption: Interruption | None = None
+
+    def _encoder_places(self) -> list[int]:
+        """Places of the weights that `optimizer.encoder_…` is about, among the model's trainable ones."""
+        if not self._experiment.optimizer.singles_out_encoder:
+            return []
+        model, encoder = self._assembly.model, encoder_of(self._assembly.model)
+        own = {id(v) for v in encoder.trainable_variables} if encoder else set()
+        if not own:
+            raise UserError(
+                "optimizer.encoder_rate_factor, .encoder_frozen_steps",
+                expected="a model with an encoder to train (encoder_unet, fpn, deeplabv3_plus, efficient_unet), or neither of them",
+                found=model.name,
+            )
+        return [place for place, variable in enumerate(model.trainable_variables) if id(variable) in own]
 
     def batches(self):
         """This worker's batches, from the next step on."""

@@ -1,0 +1,47 @@
+"""The weights that an encoder starts from, read when a training begins and never when a model is made.
+
+    encoder = encoder_of(model)                                 # None where the model has none
+    arrays = learnt_weights(encoder)
+
+"imagenet" is Keras's own download, checked by its hash and kept in its cache; a file has the layout of these (`.h5`), or Keras 3's (`.weights.h5`).
+Both hold arrays alone.
+"""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from flexseg.errors import UserError, first_line
+from flexseg.models.encoders import headless, network
+
+
+def encoder_of(model: keras.Model) -> keras.Model | None:
+    """The part of a model that `Encoder` made, whose `source` tells where its weights come from."""
+    return next((layer for layer in model.layers if hasattr(layer, "source")), None)
+
+
+def learnt_weights(encoder: keras.Model) -> list[np.ndarray]:
+    """The arrays of the encoder's weights and moving statistics in their order, from `encoder.source.weights`.
+
+    Raises:
+      UserError: the file is missing, damaged or of another network, or the download failed.
+    """
+    source, size = encoder.source, tuple(encoder.input.shape[1:3])
+    where, download = f"{source.owner}.encoder_weights", source.weights == "imagenet"
+    if not download and not Path(source.weights).is_file():
+        raise UserError(where, expected="'imagenet' or an existing .h5 file", found=repr(source.weights))
+    try:
+        with tf.device("CPU"):
+            application = network(source.name, size, weights="imagenet" if download else None)
+            if not download:
+                application.load_weights(source.weights)
+    except Exception as error:  # Keras and h5py raise many kinds
+        cure = f"copy the file that ends in notop.h5 here by other means, and --gin_param=\"{where}='FILE'\"" if download else (
+            "files for keras.applications without head end in notop.h5"
+        )  # fmt: skip
+        expected = "a download from Keras's server" if download else f"weights of keras.applications.{source.name}(include_top=False)"
+        raise UserError(where, expected=expected, found=f"{source.weights}: {first_line(error)}", cure=cure) from error
+    core, _ = headless(application, source)
+    return [v.numpy() for v in core.variables if not v.path.endswith("seed_generator_state")]

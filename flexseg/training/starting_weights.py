@@ -1,0 +1,71 @@
+"""Starting weights: what a fresh run begins from, other than random numbers.
+
+    load_starting_weights(assembly.model, replicas, init_from="runs/other")        # or "best_model.h5", or None
+
+In this order: what --init_from names, else the learnt weights of the model's encoder, if it has one with such. A run that goes on from its own
+checkpoint needs neither.
+"""
+
+from pathlib import Path
+
+import keras
+
+from flexseg.console import say
+from flexseg.distribution.agreement import agree
+from flexseg.distribution.replicas import Replicas
+from flexseg.errors import UserError
+from flexseg.inference.reference_weights import assign_reference
+from flexseg.inference.weights import assign, model_variables, read_folder, whole_folder
+from flexseg.models.pretrained import encoder_of, learnt_weights
+from flexseg.training.remote_run import run_directory
+
+
+def load_starting_weights(model: keras.Model, replicas: Replicas, *, init_from: str | None) -> None:
+    """Gives a model its starting weights, on every worker, and says which; all workers must call it.
+
+    Args:
+      model: new.
+      replicas: that hold it; the chief reads.
+      init_from: a run directory or the reference's best_model.h5.
+
+    Raises:
+      UserError: what is named cannot be read or belongs to another model.
+    """
+    encoder = encoder_of(model)
+    if not init_from and (encoder is None or encoder.source.weights is None):
+        return
+    refusal, said = None, ""
+    if replicas.is_chief:
+        try:
+            if not init_from:
+                said = _from_encoder(encoder, replicas)
+            elif Path(init_from).suffix == ".h5":
+                said = f"weights from {init_from}{_left(assign_reference(replicas, model, Path(init_from)))}"
+            else:
+                said = _from_run(model, replicas, init_from)
+        except UserError as error:
+            refusal = error
+    agree(replicas, {}, refusal=refusal)
+    replicas.take_from_chief(model_variables(model))
+    if said:
+        say("%s", said)
+
+
+def _from_encoder(encoder: keras.Model, replicas: Replicas) -> str:
+    source = encoder.source
+    for variable, array in zip(model_variables(encoder), learnt_weights(encoder), strict=True):
+        replicas.write(variable, array)
+    return f"encoder {source.name} starts from {source.weights}; {len(encoder.trainable_variables)} of its {len(encoder.weights)} arrays are trained"
+
+
+def _from_run(model: keras.Model, replicas: Replicas, init_from: str) -> str:
+    with run_directory(init_from, flag="--init_from") as other:
+        if other.remote:
+            other.remote.fetch(leave=[path.name for path in (other.tensorboard, other.checkpoints, other.pictures)])
+        arrays, facts = read_folder(whole_folder(other.best))  # it may be training
+    left = assign(replicas, model_variables(model), arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
+    return f"weights from {init_from} (epoch {facts.get('epoch')}){_left(left)}"
+
+
+def _left(names: list[str]) -> str:
+    return f"; of another shape and therefore new: {', '.join(names)}" if names else ""
