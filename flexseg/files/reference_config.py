@@ -21,6 +21,7 @@ from flexseg.files.reference_keys import KEYS
 from flexseg.files.reference_reader import Bindings, Reader, shown
 
 _MAX_BYTES = 1_000_000
+_SLIPS = {"reduer_patience": "reducer_patience", "alpah": "alpha", "datasetclass": "class_name", "diation": "dilation"}
 _FOLDERS = {"train": "train.image_datapath", "valid": "eval.image_datapath", "test": "test.image_datapath", "infer": "infer.images_dir"}
 
 
@@ -141,7 +142,7 @@ def _literal(text: str) -> tuple[Any, str]:
 def _canonical(key: str) -> str:
     """The key that a slip of the published files stands for."""
     section, _, name = key.partition(".")
-    name = {"reduer_patience": "reducer_patience", "alpah": "alpha", "sigmoids": "sigmoids", "datasetclass": "class_name"}.get(name, name)
+    name = _SLIPS.get(name, name)
     if section == "model" and name in ("epoch_change_infer", "epoch_change_infer_dir", "num_infer_images", "epoch_change_tiledinfer"):
         section = "train"
     return f"{section}.{name}"
@@ -155,7 +156,6 @@ def _finish(reader: Reader, path: Path) -> None:
     train.setdefault("input.fit", "resize")
     train.setdefault("augment.enabled", False)
     train.setdefault("train.monitor", "val_loss")
-    train.setdefault("flex_unet.normalization", "none")
     if train.get("plateau.learning_rate_reducer") is not True:  # a binding without effect would be refused
         for name in [name for name in train if name.startswith("plateau.reducer_")]:
             del train[name]

@@ -9,26 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flexseg.errors import UserError
 from flexseg.files.reference_augmentor import AUGMENTOR
+from flexseg.files.reference_models import OTHER_SETTINGS, bind_model, bind_setting
 from flexseg.files.reference_reader import Reader, Rule
 
-_MODELS = ("TensorFlowFlexUNet", "TensorflowFlexUNet", "TensorflowSlightlyFlexibleUNet", "TensorflowUNet")
 _BATCH_LOSSES = ("dice_loss", "iou_loss", "jacard_loss", "bce_dice_loss", "bce_iou_loss", "basnet_hybrid_loss", "dice_loss_multiclass")
 
 
 def _to(command: str, name: str, change: Callable[[Any], Any] = lambda value: value) -> Rule:
     return lambda reader, key, value: reader.bind(key, command, name, change(value))
-
-
-def _pair(value: Any) -> tuple:
-    return tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-
-
-def _model(reader: Reader, key: str, value: Any) -> None:
-    if value not in _MODELS:
-        raise UserError(key, expected=f"a model that flexseg has: {', '.join(_MODELS)}", found=repr(value))
-    reader.bind(key, "train", "build_model.architecture", "@flex_unet")
 
 
 def _size(reader: Reader, key: str, value: Any) -> None:
@@ -104,20 +93,19 @@ _LATER = "not there yet"
 _COLORS = "predictions have the LabelMap's colours"
 
 KEYS: dict[str, str | Rule] = {
-    "model.model": _model,
+    "model.model": bind_model,
     "model.generator": _generator,
     "model.image_width": _size,
     "model.image_height": _size,
     "model.image_channels": _FROM_DATASET,
-    "model.input_normalize": _to("train", "flex_unet.input_normalize", bool),
-    "model.normalization": _to("train", "flex_unet.normalization", lambda value: "batch" if value else "none"),
+    **{f"model.{name}": bind_setting for name in (
+        "base_filters", "base_kernels", "num_layers", "dropout_rate", "dilation", "activation", "normalization", "input_normalize", *OTHER_SETTINGS)},
+    "model.max_filter": "the bridge is twice as wide as the last of model.filters",
+    "model.shift_window": "every other block shifts its windows",
+    "model.pool": "levels are halved by max-pooling",
+    **{f"model.{name}": "encoder_unet, fpn and deeplabv3_plus have learnt encoders, transunet its own" for name in (
+        "backbone", "weights", "freeze_backbone", "freeze_batch_norm")},
     "model.num_classes": _to("train", "build_model.num_classes"),
-    "model.base_filters": _to("train", "flex_unet.base_filters"),
-    "model.base_kernels": _to("train", "flex_unet.base_kernels", _pair),
-    "model.num_layers": _to("train", "flex_unet.num_layers"),
-    "model.dropout_rate": _to("train", "flex_unet.dropout_rate"),
-    "model.dilation": _to("train", "flex_unet.dilation", _pair),
-    "model.activation": _to("train", "flex_unet.activation"),
     "model.final_activation": "it follows from build_model.num_classes",
     "model.dropout_seed_fixing": "dropout is a function of train.seed and the step",
     "model.evaluation": "flexseg evaluate does it",
@@ -130,7 +118,7 @@ KEYS: dict[str, str | Rule] = {
     "dataset.class_name": "flexseg build reads all of them",
     "dataset.color_order": _to("train", "input.color_order", lambda value: str(value).upper()),
     "dataset.resize_interpolation": "images are resized antialiased, masks to the nearest pixel",
-    "dataset.image_normalize": "flex_unet.input_normalize divides by 255",
+    "dataset.image_normalize": "the network divides by 255 where its input_normalize says so",
     "dataset.rgb_mask": "masks are class ids",
     "dataset.debug": "nothing to debug",
     "train.image_datapath": "its folder is --source of flexseg build",
