@@ -57,7 +57,7 @@ COUNTS = [
     ("u2net", {"base_filters": 64, "num_classes": 1, "image_size": (320, 320)}, 44_009_869, lambda m: redundant_biases(m) - moving(m), "the authors' code: U2NET(3, 1)"),
     ("basnet", {"base_filters": 64, "num_classes": 1, "image_size": (256, 256)}, 87_060_360,
      lambda m: redundant_biases(m, without="encoder") - moving(m), "the authors' code: BASNet(3, 1); 348.5 MB in the paper"),
-    ("deeplabv3_plus", {}, 11_852_610, lambda m: m.get_layer("image_conv_a").filters, REFERENCE),
+    ("deeplabv3_plus", {}, 11_852_610, lambda m: m.get_layer("global_conv_a").filters, REFERENCE),
     # Its EfficientNets counted the seven numbers of their own pixel normalization.
     ("efficient_unet", {"num_classes": 1}, 6_292_804, lambda m: redundant_biases(m) + 7, REFERENCE),
     ("efficient_unet", {"num_classes": 1, "efficientnet": "B7", "decoder": "transposed"}, 56_725_112, lambda m: redundant_biases(m) + 7, REFERENCE),

@@ -91,9 +91,10 @@ def deeplabv3_plus(
         taps=_INNER[encoder] if encoder_maps == "inner" else None,
     )(pixels, image_size)
     x = maps[16]
-    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="image_pool")(x)
-    pooled = conv_unit(pooled, style, name="image_a", filters=base_filters, kernel=1)
-    branches = [keras.layers.UpSampling2D(x.shape[1:3], name="image_up")(pooled), conv_unit(x, style, name="point_a", filters=base_filters, kernel=1)]
+    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="global_pool")(x)
+    pooled = conv_unit(pooled, style, name="global_a", filters=base_filters, kernel=1)
+    pooled = keras.layers.UpSampling2D(x.shape[1:3], name="global_up")(pooled)
+    branches = [pooled, conv_unit(x, style, name="point_a", filters=base_filters, kernel=1)]
     branches += [conv_unit(x, style, name=f"atrous_{rate}_a", filters=base_filters, dilation=rate) for rate in atrous_rates]
     x = keras.layers.Concatenate(name="pyramid_concat")(branches)
     x = conv_unit(x, style, name="pyramid_a", filters=base_filters, kernel=1, dropout_rate=dropout_rate)

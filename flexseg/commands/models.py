@@ -1,0 +1,168 @@
+"""List the networks: parameters, GMAC and activation memory of one image, and how fast this machine trains them.
+
+    flexseg models                                            # every network in its small settings
+    flexseg models --published --nomeasure                    # in its published ones, from the graph alone
+    flexseg models --gin_file=models/u2net.gin --image_size=320 --gin_param="u2net.base_filters=32" --plot=u2net.png
+    flexseg models --user_module=my_models --gin_param="build_model.architecture=@my_net"
+
+GMAC: 10⁹ multiply-accumulate operations of a forward pass; a training step takes about three times as many. Activations: what the operations of
+that pass put out, which the backward pass may want. Images/s and memory: of training steps with Adam, input and validation left out, each network in
+a process of its own.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from absl import flags
+
+from flexseg.commands import config_flags
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_boolean("published", False, "List the published settings instead of the small ones.", flag_values=FLAGS)
+flags.DEFINE_list("image_size", ["256"], "Height and width of the input in pixels, or one number for both.", flag_values=FLAGS)
+flags.DEFINE_integer("image_channels", 3, "Channels of the images.", flag_values=FLAGS, lower_bound=1)
+flags.DEFINE_integer("num_classes", 2, "Classes, the background included.", flag_values=FLAGS, lower_bound=2)
+flags.DEFINE_integer("batch_size", 4, "Images a training step.", flag_values=FLAGS, lower_bound=1)
+flags.DEFINE_enum(
+    "precision", "auto", ["auto", "float32", "mixed_bfloat16", "mixed_float16"], "auto: what train.precision='auto' takes here.", flag_values=FLAGS
+)
+flags.DEFINE_boolean("measure", True, "Train for some seconds; --nomeasure tells sizes only.", flag_values=FLAGS)
+flags.DEFINE_boolean("json", False, "One JSON object a line.", flag_values=FLAGS)
+flags.DEFINE_string("plot", None, "PNG or SVG of one network, described by --gin_file and --gin_param.", flag_values=FLAGS)
+config_flags.define(FLAGS)
+
+_COLUMNS = ("network", "parameters", "GMAC", "activations", "images/s", "memory")
+_MIB, _GIB = 2**20, 2**30
+
+
+def run(
+    *,
+    published: bool = False,
+    image_size: Sequence[int | str] = (256,),
+    image_channels: int = 3,
+    num_classes: int = 2,
+    batch_size: int = 4,
+    precision: str = "auto",
+    measure: bool = True,
+    json: bool = False,
+    plot: str | None = None,
+    gin_file=(),
+    gin_param=(),
+    user_module=(),
+) -> list[dict]:
+    """Prints a table and returns its rows; the arguments are the flags of `flexseg models`."""
+    from flexseg.errors import UserError
+
+    size = _size(image_size)
+    one = bool(gin_file or gin_param or user_module)
+    if plot and (not one or Path(plot).suffix not in (".png", ".svg")):
+        cure = "flexseg models --gin_file=models/u2net.gin --plot=u2net.png"
+        raise UserError("--plot", expected="a .png or .svg file, and the network by --gin_file or --gin_param", found=plot, cure=cure)
+    facts = {"image_channels": image_channels, "num_classes": num_classes, "batch_size": batch_size, "precision": precision}
+    if not json:
+        print(_line(dict(zip(_COLUMNS, _COLUMNS, strict=True))), flush=True)
+    rows = []
+    if one:
+        rows.append(_row(size, facts, measure=measure, plot=plot, gin_file=gin_file, gin_param=gin_param, user_module=user_module))
+        _show(rows[-1], as_json=json)
+        return rows
+    for config in _configs(published=published):
+        rows.append(_row_of_another_process(config, size, facts, measure=measure))
+        _show(rows[-1], as_json=json)
+    return rows
+
+
+def _size(image_size: Sequence[int | str]) -> tuple[int, int]:
+    from flexseg.errors import UserError
+
+    sides = [int(side) for side in image_size if str(side).strip().isdigit()]
+    if len(sides) != len(image_size) or len(sides) not in (1, 2) or 0 in sides:
+        cure = "--image_size=256 or --image_size=256,512"
+        raise UserError("--image_size", expected="one or two numbers of pixels", found=",".join(map(str, image_size)), cure=cure)
+    return (sides[0], sides[-1])
+
+
+def _configs(*, published: bool) -> list[str]:
+    folder = Path(str(resources.files("flexseg.configs"))) / "models"
+    return [f"models/{path.name}" for path in sorted(folder.glob("*.gin")) if path.stem.endswith("_small") != published]
+
+
+def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_param, user_module) -> dict:
+    """The row of the network that the bindings describe."""
+    from flexseg.commands.quiet import load_tensorflow
+    from flexseg.configure import configure
+
+    load_tensorflow()
+    configure(gin_file, gin_param, modules=("flexseg.training.assembly",), user_modules=user_module)
+    from flexseg.models.build import build_model
+    from flexseg.models.cost import cost_of, shapes_alone
+    from flexseg.training.precision import precision_scope, resolve_precision
+
+    def build():
+        return build_model(image_size=size, channels=facts["image_channels"], classes=facts["num_classes"])
+
+    on_gpu = _on_gpu()
+    policy = resolve_precision(facts["precision"], on_gpu=on_gpu)
+    with precision_scope(policy), shapes_alone():
+        model = build()
+        cost = cost_of(model)
+    row = {"network": model.name, "settings": list(gin_file), "image_size": size, "precision": policy, "batch_size": facts["batch_size"]}
+    row |= {"parameters": cost.parameters, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
+    if plot:
+        from flexseg.evaluation.network_plot import plot_network
+
+        plot_network(model, Path(plot))
+    if measure:
+        from flexseg.training.speed import training_speed
+
+        speed = training_speed(build, batch_size=facts["batch_size"], precision=policy)
+        row |= {"images_per_second": speed.images_per_second, "memory_bytes": speed.memory_bytes}
+    return row
+
+
+def _on_gpu() -> bool:
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _row_of_another_process(config: str, size, facts: dict, *, measure: bool) -> dict:
+    """So that one network's memory is not the next one's, and one that does not fit is a line and no end."""
+    words = [f"--gin_file={config}", f"--image_size={size[0]},{size[1]}", "--json", *(f"--{name}={value}" for name, value in facts.items())]
+    words += [] if measure else ["--nomeasure"]
+    command = [sys.executable, "-m", "flexseg.commands.dispatcher", "models", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    said = done.stderr.strip().splitlines()
+    failure = said[-1].removeprefix("flexseg models: ") if said else f"ended by signal {-done.returncode}"
+    return {"network": config.removeprefix("models/").removesuffix(".gin"), "settings": [config], "failure": failure}
+
+
+def _show(row: dict, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(row), flush=True)
+    elif "failure" in row:
+        print(f"{row['network']:<24}  {row['failure']}", flush=True)
+    else:
+        name = row["settings"][-1].removeprefix("models/").removesuffix(".gin") if row["settings"] else row["network"]
+        cells = {"network": name, "parameters": f"{row['parameters']:,}", "GMAC": f"{row['macs'] / 1e9:.2f}"}
+        cells["activations"] = f"{row['activation_bytes'] / _MIB:.0f} MiB"
+        if "memory_bytes" in row:
+            cells |= {"images/s": f"{row['images_per_second']:.1f}", "memory": f"{row['memory_bytes'] / _GIB:.2f} GiB"}
+        print(_line(cells), flush=True)
+
+
+def _line(cells: dict[str, str]) -> str:
+    network, *others = (cells.get(column, "") for column in _COLUMNS)
+    return f"{network:<24}" + "".join(f"{cell:>14}" for cell in others)
+
+
+def main(args) -> int:
+    """The command."""
+    run(**config_flags.values(FLAGS))
+    return 0

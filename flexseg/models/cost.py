@@ -1,0 +1,93 @@
+"""What a network costs, from its graph alone: no weight is drawn, so that networks of any size are told in seconds.
+
+    with shapes_alone():
+        model = build_model(...)
+    cost = cost_of(model)
+    cost.parameters, cost.macs, cost.activation_bytes            # the latter two for one image
+"""
+
+import dataclasses
+import math
+
+import keras
+import tensorflow as tf
+
+_VIEWS = ("Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient", "Shape", "IdentityN", "CheckNumerics")  # share their input's memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one network.
+
+    Attributes:
+      parameters: trainable weights and moving statistics.
+      macs: multiply-accumulate operations of convolutions and matrix products in one forward pass of one image; a training step takes about three
+        times as many.
+      activation_bytes: what the operations of that pass put out in training, in the precision they compute in: what the backward pass can want,
+        before a compiler fuses anything.
+    """
+
+    parameters: int
+    macs: int
+    activation_bytes: int
+
+
+def shapes_alone() -> keras.StatelessScope:
+    """Models made inside have shapes and no values."""
+    return keras.StatelessScope(initialize_variables=False)
+
+
+def cost_of(model: keras.Model) -> Cost:
+    """The cost of a model of the builders' contract, made under the precision that it is to be told for."""
+    image = tf.TensorSpec((1, *model.input.shape[1:]), model.input.dtype)
+    weights, state = ([tf.TensorSpec(v.shape, v.dtype) for v in group] for group in (model.trainable_variables, model.non_trainable_variables))
+
+    @tf.function(autograph=False)
+    def forward(image, weights, state):
+        return model.stateless_call(weights, state, image, training=True)[0]
+
+    graph = forward.get_concrete_function(image, weights, state).graph
+    downstream, macs, activations = {graph.inputs[0].ref()}, 0, 0
+    for operation in graph.get_operations():
+        if not any(tensor.ref() in downstream for tensor in operation.inputs):
+            continue  # of weights and seeds alone
+        downstream |= {tensor.ref() for tensor in operation.outputs}
+        macs += _macs(operation)
+        if operation.type not in _VIEWS:
+            activations += sum(math.prod(t.shape) * t.dtype.size for t in operation.outputs if t.dtype.is_floating and t.shape.is_fully_defined())
+    return Cost(sum(math.prod(v.shape) for v in model.variables if not v.path.endswith("seed_generator_state")), macs, activations)
+
+
+def _macs(operation: tf.Operation) -> int:
+    """Products that an operation adds up."""
+    shapes = [tensor.shape.as_list() for tensor in operation.inputs if tensor.shape.rank is not None]
+    output = operation.outputs[0].shape if operation.outputs else None
+    match operation.type:
+        case "Conv2D":  # kernel [h, w, in / groups, out]
+            return math.prod(output) * math.prod(shapes[1][:3])
+        case "DepthwiseConv2dNative":  # kernel [h, w, in, multiplier]
+            return math.prod(output) * math.prod(shapes[1][:2])
+        case "Conv2DBackpropInput":  # a transposed convolution: sizes, kernel [h, w, out, in], input
+            return math.prod(shapes[2]) * math.prod(shapes[1][:3])
+        case "MatMul":
+            return math.prod(output) * shapes[0][0 if operation.get_attr("transpose_a") else 1]
+        case "BatchMatMulV2":
+            return math.prod(output) * shapes[0][-2 if operation.get_attr("adj_x") else -1]
+        case "Einsum":
+            return _einsum_macs(operation.get_attr("equation").decode(), shapes)
+    return 0
+
+
+def _einsum_macs(equation: str, shapes: list[list[int]]) -> int:
+    """Products of an einsum of two operands: the sizes of all its letters multiplied."""
+    operands = equation.partition("->")[0].split(",")
+    if len(operands) != 2:
+        return 0
+    sizes: dict[str, int] = {}
+    for letters, shape in zip(operands, shapes, strict=True):
+        if "." in letters:  # the dimensions of "..." belong to the front
+            hidden = len(shape) - len(letters.replace("...", ""))
+            letters = letters.replace("...", "".join(chr(0x100 + place) for place in range(hidden)))
+        for letter, size in zip(letters, shape, strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    return math.prod(sizes.values())

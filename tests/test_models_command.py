@@ -1,0 +1,157 @@
+"""`flexseg models`: costs agree with published figures and with TensorFlow's own counter; README's network of one's own; the drawing."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import gin
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy_runs
+import toys
+from model_zoo import SETTINGS, small
+from PIL import Image
+
+from flexseg.commands import models as command
+from flexseg.errors import UserError
+from flexseg.evaluation.network_plot import plot_network
+from flexseg.models.cost import cost_of, shapes_alone
+from flexseg.models.flex_unet import flex_unet
+from flexseg.training.precision import precision_scope
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+@pytest.fixture(autouse=True)
+def clean_gin():
+    yield
+    gin.clear_config()
+
+
+# Costs
+
+
+def test_the_published_flex_unet_costs_what_the_reference_s_does():
+    with shapes_alone():
+        model = flex_unet(image_size=(512, 512), image_channels=3, num_classes=2, base_filters=16, base_kernels=(9, 9), num_layers=8, dropout_rate=0.04)
+    cost = cost_of(model)
+    assert cost.parameters == 124_996_866 and round(cost.macs / 1e9, 1) == 57.8, "REFERENCE_SYSTEM.md section 4"
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in ("swin_unet", "transunet")])
+def test_convolutions_are_counted_as_tensorflow_s_profiler_counts_them(name):
+    """Its counter knows no einsum, and calls a multiplication and an addition two operations."""
+    model = small(name)
+    forward = tf.function(lambda x: model(x, training=True))
+    graph = forward.get_concrete_function(tf.TensorSpec((1, *model.input.shape[1:]), model.input.dtype)).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()).with_empty_output().build()
+    with graph.as_default():
+        found = tf.compat.v1.profiler.profile(graph, cmd="op", options=options)
+    kinds = ("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "MatMul")
+
+    def counted(node):
+        return (node.float_ops if node.name in kinds else 0) + sum(map(counted, node.children))
+
+    assert cost_of(model).macs == counted(found) // 2 > 0
+
+
+def test_attention_is_counted_by_its_formula():
+    tokens, width, heads = 12, 8, 2
+    inputs = keras.Input((3, 4, width))
+    x = keras.layers.Reshape((tokens, width))(inputs)
+    x = keras.layers.MultiHeadAttention(heads, width // heads)(x, x)
+    cost = cost_of(keras.Model(inputs, keras.layers.Reshape((3, 4, width))(x)))
+    assert cost.macs == 4 * tokens * width * width + 2 * tokens * tokens * width  # four projections; scores and their sums
+
+
+def test_activations_take_half_the_memory_in_16_bits_and_grow_with_the_area():
+    def bytes_of(policy, size):
+        with precision_scope(policy), shapes_alone():
+            return cost_of(small("attention_unet", image_size=size)).activation_bytes
+
+    wide = bytes_of("float32", (64, 64))
+    assert wide == pytest.approx(2 * bytes_of("float32", (32, 64)), rel=0.01)
+    assert 0.45 < bytes_of("mixed_bfloat16", (64, 64)) / wide < 0.65
+
+
+# The command
+
+
+def table(capsys, **flags) -> list[str]:
+    command.run(**flags)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_one_network_is_built_trained_and_told(capsys):
+    lines = table(capsys, gin_file=["models/xception_unet_small.gin"], image_size=["64", "128"], precision="float32", batch_size=2)
+    assert lines[0].split() == ["network", "parameters", "GMAC", "activations", "images/s", "memory"]
+    cells = lines[1].split()
+    assert cells[:2] == ["xception_unet_small", "518,194"] and float(cells[5]) > 0.5 and float(cells[6]) > 0.1
+
+
+def test_json_has_every_number(capsys):
+    (line,) = table(capsys, gin_file=["models/u2net_small.gin"], gin_param=["u2net.base_filters=8"], precision="mixed_bfloat16", measure=False, json=True)
+    row = json.loads(line)
+    assert row["network"] == "u2net" and row["precision"] == "mixed_bfloat16" and row["image_size"] == [256, 256]
+    assert row["parameters"] > 0 and row["macs"] > 0 and row["activation_bytes"] > 0 and "images_per_second" not in row
+
+
+@pytest.mark.slow
+def test_all_small_networks_are_listed_and_one_that_fails_is_a_line(capsys):
+    rows = command.run(image_size=[64], measure=False, precision="float32")
+    assert len(rows) == 14 and all(row["parameters"] <= 10_000_000 for row in rows if "failure" not in row)
+    assert [row["network"] for row in rows if "failure" in row] == [], "every small network takes 64 x 64"
+    rows = command.run(image_size=[48], measure=False, precision="float32")
+    failed = {row["network"] for row in rows if "failure" in row}
+    assert "fpn_small" in failed and "xception_unet_small" not in failed and "multiples of 32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flags", "expected"), [
+    ({"image_size": ["wide"]}, "one or two numbers"), ({"image_size": [1, 2, 3]}, "one or two numbers"), ({"plot": "all.png"}, "the network by --gin_file"),
+    ({"plot": "net.txt", "gin_file": ["models/fpn_small.gin"]}, "a .png or .svg file"), ({"gin_file": ["models/no_net.gin"]}, "no such file"),
+])  # fmt: skip
+def test_mistakes(flags, expected):
+    with pytest.raises(UserError, match=expected):
+        command.run(measure=False, **flags)
+
+
+# The drawing
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_network_is_drawn_with_its_parts(name, tmp_path):
+    model = small(name)
+    plot_network(model, tmp_path / "net.png")
+    with Image.open(tmp_path / "net.png") as image:
+        assert image.width < 4000 and image.height < 1500
+        assert np.asarray(image.convert("L")).std() > 5
+    plot_network(model, tmp_path / "net.svg")
+    text = (tmp_path / "net.svg").read_text()
+    assert f"{model.count_params():,} parameters" in text and ("bridge" in text or "encoder" in text or "down" in text)
+
+
+# README's network of one's own
+
+
+def test_the_network_of_readme_is_listed_drawn_trained_and_evaluated(tmp_path, monkeypatch, capsys):
+    section = README.partition("#### A network of your own")[2].partition("\n### ")[0]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    assert len(code.splitlines()) <= 30
+    (tmp_path / "my_models.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    listed = re.search(r"^flexseg (models .*)$", section, re.MULTILINE)[1]
+    words = [*shlex.split(listed), "--nomeasure", "--image_size=64"]
+    done = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], capture_output=True, text=True)
+    assert done.returncode == 0 and "my_net" in done.stdout, done.stderr
+    assert (tmp_path / "my_net.png").is_file()
+    cases = {f"{split}/{split}{number}": (32, 32) for split in ("train", "valid", "test") for number in range(4)}
+    toy = toys.build(tmp_path, source=toys.write_folder(tmp_path / "source", cases), name="toy")
+    given = ("build_model.architecture=@my_net", "my_net.base_filters=8", "my_net.num_layers=2", "train.epochs=1")
+    toy_runs.train(toy, tmp_path / "run", *given, user_module=["my_models"])
+    report, _ = toy_runs.evaluate(tmp_path / "run", split="test")
+    assert report["cases"]
