@@ -5,9 +5,9 @@
     flexseg models --gin_file=models/u2net.gin --image_size=320 --gin_param="u2net.base_filters=32" --plot=u2net.png
     flexseg models --user_module=my_models --gin_param="build_model.architecture=@my_net"
 
-GMAC: 10⁹ multiply-accumulate operations of a forward pass; a training step takes about three times as many. Activations: what the operations of
-that pass put out, which the backward pass may want. Images/s and memory: of training steps with Adam, input and validation left out, each network in
-a process of its own.
+GMAC: 10⁹ multiply-accumulate operations of a forward pass; a training step takes about three times as many. Activations: what the operations
+of that pass put out, which the backward pass may want. Images/s and memory at most: of training steps with Adam, input and validation left out,
+each network in a process of its own.
 """
 
 import json

@@ -7,6 +7,7 @@ Input, validation and checkpoints are not in it; `flexseg train --dry_run` tells
 """
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
 
@@ -34,7 +35,7 @@ class Speed:
 
     Attributes:
       images_per_second: by the median step.
-      memory_bytes: of this process on the host, or at most on the first GPU.
+      memory_bytes: at most, of this process on the host (where its system tells no peak: after the last step), or on the first GPU.
     """
 
     images_per_second: float
@@ -71,8 +72,16 @@ def training_speed(
             began = time.perf_counter()
             step(batch, number=len(times), learning_rate=1e-4, total_weight=float(batch_size)).values.numpy()
             times.append(time.perf_counter() - began)
-    memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] if replicas.on_gpu else psutil.Process().memory_info().rss
+    memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] if replicas.on_gpu else _peak_of_process()
     return Speed(batch_size / float(np.median(times[_WARM_UP:])), memory)
+
+
+def _peak_of_process() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().rss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # bytes there, KiB on Linux
 
 
 def _noise(shape, classes: int, batch_size: int, dtype: str) -> dict[str, np.ndarray]:
