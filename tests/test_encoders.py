@@ -180,6 +180,21 @@ def test_the_last_61_layers_of_the_reference_s_b7():
     assert trained_numbers(model) + biases == 15_756_193, "15.76 million in REFERENCE_SYSTEM.md section 4"
 
 
+@pytest.mark.parametrize(("name", "count", "words"), [
+    ("encoder_unet", 157, "at most the 156 layers of MobileNetV3Small"), ("encoder_unet", 1, "0 for none, or 2 or more"),
+])  # fmt: skip
+def test_a_number_of_trained_layers_that_means_nothing_is_refused(name, count, words):
+    with pytest.raises(UserError, match=words):
+        small(name, encoder="MobileNetV3Small", encoder_weights="imagenet", encoder_trainable_layers=count)
+
+
+def test_layers_that_are_cut_off_cannot_be_the_trained_ones():
+    with pytest.raises(UserError, match="0 for none, or 38 or more") as refusal:
+        small("deeplabv3_plus", encoder_weights="imagenet", encoder_trainable_layers=32)
+    assert refusal.value.where == "deeplabv3_plus.encoder_trainable_layers"
+    assert encoder_of(small("deeplabv3_plus", encoder_weights="imagenet", encoder_trainable_layers=38)).trainable_variables
+
+
 @pytest.mark.parametrize("name", ["encoder_unet", "fpn", "deeplabv3_plus"])
 def test_no_trained_layer_leaves_the_encoder_as_it_is(name):
     model = small(name, encoder="MobileNetV3Small", encoder_weights="imagenet", encoder_trainable_layers=0, **({"encoder_maps": "stage"} if name == "deeplabv3_plus" else {}))
@@ -272,6 +287,23 @@ def test_settings_of_an_encoder_want_one(toy):
         toy_runs.train(toy, None, "optimizer.encoder_rate_factor=0", dry_run=True)
     with pytest.raises(UserError, match="an existing .h5 file"):
         toy_runs.train(toy, None, *ENCODED, "encoder_unet.encoder_weights='nowhere.h5'", dry_run=True)
+
+
+def test_learnt_weights_and_bgr_exclude_each_other(toy):
+    with pytest.raises(UserError, match="input.color_order: expected 'RGB' with encoder_unet.encoder_weights"):
+        toy_runs.train(toy, None, *ENCODED, "encoder_unet.encoder_weights='imagenet'", "input.color_order='BGR'", dry_run=True)
+
+
+def test_one_image_a_replica_has_no_statistics_of_a_map_of_one_pixel(toy):
+    """DeepLabV3+ normalizes the mean of the whole map: of one image that is one value a channel."""
+    params = ("build_model.architecture=@deeplabv3_plus", "deeplabv3_plus.base_filters=4", "train.global_batch_size=2")
+    params += ("deeplabv3_plus.encoder='MobileNetV3Small'", "deeplabv3_plus.encoder_maps='stage'", "input.image_size=(64,64)")
+    with pytest.raises(UserError, match="two images a replica and micro-batch or more, since global_norm_a") as refusal:
+        toy_runs.train(toy, None, *params, logical_cpus=2, dry_run=True)
+    assert "deeplabv3_plus.normalization='group'" in refusal.value.cure
+    with pytest.raises(UserError, match="two images a replica"):
+        toy_runs.train(toy, None, *params, "train.accumulation_steps=2", dry_run=True)
+    assert "second step" in toy_runs.train(toy, None, *params, dry_run=True)
 
 
 def test_xla_takes_what_an_encoder_adds():

@@ -9,7 +9,7 @@ import tensorflow as tf
 from flexseg.errors import UserError
 from flexseg.models.blocks import ACTIVATIONS, ConvStyle, level_dilations, level_kernels
 from flexseg.models.build import build_model
-from flexseg.models.convolutions import Conv2D, Conv2DTranspose
+from flexseg.models.convolutions import Conv2D, Conv2DTranspose, Dense, SeparableConv2D
 from flexseg.models.flex_unet import flex_unet
 
 # REFERENCE_SYSTEM.md sections 2 and 4: counts of the published networks (PanNuke's stands in its published summary.txt).
@@ -157,18 +157,19 @@ def test_the_moving_statistics_keep_the_share_that_is_set():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_the_gradient_of_a_bias_does_not_stall_in_16_bits(dtype, xla):
     # TensorFlow 2.21's BiasAddGrad on a CPU answers 256 for bfloat16 here: a sum of ones that has grown to 256 rounds back to 256.
-    layers = [Conv2D(4, 1, dtype=f"mixed_{dtype}"), Conv2DTranspose(4, 2, strides=2, dtype=f"mixed_{dtype}")]
+    policy = f"mixed_{dtype}"
+    layers = [Conv2D(4, 1, dtype=policy), Conv2DTranspose(4, 2, strides=2, dtype=policy), SeparableConv2D(4, 3, padding="same", dtype=policy), Dense(4, dtype=policy)]
     for layer in layers:
         model = keras.Sequential([keras.Input((64, 64, 2)), layer])
 
         @tf.function(jit_compile=xla)
-        def gradient(kernel, bias, model=model):
+        def gradient(kernels, bias, model=model):
             with tf.GradientTape() as tape:
                 tape.watch(bias)
-                y, _ = model.stateless_call([kernel, bias], [], tf.zeros((2, 64, 64, 2)))
+                y, _ = model.stateless_call([*kernels, bias], [], tf.zeros((2, 64, 64, 2)))
             return y, tape.gradient(y, bias)
 
-        y, result = gradient(tf.convert_to_tensor(layer.kernel.value), tf.zeros(4))
+        y, result = gradient([tf.convert_to_tensor(kernel.value) for kernel in layer.trainable_variables[:-1]], tf.zeros(4))
         assert y.dtype == dtype
         np.testing.assert_array_equal(result, [np.prod(y.shape[:3])] * 4)
 
@@ -182,7 +183,12 @@ def test_the_convolutions_give_keras_s_own_result(policy):
         one.build((None, *size, 3)), other.build((None, *size, 3))
         other.set_weights(one.get_weights())
         np.testing.assert_array_equal(tf.cast(one(pixels(size=size)), "float32"), tf.cast(other(pixels(size=size)), "float32"))
-    for ours, theirs in ((Conv2D, keras.layers.Conv2D), (Conv2DTranspose, keras.layers.Conv2DTranspose)):
+    dense = [kind(5, activation="relu", bias_initializer="random_normal") for kind in (Dense, keras.layers.Dense)]
+    for layer in dense:
+        layer.build((None, 16, 24, 3))
+    dense[1].set_weights(dense[0].get_weights())
+    np.testing.assert_array_equal(*(tf.cast(layer(pixels()), "float32") for layer in dense))
+    for ours, theirs in ((Conv2D, keras.layers.Conv2D), (Conv2DTranspose, keras.layers.Conv2DTranspose), (SeparableConv2D, keras.layers.SeparableConv2D)):
         settings = dict(filters=5, kernel_size=3, strides=2, padding="same", activation="relu", bias_initializer="random_normal")
         one, other = ours(**settings), theirs(**settings)
         one.build((None, 16, 24, 3)), other.build((None, 16, 24, 3))

@@ -331,6 +331,12 @@ def test_every_model_of_the_reference_is_the_one_that_was_trained_there(read, na
     gin.clear_config()
 
 
+def test_a_learnt_encoder_takes_rgb(read):
+    text = TNBC.replace('"TensorFlowFlexUNet"', '"TensorflowEfficientUNet"').replace("[train]", 'color_order = "BGR"\n[train]')
+    imported = read(text)
+    assert "input.color_order" not in imported.bindings["train"] and "learnt encoders take RGB" in became(imported, "dataset.color_order")
+
+
 def test_an_unknown_key_is_said(read):
     assert "flexseg knows no such key" in became(read(TNBC + "speed = 3\n"), "mask.speed")
 

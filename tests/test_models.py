@@ -125,7 +125,7 @@ def eval_size(cure: str) -> tuple[int, int]:
     *((name, {"encoder": "ResNet18"}) for name in ENCODED if name != "efficient_unet"), ("efficient_unet", {"efficientnet": "B8"}), ("efficient_unet", {"decoder": "plain"}),
     *((name, {"encoder_normalization": "frozen"}) for name in ENCODED), ("encoder_unet", {"encoder_dropout_rate": 0.1}), ("fpn", {"pyramid_filters": 0}),
     ("deeplabv3_plus", {"encoder_maps": "inner", "encoder": "Xception"}), ("deeplabv3_plus", {"atrous": True, "encoder": "Xception", "encoder_maps": "stage"}),
-    ("transunet", {"num_heads": 3}), ("transunet", {"key_dim": "half"}), ("u2net", {"num_layers": 3}),
+    ("deeplabv3_plus", {"atrous_rates": (6, 6)}), ("transunet", {"num_heads": 3}), ("transunet", {"key_dim": "half"}), ("u2net", {"num_layers": 3}),
 ])  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_name(name, setting):
     with pytest.raises(UserError) as refusal:
@@ -150,6 +150,7 @@ def loss_of(outputs, mask):
 
 CASES = [(name, {}) for name in MODELS]
 CASES += [(name, {"normalization": kind}) for name in MODELS if name != "swin_unet" for kind in ("none", "group") if kind == "none" or name in GROUPS]
+CASES += [("deeplabv3_plus", {"encoder": "MobileNetV3Small", "encoder_maps": "stage"}), ("deeplabv3_plus", {"encoder_maps": "stage", "atrous": True})]
 CASES += [("unet3_plus", {"classification_guided": True}), ("attention_unet", {"gate_channels": "one"}), ("transunet", {"key_dim": "embedding"})]
 
 

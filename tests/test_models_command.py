@@ -69,6 +69,12 @@ def test_attention_is_counted_by_its_formula():
     assert cost.macs == 4 * tokens * width * width + 2 * tokens * tokens * width  # four projections; scores and their sums
 
 
+def test_convolutions_in_groups_are_counted_though_keras_compiles_them_by_themselves():
+    inputs = keras.Input((8, 10, 6))
+    x = keras.layers.Conv2D(12, 3, padding="same", groups=3)(inputs)
+    assert cost_of(keras.Model(inputs, x)).macs == 8 * 10 * 12 * 9 * 2
+
+
 def test_activations_take_half_the_memory_in_16_bits_and_grow_with_the_area():
     def bytes_of(policy, size):
         with precision_scope(policy), shapes_alone():
@@ -113,6 +119,7 @@ def test_all_small_networks_are_listed_and_one_that_fails_is_a_line(capsys):
 
 @pytest.mark.parametrize(("flags", "expected"), [
     ({"image_size": ["wide"]}, "one or two numbers"), ({"image_size": [1, 2, 3]}, "one or two numbers"), ({"plot": "all.png"}, "the network by --gin_file"),
+    ({"published": True, "gin_file": ["models/fpn_small.gin"]}, "no --gin_file"),
     ({"plot": "net.txt", "gin_file": ["models/fpn_small.gin"]}, "a .png or .svg file"), ({"gin_file": ["models/no_net.gin"]}, "no such file"),
 ])  # fmt: skip
 def test_mistakes(flags, expected):

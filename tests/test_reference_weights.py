@@ -124,6 +124,25 @@ def cut_off(path):
     path.write_bytes(content[: len(content) // 2])
 
 
+def no_group(path):
+    with h5py.File(path, "w") as file:
+        file["model_weights"] = np.zeros(3)
+
+
+def no_list(path):
+    with h5py.File(path, "a") as file:
+        file["model_weights"].attrs["layer_names"] = 7
+
+
+def no_numbers(path):
+    with h5py.File(path, "a") as file:
+        layer = file["model_weights"][file["model_weights"].attrs["layer_names"][2]]
+        name = layer.attrs["weight_names"][0]
+        words = np.full(layer[name].shape, b"word")
+        del layer[name]
+        layer[name] = words
+
+
 def elsewhere(path):
     """A link that would make h5py open another file."""
     with h5py.File(path.with_name("other.h5"), "w") as other:
@@ -137,6 +156,7 @@ def elsewhere(path):
 
 @pytest.mark.parametrize(("damage", "words"), [
     (no_hdf5, "in Keras's .h5 layout"), (no_weights, "no layer_names"), (cut_off, "in Keras's .h5 layout"), (elsewhere, "refers to elsewhere"),
+    (no_group, "in Keras's .h5 layout"), (no_list, "in Keras's .h5 layout"), (no_numbers, "floating-point numbers"),
 ])  # fmt: skip
 def test_a_file_that_is_none_is_refused(damage, words, checkpoint, replicas):
     path, _ = checkpoint()

@@ -59,6 +59,8 @@ def run(
 
     size = _size(image_size)
     one = bool(gin_file or gin_param or user_module)
+    if published and one:
+        raise UserError("--published", expected="no --gin_file, --gin_param or --user_module beside it", found="one that describes a single network")
     if plot and (not one or Path(plot).suffix not in (".png", ".svg")):
         cure = "flexseg models --gin_file=models/u2net.gin --plot=u2net.png"
         raise UserError("--plot", expected="a .png or .svg file, and the network by --gin_file or --gin_param", found=plot, cure=cure)

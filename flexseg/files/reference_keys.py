@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flexseg.files.reference_augmentor import AUGMENTOR
-from flexseg.files.reference_models import OTHER_SETTINGS, bind_model, bind_setting
+from flexseg.files.reference_models import OTHER_SETTINGS, bind_model, bind_setting, reference_model
 from flexseg.files.reference_reader import Reader, Rule
 
 _BATCH_LOSSES = ("dice_loss", "iou_loss", "jacard_loss", "bce_dice_loss", "bce_iou_loss", "basnet_hybrid_loss", "dice_loss_multiclass")
@@ -72,6 +72,13 @@ def _picture_folder(reader: Reader, key: str, value: Any) -> None:
         reader.drop(key, "name it to flexseg predict --images")
 
 
+def _color_order(reader: Reader, key: str, value: Any) -> None:
+    if "encoder_weights" in reference_model("model.model", reader.get("model.model")).fixed:
+        reader.drop(key, "learnt encoders take RGB; theirs took what they were given")
+    else:
+        reader.bind(key, "train", "input.color_order", str(value).upper())
+
+
 def _splitter(reader: Reader, key: str, value: Any) -> None:
     if value:
         reader.bind(key, "build", "split.proportions", (0.8, 0.2, 0))
@@ -116,7 +123,7 @@ KEYS: dict[str, str | Rule] = {
     "model.metrics": _metrics,
     "model.show_summary": "summary.txt is written always",
     "dataset.class_name": "flexseg build reads all of them",
-    "dataset.color_order": _to("train", "input.color_order", lambda value: str(value).upper()),
+    "dataset.color_order": _color_order,
     "dataset.resize_interpolation": "images are resized antialiased, masks to the nearest pixel",
     "dataset.image_normalize": "the network divides by 255 where its input_normalize says so",
     "dataset.rgb_mask": "masks are class ids",
@@ -160,7 +167,7 @@ KEYS: dict[str, str | Rule] = {
         "images_dir", "output_dir", "slice_normalize", "slice_resize", "slice_rotation", "slice_shape_order", "mask_overlay", "overlay_alpha",
         "overlay_beta", "overlay_gamma")},
     **{f"segmentation.{name}": _COLORS for name in ("colorize", "black", "white", "blursize")},
-    "image.color_order": _to("train", "input.color_order", lambda value: str(value).upper()),
+    "image.color_order": _color_order,
     "image.color_converter": "images stay in the colours of their files",
     "image.gamma": _to("train", "input.gamma", float),
     "image.sharpening": _to("train", "input.sharpening", float),

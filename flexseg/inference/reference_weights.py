@@ -52,7 +52,9 @@ def assign_reference(replicas: Replicas, model: keras.Model, path: Path) -> list
                 else:
                     expected = f"{variable.path} of shape {list(variable.shape)}"
                     raise UserError(where, expected=expected, found=f"{name} of shape {list(array.shape)}", cure=settings)
-    except (OSError, KeyError, AttributeError, RuntimeError) as error:  # h5py's kinds for what is damaged or of another layout
+    except UserError:
+        raise
+    except Exception as error:  # h5py has many kinds for what is damaged or of another layout
         raise UserError(where, expected="weights in Keras's .h5 layout", found=first_line(error)) from error
     return left
 
@@ -66,6 +68,8 @@ def _arrays(file: h5py.File, where: str) -> list[tuple[str, h5py.Dataset]]:
             array = root[layer][name]
             if not isinstance(array, h5py.Dataset) or array.is_virtual or array.external or array.file.filename != file.filename:
                 raise UserError(where, expected="arrays in the same file", found=f"{name} refers to elsewhere")
+            if array.dtype.kind != "f":
+                raise UserError(where, expected="floating-point numbers", found=f"{name} of {array.dtype}")
             arrays.append((name, array))
     return arrays
 

@@ -10,6 +10,8 @@ Maps stay [B, H, W, C] throughout; scores are taken in at least float32.
 import keras
 import numpy as np
 
+from flexseg.models.convolutions import Dense
+
 _FORBIDDEN = -1e4  # added to a score that must not count; far enough for a softmax, and no overflow in 16 bits
 
 
@@ -42,9 +44,9 @@ class WindowAttention(keras.layers.Layer):
     def build(self, input_shape):
         """Makes the projections and a bias for every offset within a window, 0 at first."""
         channels = input_shape[-1]
-        self.project_in = keras.layers.Dense(3 * channels, dtype=self.dtype_policy, name="qkv")
+        self.project_in = Dense(3 * channels, dtype=self.dtype_policy, name="qkv")
         self.project_in.build((None, channels))
-        self.project_out = keras.layers.Dense(channels, dtype=self.dtype_policy, name="out")
+        self.project_out = Dense(channels, dtype=self.dtype_policy, name="out")
         self.project_out.build((None, channels))
         self.offset_bias = self.add_weight(shape=((2 * self.window - 1) ** 2, self.num_heads), initializer="zeros", name="offset_bias")
 
@@ -96,7 +98,7 @@ def perceptron(x, hidden: int, *, activation: str, name: str, dropout_rate: floa
     """Dense → activation → Dense back to the channels of [B, ..., C], with dropout behind both."""
     channels = x.shape[-1]
     for letter, units in (("a", hidden), ("b", channels)):
-        x = keras.layers.Dense(units, name=f"{name}_dense_{letter}")(x)
+        x = Dense(units, name=f"{name}_dense_{letter}")(x)
         if letter == "a":
             x = keras.layers.Activation(activation, name=f"{name}_act")(x)
         if dropout_rate:

@@ -47,15 +47,27 @@ def cost_of(model: keras.Model) -> Cost:
         return model.stateless_call(weights, state, image, training=True)[0]
 
     graph = forward.get_concrete_function(image, weights, state).graph
-    downstream, macs, activations = {graph.inputs[0].ref()}, 0, 0
+    macs, activations = _counted(graph, {graph.inputs[0].ref()})
+    return Cost(sum(math.prod(v.shape) for v in model.variables if not v.path.endswith("seed_generator_state")), macs, activations)
+
+
+def _counted(graph: tf.Graph, downstream: set) -> tuple[int, int]:
+    """(MACs, bytes put out) of the operations downstream of some tensors of a graph; what depends on weights and seeds alone is left out."""
+    macs = activations = 0
     for operation in graph.get_operations():
-        if not any(tensor.ref() in downstream for tensor in operation.inputs):
-            continue  # of weights and seeds alone
+        reached = [tensor.ref() in downstream for tensor in operation.inputs]
+        if not any(reached):
+            continue
         downstream |= {tensor.ref() for tensor in operation.outputs}
+        if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):  # Keras compiles convolutions in groups by themselves
+            inner = graph._get_function(operation.get_attr("f").name).graph
+            more = _counted(inner, {tensor.ref() for tensor, is_reached in zip(inner.inputs, reached, strict=True) if is_reached})
+            macs, activations = macs + more[0], activations + more[1]
+            continue
         macs += _macs(operation)
         if operation.type not in _VIEWS:
             activations += sum(math.prod(t.shape) * t.dtype.size for t in operation.outputs if t.dtype.is_floating and t.shape.is_fully_defined())
-    return Cost(sum(math.prod(v.shape) for v in model.variables if not v.path.endswith("seed_generator_state")), macs, activations)
+    return macs, activations
 
 
 def _macs(operation: tf.Operation) -> int:

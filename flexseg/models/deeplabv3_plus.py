@@ -72,6 +72,8 @@ def deeplabv3_plus(
     check_head(image_channels, num_classes, owner=owner)
     for name, value in (("base_filters", base_filters), ("skip_filters", skip_filters), *(("atrous_rates", rate) for rate in atrous_rates)):
         check_whole(value, 1, owner=owner, name=name)
+    if len(set(atrous_rates)) != len(atrous_rates):
+        raise UserError(f"{owner}.atrous_rates", expected="every rate once", found=repr(tuple(atrous_rates)))
     check_rate(dropout_rate, owner=owner)
     check_choice(encoder, tuple(ENCODERS), owner=owner, name="encoder")
     check_choice(encoder_maps, ("inner", "stage"), owner=owner, name="encoder_maps")
@@ -88,7 +90,7 @@ def deeplabv3_plus(
     maps = Encoder(
         owner=owner, name=encoder, weights=encoder_weights, normalization=encoder_normalization, momentum=normalization_momentum,
         trainable_layers=encoder_trainable_layers, dropout_rate=encoder_dropout_rate, atrous=atrous,
-        taps=_INNER[encoder] if encoder_maps == "inner" else None,
+        strides=(4, 16), taps=_INNER[encoder] if encoder_maps == "inner" else None,
     )(pixels, image_size)
     x = maps[16]
     pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="global_pool")(x)

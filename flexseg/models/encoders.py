@@ -3,7 +3,7 @@
     encoder = Encoder(owner="encoder_unet", name="ResNet50", weights="imagenet")
     maps = encoder(inputs, image_size)              # {2: [B, H/2, W/2, 64], 4: ..., 8: ..., 16: ..., 32: [B, H/32, W/32, 2048]}
 
-The layers are Keras's, so that its published files fit, but for two that keep their weights and are computed otherwise here: convolutions
+The layers are Keras's, so that its published files fit, but for some that keep their weights and are computed otherwise here: convolutions, Dense
 (convolutions.py) and batch normalization (normalization.py). Building draws random weights and never looks at `weights`: where these come from is
 noted at the network, and `pretrained.py` reads them when a training begins.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from flexseg.errors import UserError
 from flexseg.models.blocks import check_choice, check_whole
-from flexseg.models.convolutions import Conv2D
+from flexseg.models.convolutions import Conv2D, Dense
 from flexseg.models.frame import check_image_size, check_rate, full_precision
 from flexseg.models.normalization import BatchNormalization
 
@@ -60,7 +60,8 @@ class Encoder:
         others keep weights and moving statistics.
       dropout_rate: share of residual branches that the deepest block drops (stochastic depth); None for the published one.
       atrous: no stride in the last stage, and its 3x3 kernels dilated by 2 (Chen et al. 2018, arXiv:1802.02611): its map has 1/16.
-      taps: {stride: name of the layer whose output is the map} instead of the last map of each size; nothing behind the last of them is computed.
+      strides: those of the maps wanted; None for all there are. Nothing behind the last of them is computed, or has weights.
+      taps: {stride: name of the layer whose output is the map} instead of the last map of each size.
 
     Raises:
       UserError: a value that the encoder does not have.
@@ -74,6 +75,7 @@ class Encoder:
     trainable_layers: int | None = None
     dropout_rate: float | None = None
     atrous: bool = False
+    strides: tuple[int, ...] | None = None
     taps: Mapping[int, str] | None = None
 
     def __post_init__(self):
@@ -108,6 +110,9 @@ class Encoder:
             core, strides = headless(application, self)
         with keras.name_scope("encoder"):
             clone = keras.models.clone_model(core, clone_function=self._copied, recursive=True)
+        if self.trainable_layers is not None and self.trainable_layers > len(application.layers):
+            expected = f"at most the {len(application.layers)} layers of {self.name}, or None for all"
+            raise UserError(f"{self.owner}.encoder_trainable_layers", expected=expected, found=str(self.trainable_layers))
         self._freeze(clone, application)
         clone.source = self
         return dict(zip(strides, keras.tree.flatten(clone(x)), strict=True))
@@ -126,11 +131,16 @@ class Encoder:
         return keras.layers.Rescaling(factor, offset, dtype=full_precision(), name="normalize_pixels")(x)
 
     def _freeze(self, clone: keras.Model, application: keras.Model) -> None:
-        trained = application.layers if self.trainable_layers is None else application.layers[len(application.layers) - self.trainable_layers :]
-        names = {layer.name for layer in trained}
+        count = len(application.layers)
+        names = {layer.name for layer in application.layers[count - (count if self.trainable_layers is None else self.trainable_layers) :]}
         for layer in clone.layers:
             frozen = self.normalization == "frozen" and isinstance(layer, BatchNormalization)
             layer.trainable = layer.name in names and not frozen
+        if self.trainable_layers and not clone.trainable_variables:
+            used = {layer.name for layer in clone.layers if layer.weights}
+            least = count - max(place for place, layer in enumerate(application.layers) if layer.name in used)
+            expected = f"0 for none, or {least} or more: the last {least - 1} of {self.name} are not used by this network or have no weights"
+            raise UserError(f"{self.owner}.encoder_trainable_layers", expected=expected, found=str(self.trainable_layers))
 
     def _copied(self, layer):
         config, kind = layer.get_config(), type(layer)
@@ -143,6 +153,8 @@ class Encoder:
             if self.atrous and layer.name.startswith("conv5_"):
                 config |= {"strides": (1, 1), "dilation_rate": (2, 2) if layer.kernel_size == (3, 3) else (1, 1)}
             return Conv2D.from_config(config)
+        if kind is keras.layers.Dense:
+            return Dense.from_config(config)
         if kind is keras.layers.Dropout and self.dropout_rate is not None:
             config["rate"] *= self.dropout_rate / 0.2  # the published rate, of which each block has its share
         return kind.from_config(config)
@@ -165,7 +177,6 @@ def headless(application: keras.Model, encoder: Encoder) -> tuple[keras.Model, l
         shape = getattr(operation.output, "shape", ())
         if len(shape) == 4 and not isinstance(operation, keras.layers.ZeroPadding2D):
             last[2 ** round(math.log2(entry.shape[1] / shape[1]))] = operation.output  # rounded: Xception's maps lack their border there
-    maps = {stride: last[stride] for stride in (2, 4, 8, 16) if stride in last}
-    if encoder.atrous:
-        del maps[16]
-    return keras.Model(entry, [*maps.values(), application.output], name="encoder"), [*maps, 16 if encoder.atrous else STRIDE]
+    last[16 if encoder.atrous else STRIDE] = application.output
+    strides = [stride for stride in (2, 4, 8, 16, STRIDE) if stride in (encoder.strides or last) and not (encoder.atrous and stride == STRIDE)]
+    return keras.Model(entry, [last[stride] for stride in strides], name="encoder"), strides

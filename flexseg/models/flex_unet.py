@@ -5,7 +5,7 @@
 
 With normalization="none" and residual=False it is the reference network weight for weight (parameter counts are tests); only the
 last sigmoid or softmax lies outside, in loss and prediction. Normalization other than batch after the activation, and residual
-blocks, are additions. Weights of the reference's .h5 files are not read.
+blocks, are additions. `flexseg train --init_from=best_model.h5` reads the weights of the reference's checkpoints.
 """
 
 from typing import Literal

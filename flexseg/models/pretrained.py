@@ -38,8 +38,8 @@ def learnt_weights(encoder: keras.Model) -> list[np.ndarray]:
             if not download:
                 application.load_weights(source.weights)
     except Exception as error:  # Keras and h5py raise many kinds
-        cure = f"copy the file that ends in notop.h5 here by other means, and --gin_param=\"{where}='FILE'\"" if download else (
-            "files for keras.applications without head end in notop.h5"
+        cure = f"copy the file (…notop.h5, of MobileNetV3 …no_top_v2.h5) here by other means, and --gin_param=\"{where}='FILE'\"" if download else (
+            "files for keras.applications without head end in notop.h5, of MobileNetV3 in no_top_v2.h5"
         )  # fmt: skip
         expected = "a download from Keras's server" if download else f"weights of keras.applications.{source.name}(include_top=False)"
         raise UserError(where, expected=expected, found=f"{source.weights}: {first_line(error)}", cure=cure) from error

@@ -13,7 +13,7 @@ import gin
 import keras
 
 from flexseg.models.blocks import ConvStyle, check_whole, conv_unit, level_dilations, level_kernels
-from flexseg.models.convolutions import Conv2D, Conv2DTranspose
+from flexseg.models.convolutions import Conv2D, Conv2DTranspose, SeparableConv2D
 from flexseg.models.frame import check_head, check_image_size, check_rate, image_input, logits
 
 
@@ -87,7 +87,7 @@ def xception_unet(
     for level in range(1, num_layers):
         name, filters = f"encoder_{level}", base_filters * 2**level
         settings = {"padding": "same", "dilation_rate": dilations[level], "use_bias": use_bias}
-        x = twice(x, lambda conv, f=filters, k=kernels[level], s=settings: keras.layers.SeparableConv2D(f, k, **s, name=conv), name=name)
+        x = twice(x, lambda conv, f=filters, k=kernels[level], s=settings: SeparableConv2D(f, k, **s, name=conv), name=name)
         x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name=f"{name}_pool")(x)
         x = previous = ended(x, Conv2D(filters, 1, strides=2, name=f"{name}_residual")(previous), name=name)
     for level in reversed(range(num_layers)):

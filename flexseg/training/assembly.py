@@ -20,6 +20,7 @@ from flexseg.evaluation.evaluate import EvaluationSettings
 from flexseg.inference.predictor import Predictor
 from flexseg.inference.weights import model_variables
 from flexseg.models.build import build_model
+from flexseg.models.pretrained import encoder_of
 from flexseg.objectives.measures import Measures
 from flexseg.objectives.metrics import metric_named
 from flexseg.objectives.objective import Objective
@@ -99,6 +100,10 @@ class Assembly:
                 network = self.model
             else:
                 network = self._evaluation_network(inputs, channels=channels, classes=classes)
+        encoder = encoder_of(self.model)
+        if inputs.color_order == "BGR" and encoder is not None and encoder.source.weights is not None:
+            expected = f"'RGB' with {encoder.source.owner}.encoder_weights, whose pixel normalization knows red from blue"
+            raise UserError("input.color_order", expected=expected, found="'BGR'", cure="--gin_param=\"input.color_order='RGB'\"")
         head = {"num_classes": main_output(self.model.output).shape[-1], "background": dataset.label_map.background}
         names = list(dict.fromkeys([*experiment.train.metrics, HONEST_METRIC]))
         self.measures = Measures(
@@ -141,7 +146,11 @@ class Assembly:
     @property
     def synchronized(self) -> bool:
         """Whether a normalization of the model exchanges its statistics between replicas."""
-        return any(getattr(layer, "synchronized", False) for layer in _layers(self.model))
+        return any(getattr(layer, "synchronized", False) for layer in self.layers())
+
+    def layers(self) -> Iterator[keras.layers.Layer]:
+        """Every layer of the model, and those of the models within it."""
+        return _layers(self.model)
 
     @property
     def parameters(self) -> int:

@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 
+import keras
 import tensorflow as tf
 
 from flexseg.console import say
@@ -62,6 +63,7 @@ class Steps:
         self.batch_size = global_batch_size(self._settings, self._replicas.count)
         self._data_service = data_service
         self._check_accumulation()
+        self._check_statistics()
         if data_service and experiment.inputs.cache == "ram":
             raise UserError("--data_service", expected="input.cache = 'off' beside it, since the memory of other hosts is not filled", found="'ram'")
         records = dataset.records(TRAIN)
@@ -204,6 +206,21 @@ class Steps:
                 found=f"out of memory at {self.batch_size}",
                 cure=f"{smaller}a smaller input.image_size or network",
             ) from error
+
+    def _check_statistics(self) -> None:
+        """Refuses a batch normalization of one value a channel: in training it gives its shift alone, in evaluation anything."""
+        if self.batch_size // self._replicas.count // self._settings.accumulation_steps > 1:
+            return
+        for layer in self._assembly.layers():
+            own = isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and not layer.synchronized
+            if own and len(layer.input.shape) == 4 and layer.input.shape[1] * layer.input.shape[2] == 1:
+                owner = self._assembly.model.name
+                raise UserError(
+                    "train.global_batch_size",
+                    expected=f"two images a replica and micro-batch or more, since {layer.name} normalizes maps of one pixel over the batch",
+                    found=f"{self.batch_size} on {self._replicas.count} replicas",
+                    cure=f"--gin_param=\"{owner}.normalization='group'\", or 'sync_batch' on several replicas",
+                )
 
     def _check_accumulation(self) -> None:
         count, share = self._settings.accumulation_steps, self.batch_size // self._replicas.count
