@@ -87,6 +87,7 @@ def nothing(place):
 
 # name: (what is spoilt, the command line, words of the answer)
 RUN = train("train.epochs=1", workdir="run")
+ENCODED = ("build_model.architecture=@encoder_unet", "encoder_unet.encoder='MobileNetV3Small'")
 MISTAKES = {
     # commands and flags
     "an unknown command": (nothing, ["trian"], "name of a command.*'trian'.*Did you mean 'train'"),
@@ -131,6 +132,12 @@ MISTAKES = {
     "an unknown monitor": (nothing, train("train.monitor='val_los'"), "train.monitor.*'val_los'.*val_loss"),
     "classes against the LabelMap": (nothing, train("build_model.num_classes=3"), "build_model.num_classes.*2.*3"),
     "a size that does not fit the depth": (nothing, train("input.image_size=(33,32)"), "input.image_size.*33"),
+    "an encoder that keras.applications does not have": (nothing, train(*ENCODED, "encoder_unet.encoder='ResNet51'"), "encoder_unet.encoder.*'ResNet51'.*Did you mean 'ResNet50'"),
+    "learnt weights that are not there": (nothing, train(*ENCODED, "encoder_unet.encoder_weights='r.h5'"), "encoder_unet.encoder_weights.*an existing .h5 file, found 'r.h5'"),
+    "an encoder's rate without an encoder": (nothing, train("optimizer.encoder_rate_factor=0.1"), "optimizer.encoder_rate_factor.*a model with an encoder.*flex_unet"),
+    "an encoder frozen with random weights": (nothing, train(*ENCODED, "encoder_unet.encoder_trainable_layers=0"), "encoder_trainable_layers.*encoder_weights beside it"),
+    "a checkpoint of the reference that is none": (lambda p: p.write("best_model.h5", "text"), train(init_from="best_model.h5"), "--init_from=best_model.h5.*Keras's .h5 layout"),
+    "a drawing of no network": (nothing, ["models", "--plot=all.png"], "--plot.*the network by --gin_file or --gin_param"),
     "images larger than a padded input": (nothing, train("input.fit='pad'"), "input.image_size.*random_crop"),
     "more replicas than examples in a batch": (nothing, train("train.global_batch_size=2", logical_cpus=4), "train.global_batch_size.*multiple of the 4 replicas.*train.global_batch_size=4"),
     "more GPUs than there are": (nothing, train(replicas=9), "--replicas.*visible GPUs.*--logical_cpus"),
