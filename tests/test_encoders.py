@@ -119,7 +119,10 @@ def test_a_dilated_last_stage_has_the_same_weights_at_twice_the_size():
 def test_making_a_model_never_asks_for_weights(monkeypatch):
     monkeypatch.setattr(pretrained, "network", None)
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", None)
-    small("encoder_unet", encoder_weights="imagenet")
+    model = small("encoder_unet", encoder_weights="imagenet")
+    assert encoder_of(model).source.weights == "imagenet" and model(pixels()).shape == (2, 32, 64, 2)
+    with pytest.raises(UserError):  # the two are what reading would need
+        learnt_weights(encoder_of(model))
 
 
 # What cannot be read
