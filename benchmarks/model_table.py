@@ -22,7 +22,7 @@ from flexseg.files.atomic import replace_file
 STEPS, PRECISIONS = 300, ("float32", "mixed_bfloat16")
 SETTINGS = (
     "input.image_size=(256,256)", "input.fit='resize'", "train.global_batch_size=4", "train.steps_per_epoch=100", f"train.epochs={STEPS // 100}",
-    "train.validate_every=1000", "train.monitor='loss'", "train.patience=None", "plateau.learning_rate_reducer=False",
+    "train.validate_every=1000", "train.monitor='loss'", "plateau.learning_rate_reducer=False",
     "epoch_change_infer.num_infer_images=0",
 )  # fmt: skip
 
