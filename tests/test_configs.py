@@ -1,5 +1,6 @@
-"""Every shipped config trains, on one device and on two replicas."""
+"""Every shipped config trains, on one device and on two replicas; the networks' published settings, made for GPUs, are built and counted."""
 
+import re
 import subprocess
 import sys
 from importlib import resources
@@ -8,11 +9,17 @@ from pathlib import Path
 import pytest
 import toys
 from test_breastdm import write as write_patient
+from test_models import fresh_global_state  # noqa: F401 (a fixture)
 from test_sources import write_slides
+
+from flexseg.configure import configure
+from flexseg.models.build import build_model
+from flexseg.models.cost import shapes_alone
 
 FOLDER = Path(str(resources.files("flexseg.configs")))
 DIVISIONS = ("tnbc_5_fold.gin", "tnbc_leave_one_out.gin", "tnbc_split.gin")  # for `flexseg build`
 CONFIGS = sorted({str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin")} - set(DIVISIONS))
+NETWORKS = tuple(name for name in CONFIGS if name.startswith("models/"))
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +55,30 @@ def test_a_division_of_tnbc_is_by_patient(name, tmp_path):
         assert groups["test"] == {"1"} and groups["valid"] == {"2"}
 
 
-def replicas_of(config: str) -> tuple[int, ...]:
-    """A model's own files are told apart by their size: the published one alone, the small one on two replicas."""
-    return (1, 2) if "/" not in config else (2,) if "small" in config else (1,)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_has_the_parameters_that_its_head_says(name):
+    head = (FOLDER / name).read_text().splitlines()[0]
+    configure(["default.gin", name], [], modules=("flexseg.training.assembly",))
+    with shapes_alone():
+        model = build_model(image_size=(256, 256), channels=3, classes=2)
+    assert f"{model.count_params():,}" == re.search(r"([\d,]+) parameters for two classes", head)[1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "replicas"), [(config, replicas) for config in CONFIGS for replicas in replicas_of(config)])
-def test_a_dry_run_of_every_config_is_not_refused(config, replicas, data_dir):
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("config", sorted(set(CONFIGS) - set(NETWORKS)))
+def test_a_dry_run_of_every_setting_is_not_refused(config, replicas, data_dir):
+    dry_run(config, data_dir, replicas=replicas)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [name for name in NETWORKS if name.endswith("_small.gin")])
+def test_a_dry_run_of_every_small_network_is_not_refused(config, data_dir):
+    dry_run(config, data_dir, replicas=2)
+
+
+def dry_run(config: str, data_dir: Path, *, replicas: int) -> None:
     # In a process of its own: the reference's two settings take 125 million parameters and give the memory back only at the end.
     command = [
         sys.executable,

@@ -69,10 +69,7 @@ def attention_unet(
     check_rate(dropout_rate, owner=owner)
     check_choice(gate_channels, ("each", "one"), owner=owner, name="gate_channels")
     check_image_size(image_size, 2 ** (num_layers - 1), because=f"2**(num_layers - 1), with {owner}.num_layers = {num_layers}")
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
-        momentum=normalization_momentum,
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     kernels, dilations = level_kernels(base_kernels, num_layers, owner=owner), level_dilations(dilation, num_layers, owner=owner)
 
     def block(x, level: int, name: str):

@@ -63,10 +63,7 @@ def basnet(
     check_whole(base_filters, 1, owner=owner, name="base_filters")
     check_rate(dropout_rate, owner=owner)
     check_image_size(image_size, 2 ** (_STAGES - 1), because=f"2**5, the halvings of {owner}")
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
-        momentum=normalization_momentum,
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     widths = [base_filters * 2 ** min(stage, 3) for stage in range(_STAGES)]
 
     def ended(x, name: str):

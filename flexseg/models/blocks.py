@@ -35,8 +35,8 @@ class ConvStyle:
       owner: the builder's gin name; errors name `owner.field`.
       activation: one of ACTIVATIONS (the names `keras.activations.get` knows); "mish" is x * tanh(softplus(x)).
       normalization: "none", "batch", "sync_batch" (statistics over all replicas) or "group".
-      normalization_position: "after_activation" (the reference) or "before_activation"; there the convolution has no bias,
-        because the normalization's own shift replaces it (and Adam would turn its rounding noise into steps).
+      normalization_position: "before_activation", where the convolution has no bias, because the normalization's own shift replaces it (and
+        Adam would turn its rounding noise into steps), or "after_activation" (the reference's FlexUNet).
       group_count: groups of channels for "group"; must divide the number of channels of every convolution.
       momentum: what the moving statistics of "batch" and "sync_batch" keep at each step; 0.99 is Keras's default.
       remat: computes the activations of each block again in the backward pass instead of keeping them (see recompute.py).
@@ -48,7 +48,7 @@ class ConvStyle:
     owner: str
     activation: str = "relu"
     normalization: Literal["none", "batch", "sync_batch", "group"] = "none"
-    normalization_position: Literal["after_activation", "before_activation"] = "after_activation"
+    normalization_position: Literal["after_activation", "before_activation"] = "before_activation"
     group_count: int = 8
     momentum: float = 0.99
     remat: bool = False

@@ -82,10 +82,7 @@ def deeplabv3_plus(
             f"{owner}.encoder_maps", expected=f"'stage', unless the encoder is one of {', '.join(ATROUS)} without atrous", found="'inner'",
             cure=f"--gin_param=\"{owner}.encoder_maps='stage'\"",
         )
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
-        momentum=normalization_momentum,
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     inputs, pixels = image_input(image_size, image_channels, scale=False)
     maps = Encoder(
         owner=owner, name=encoder, weights=encoder_weights, normalization=encoder_normalization, momentum=normalization_momentum,

@@ -79,10 +79,7 @@ def efficient_unet(
     elif decoder == "transposed":
         base_filters = 32
     check_rate(dropout_rate, owner=owner)
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
-        momentum=normalization_momentum,
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     inputs, pixels = image_input(image_size, image_channels, scale=False)
     maps = Encoder(
         owner=owner, name=f"EfficientNet{efficientnet}", weights=encoder_weights, normalization=encoder_normalization,

@@ -58,10 +58,7 @@ def encoder_unet(
     check_head(image_channels, num_classes, owner=owner)
     check_whole(base_filters, 1, owner=owner, name="base_filters")
     check_rate(dropout_rate, owner=owner)
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
-        momentum=normalization_momentum,
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     inputs, pixels = image_input(image_size, image_channels, scale=False)
     maps = Encoder(
         owner=owner, name=encoder, weights=encoder_weights, normalization=encoder_normalization, momentum=normalization_momentum,

@@ -68,9 +68,7 @@ def multires_unet(
     if normalization == "group":
         cure = f"--gin_param=\"{owner}.normalization='sync_batch'\""
         raise UserError(f"{owner}.normalization", expected="another one: no group divides its channels", found="'group'", cure=cure)
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", momentum=normalization_momentum
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, momentum=normalization_momentum)
     kernels, dilations = level_kernels(base_kernels, num_layers, owner=owner), level_dilations(dilation, num_layers, owner=owner)
 
     def block(x, level: int, name: str):

@@ -65,10 +65,7 @@ def sharp_unet(
     check_whole(num_layers, 2, owner=owner, name="num_layers")
     check_rate(dropout_rate, owner=owner)
     check_image_size(image_size, 2 ** (num_layers - 1), because=f"2**(num_layers - 1), with {owner}.num_layers = {num_layers}")
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
-        momentum=normalization_momentum,
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     kernel, dilations = level_kernels(base_kernels, 1, owner=owner)[0], level_dilations(dilation, num_layers, owner=owner)
 
     def block(x, level: int, name: str):

@@ -87,10 +87,7 @@ def transunet(
     if key_dim == "share" and embed_dim % num_heads:
         raise UserError(f"{owner}.num_heads", expected=f"a divisor of embed_dim, {embed_dim}", found=repr(num_heads))
     check_image_size(image_size, 2 ** (num_layers - 1), because=f"2**(num_layers - 1), with {owner}.num_layers = {num_layers}")
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
-        momentum=normalization_momentum,
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     kernels, dilations = level_kernels(base_kernels, num_layers, owner=owner), level_dilations(dilation, num_layers, owner=owner)
 
     def convolved(x, level: int, name: str, letters: str):

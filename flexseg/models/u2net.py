@@ -65,10 +65,7 @@ def u2net(
     check_whole(num_layers, 4, owner=owner, name="num_layers")
     check_rate(dropout_rate, owner=owner)
     check_image_size(image_size, 2 ** (num_layers - 1), because=f"2**(num_layers - 1), with {owner}.num_layers = {num_layers}")
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
-        momentum=normalization_momentum,
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     dilated = num_layers - 2  # the first of the two dilated stages
     widths = [base_filters * 2 ** min(stage, dilated - 1) for stage in range(num_layers)]
 

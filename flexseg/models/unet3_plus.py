@@ -71,10 +71,7 @@ def unet3_plus(
     check_whole(num_layers, 2, owner=owner, name="num_layers")
     check_rate(dropout_rate, owner=owner, times=num_layers - 1)
     check_image_size(image_size, 2 ** (num_layers - 1), because=f"2**(num_layers - 1), with {owner}.num_layers = {num_layers}")
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
-        momentum=normalization_momentum,
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     kernels, dilations = level_kernels(base_kernels, num_layers, owner=owner), level_dilations(dilation, num_layers, owner=owner)
     inputs, x = image_input(image_size, image_channels, scale=input_normalize)
     encoded = []

@@ -65,10 +65,7 @@ def xception_unet(
     check_whole(num_layers, 2, owner=owner, name="num_layers")
     check_rate(dropout_rate, owner=owner)
     check_image_size(image_size, 2**num_layers, because=f"2**num_layers, with {owner}.num_layers = {num_layers}")
-    style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position="before_activation", group_count=group_count,
-        momentum=normalization_momentum,
-    )
+    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     kernels, dilations = level_kernels(base_kernels, num_layers, owner=owner), level_dilations(dilation, num_layers, owner=owner)
     use_bias = normalization == "none"
 
