@@ -1,25 +1,27 @@
 """Every network in its small settings: what it costs, how fast it trains, and what 300 steps make of it.
 
-    python benchmarks/model_table.py --work=table --tnbc=TNBC_FOLDER                       # all rows that are not there yet
-    python benchmarks/model_table.py --work=table --tnbc=TNBC_FOLDER --rows=u2net,fpn      # some of them
-    python benchmarks/model_table.py --work=table                                          # only prints what is there
+    python benchmarks/model_table.py --work=table --tnbc=TNBC_FOLDER                       # all that is not there yet
+    python benchmarks/model_table.py --work=table --tnbc=TNBC_FOLDER --rows=u2net,fpn      # some rows
+    python benchmarks/model_table.py --work=table --only=costs                             # what wants a machine that does nothing else
+    python benchmarks/model_table.py --work=table --only=print                             # only prints what is there
 
 256 × 256 pixels, two classes, four images a step. Costs, speed in float32 and bfloat16, and peak memory: `flexseg models`. Dice: the same 300 steps
 (default.gin with the network's small file; Adam at 1e-3, augmentation on, precision 'auto', no choice by validation) on synthetic_nuclei, scored on
-its two test slides, and on patients 1 to 4 of TNBC, scored on patient 5: mean foreground Dice of `flexseg evaluate --checkpoint=last`. A row is
-kept in WORK/rows once it is whole; a training run that was cut off goes on where it was.
+its two test slides, and on patients 1 to 4 of TNBC, scored on patient 5: mean foreground Dice of `flexseg evaluate --checkpoint=last`. What is
+measured is kept in WORK/rows, and not measured again; a training run that was cut off goes on where it was.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 from flexseg.files.atomic import replace_file
 
-STEPS, PRECISIONS = 300, ("float32", "mixed_bfloat16")
+STEPS, PRECISIONS, DATASETS = 300, ("float32", "mixed_bfloat16"), ("synthetic_nuclei", "tnbc")
 SETTINGS = (
     "input.image_size=(256,256)", "input.fit='resize'", "train.global_batch_size=4", "train.steps_per_epoch=100", f"train.epochs={STEPS // 100}",
     "train.validate_every=1000", "train.monitor='loss'", "plateau.learning_rate_reducer=False",
@@ -51,11 +53,10 @@ def dice(work: Path, row: str, dataset: str) -> float:
     return json.loads((run / "evaluation" / "test" / "report.json").read_text())["mean_foreground_dice"]
 
 
-def measured(work: Path, row: str) -> dict:
-    """One row."""
+def costs(row: str) -> dict:
+    """What `flexseg models` tells, by precision."""
     words = [f"--gin_file=models/{row}_small.gin", "--image_size=256", "--batch_size=4", "--json"]
-    found = {precision: json.loads(flexseg("models", *words, f"--precision={precision}")) for precision in PRECISIONS}
-    return {"costs": found, "dice": {dataset: dice(work, row, dataset) for dataset in ("synthetic_nuclei", "tnbc")}}
+    return {precision: json.loads(flexseg("models", *words, f"--precision={precision}")) for precision in PRECISIONS}
 
 
 def table(rows: dict[str, dict]) -> str:
@@ -74,8 +75,8 @@ def table(rows: dict[str, dict]) -> str:
         ratio = f"{per_gmac(full) / per_gmac(base):.2f}" if base else ""
         cells = [name, f"{full['parameters']:,}", f"{full['macs'] / 1e9:.2f}", f"{full['memory_bytes'] / 2**30:.2f} GiB"]
         cells += [f"{speed['images_per_second']:.1f}" for speed in (full, half)]
-        cells += [f"{row['dice']['synthetic_nuclei']:.3f}", f"{row['dice']['tnbc']:.3f}", ratio]
-        lines.append(f"| {' | '.join(cells)} |")
+        cells += [f"{row[dataset]:.3f}" if dataset in row else "" for dataset in DATASETS]
+        lines.append(f"| {' | '.join([*cells, ratio])} |")
     return "\n".join(lines)
 
 
@@ -83,22 +84,35 @@ def main() -> None:
     """The benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--tnbc", type=Path, help="the folder of Slide_01, GT_01 and so on")
+    parser.add_argument("--tnbc", type=Path, help="the folder of Slide_01, GT_01 and so on, for Dice")
     parser.add_argument("--rows", default="", help="names of models/*_small.gin, by commas")
+    parser.add_argument("--only", choices=["costs", "dice", "print"], help="a part of each row, or none")
     given = parser.parse_args()
+    if given.only in (None, "dice") and not given.tnbc:
+        parser.error("--tnbc: expected the folder of Slide_01, GT_01 and so on")
     small = sorted(path.name.removesuffix("_small.gin") for path in (Path(str(resources.files("flexseg.configs"))) / "models").glob("*_small.gin"))
     (given.work / "rows").mkdir(parents=True, exist_ok=True)
-    if given.tnbc:
+    paths = {row: given.work / "rows" / f"{row}.json" for row in small}
+    rows = {row: json.loads(path.read_text()) if path.exists() else {} for row, path in paths.items()}
+
+    def measure(row: str, part: str, how: Callable[[], object]) -> None:
+        if part not in rows[row]:
+            rows[row][part] = how()
+            replace_file(paths[row], json.dumps(rows[row], indent=1).encode())
+            print(row, part, flush=True)
+
+    wanted = given.rows.split(",") if given.rows else small
+    if given.only in (None, "costs"):
+        for row in wanted:
+            measure(row, "costs", lambda row=row: costs(row))
+    if given.only in (None, "dice"):
         build(given.work, "synthetic_nuclei", "--dataset=synthetic_nuclei", "--gin_param=synthetic_nuclei.image_size=(256,256)")
         patients = ["--gin_param=split.train_groups=(1,2,3,4)", "--gin_param=split.test_groups=(5,)"]
         build(given.work, "tnbc", "--dataset=tnbc", f"--source={given.tnbc}", *patients)
-        for row in given.rows.split(",") if given.rows else small:
-            path = given.work / "rows" / f"{row}.json"
-            if not path.exists():
-                replace_file(path, json.dumps(measured(given.work, row), indent=1).encode())
-                print(row, flush=True)
-    rows = {row: given.work / "rows" / f"{row}.json" for row in small}
-    print(table({row: json.loads(path.read_text()) for row, path in rows.items() if path.exists()}))
+        for row in wanted:
+            for dataset in DATASETS:
+                measure(row, dataset, lambda row=row, dataset=dataset: dice(given.work, row, dataset))
+    print(table({row: found for row, found in rows.items() if "costs" in found}))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import toys
 from test_breastdm import write as write_patient
-from test_models import fresh_global_state  # noqa: F401 (a fixture)
 from test_sources import write_slides
 
 from flexseg.configure import configure
 from flexseg.models.build import build_model
-from flexseg.models.cost import shapes_alone
+from flexseg.models.shapes import shapes_alone
 
 FOLDER = Path(str(resources.files("flexseg.configs")))
 DIVISIONS = ("tnbc_5_fold.gin", "tnbc_leave_one_out.gin", "tnbc_split.gin")  # for `flexseg build`

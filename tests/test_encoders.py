@@ -17,6 +17,7 @@ from flexseg.errors import UserError
 from flexseg.models import pretrained
 from flexseg.models.encoders import ENCODERS, Encoder
 from flexseg.models.pretrained import encoder_of, learnt_weights
+from flexseg.models.shapes import shapes_alone
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope
 
@@ -59,7 +60,7 @@ def write_published(model: keras.Model, path) -> str:
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_has_keras_s_weights_and_a_map_of_every_size(name):
-    with keras.StatelessScope(initialize_variables=False):
+    with shapes_alone():
         model, maps = made(name)
         own = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(96, 128, 3))
     assert list(maps) == ([4, 8, 16, 32] if name.startswith("ConvNeXt") else [2, 4, 8, 16, 32])

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import gin
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,6 +20,7 @@ from flexseg.files.reference_config import gin_text, import_config
 from flexseg.files.reference_keys import KEYS
 from flexseg.files.reference_reader import shown
 from flexseg.models.build import build_model
+from flexseg.models.shapes import shapes_alone
 
 ROOT = Path(__file__).parents[1]
 TNBC = """
@@ -322,7 +322,7 @@ def test_every_model_of_the_reference_is_the_one_that_was_trained_there(read, na
     settings = [params[place] for place in range(len(params)) if not params[place].startswith("build_model.num_classes")]
     one = name.endswith(("EfficientUNet", "B7UNet", "XceptionLikeUNet"))  # whose published counts are of one logit
     configure([], settings, modules=["flexseg.models.build", "flexseg.training.assembly"])
-    with keras.StatelessScope(initialize_variables=False):
+    with shapes_alone():
         model = build_model(image_size=(512, 512), channels=3, classes=2, num_classes=1 if one else None)
     if count:
         left_out = {"multires_unet": 0, "deeplabv3_plus": 256, "swin_unet": 369_664}.get(model.name, redundant_biases(model))

@@ -29,7 +29,7 @@ def fresh_global_state():
     policy = keras.config.dtype_policy()
     keras.utils.set_random_seed(0)
     yield
-    keras.utils.clear_session(free_memory=False)  # as in test_flex_unet.py
+    keras.utils.clear_session(free_memory=False)
     keras.config.set_dtype_policy(policy)
     gin.clear_config()
 

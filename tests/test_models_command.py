@@ -20,8 +20,9 @@ from PIL import Image
 from flexseg.commands import models as command
 from flexseg.errors import UserError
 from flexseg.evaluation.network_plot import plot_network
-from flexseg.models.cost import cost_of, shapes_alone
+from flexseg.models.cost import cost_of
 from flexseg.models.flex_unet import flex_unet
+from flexseg.models.shapes import shapes_alone
 from flexseg.training.precision import precision_scope
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -83,6 +84,14 @@ def test_activations_take_half_the_memory_in_16_bits_and_grow_with_the_area():
     wide = bytes_of("float32", (64, 64))
     assert wide == pytest.approx(2 * bytes_of("float32", (32, 64)), rel=0.01)
     assert 0.45 < bytes_of("mixed_bfloat16", (64, 64)) / wide < 0.65
+
+
+def test_shapes_alone_are_never_drawn_not_even_by_a_later_scope():
+    with shapes_alone():
+        counted = small("encoder_unet")
+    model = small("encoder_unet")
+    model.stateless_call(model.trainable_variables, model.non_trainable_variables, np.zeros((1, *model.input.shape[1:])))
+    assert all(v._value is None for v in counted.trainable_variables) and all(v._value is not None for v in model.trainable_variables)
 
 
 # The command

@@ -101,7 +101,8 @@ def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_pa
     load_tensorflow()
     configure(gin_file, gin_param, modules=("flexseg.training.assembly",), user_modules=user_module)
     from flexseg.models.build import build_model
-    from flexseg.models.cost import cost_of, shapes_alone
+    from flexseg.models.cost import cost_of
+    from flexseg.models.shapes import shapes_alone
     from flexseg.training.precision import precision_scope, resolve_precision
 
     def build():

@@ -32,11 +32,6 @@ class Cost:
     activation_bytes: int
 
 
-def shapes_alone() -> keras.StatelessScope:
-    """Models made inside have shapes and no values."""
-    return keras.StatelessScope(initialize_variables=False)
-
-
 def cost_of(model: keras.Model) -> Cost:
     """The cost of a model of the builders' contract, made under the precision that it is to be told for."""
     image = tf.TensorSpec((1, *model.input.shape[1:]), model.input.dtype)

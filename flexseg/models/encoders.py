@@ -21,6 +21,7 @@ from flexseg.models.blocks import check_choice, check_whole
 from flexseg.models.convolutions import Conv2D, Dense
 from flexseg.models.frame import check_image_size, check_rate, full_precision
 from flexseg.models.normalization import BatchNormalization
+from flexseg.models.shapes import shapes_alone
 
 # What the published weights were learnt on: (factor, offset) of raw RGB pixels, from each family's preprocess_input and own first layers.
 _DEVIATIONS = np.array([0.229, 0.224, 0.225])
@@ -105,7 +106,7 @@ class Encoder:
         if self.name == "Xception" and min(image_size) < 96:
             raise UserError("input.image_size", expected="96 or more a side for Xception", found=f"{image_size[0]} x {image_size[1]}")
         x = self._normalized(pixels)
-        with keras.StatelessScope(initialize_variables=False):  # shapes alone: the clone draws the weights
+        with shapes_alone():  # the clone draws the weights
             application = network(self.name, image_size)
             core, strides = headless(application, self)
         with keras.name_scope("encoder"):
