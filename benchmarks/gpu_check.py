@@ -76,11 +76,14 @@ def build_datasets(data_dir: str) -> None:
     """Two slides of synthetic nuclei, and a few of their images in grey as a folder of its own."""
     import cv2
 
-    from flexseg.commands import build
     from flexseg.datasets.synthetic_nuclei.nuclei import synthesize
 
+    def build(*words: str) -> None:  # a process of its own, so that this one never holds the card
+        subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", "build", f"--data_dir={data_dir}", *words], check=True)
+
     size = f"({FLAGS.image_size},{FLAGS.image_size})"
-    build.run(dataset="synthetic_nuclei", data_dir=data_dir, gin_param=[f"synthetic_nuclei.image_size={size}", "synthetic_nuclei.slides=(2,0,0)"])
+    params = (f"synthetic_nuclei.image_size={size}", "synthetic_nuclei.slides=(2,0,0)")
+    build("--dataset=synthetic_nuclei", *(f"--gin_param={param}" for param in params))
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("images", "masks"):
             os.makedirs(os.path.join(folder, kind))
@@ -88,7 +91,7 @@ def build_datasets(data_dir: str) -> None:
             sample = synthesize(seed=1, slide=0, index=index, image_size=(FLAGS.image_size,) * 2)
             cv2.imwrite(os.path.join(folder, "images", f"{index}.png"), cv2.cvtColor(sample.image, cv2.COLOR_RGB2GRAY))
             cv2.imwrite(os.path.join(folder, "masks", f"{index}.png"), sample.mask * 255)
-        build.run(name="grey", source=folder, data_dir=data_dir, gin_param=["split.proportions=(1.0,0.0,0.0)"])
+        build("--name=grey", f"--source={folder}", "--gin_param=split.proportions=(1.0,0.0,0.0)")
 
 
 def measure(combination: dict, data_dir: str, replicas) -> dict:

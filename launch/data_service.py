@@ -32,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"data_service: expected port {port} to be free, found: {found}. To mend it: another --port or --worker_port", file=sys.stderr)
             return 1
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from flexseg.commands.quiet import load_tensorflow
+    from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
 
+    leave_gpus_alone()
     load_tensorflow()
     import tensorflow as tf
 
-    tf.config.set_visible_devices([], "GPU")  # a trainer on this host may want them
     service, ended = tf.data.experimental.service, threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

@@ -10,7 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-from flexseg.commands.quiet import load_tensorflow
+from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
 
 
 def export_images(*, dataset: str, data_dir: str, split: str, output: str) -> int:
@@ -44,4 +44,5 @@ if __name__ == "__main__":
     for flag in ("dataset", "data_dir", "split", "output"):
         parser.add_argument(f"--{flag}", required=True)
     arguments = vars(parser.parse_args())
+    leave_gpus_alone()
     print(f"{export_images(**arguments)} images written: {arguments['output']}")

@@ -1,5 +1,6 @@
 """flexseg/commands/dispatcher.py: what is listed, what is imported, and with which exit code a command ends."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -160,6 +161,14 @@ def test_warnings_are_logged_to_stderr_and_more_on_request(flexseg):
     quiet, loud = flexseg("toy").stderr, flexseg("toy", "--verbosity=0").stderr
     assert "a warning line" in quiet and "an informing line" not in quiet
     assert "a warning line" in loud and "an informing line" in loud
+
+
+@pytest.mark.parametrize("command", ["build", "check"])
+def test_commands_that_compute_nothing_leave_the_gpus_to_a_training(command):
+    code = f"import os; from flexseg.commands import {command} as c; c.run = lambda **_: print(os.environ['CUDA_VISIBLE_DEVICES']) or []; "
+    code += "c.config_flags.values = lambda flags: {}; c.main([])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": "0"})
+    assert done.stdout == "-1\n", done.stderr
 
 
 def test_tensorflow_is_quiet_unless_the_user_wants_to_hear_it(flexseg, monkeypatch):

@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from flexseg.commands import config_flags
+from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
 
 DATASETS = ("breastdm", "image_mask_folder", "malignant_breastdm", "synthetic_nuclei", "tnbc")
 
@@ -52,7 +53,6 @@ def run(
 ) -> str:
     """Builds a dataset and returns its directory; the arguments are the flags of `flexseg build`."""
     from flexseg.commands.effects import idle_bindings
-    from flexseg.commands.quiet import load_tensorflow
     from flexseg.configure import configure
     from flexseg.errors import UserError
     from flexseg.files.names import check_name
@@ -135,5 +135,6 @@ def _summary(directory, written: bool) -> str:
 
 def main(args) -> int:
     """The command."""
+    leave_gpus_alone()
     run(**config_flags.values(FLAGS))
     return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from flexseg.commands import config_flags
+from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
 
 WARNED = 3
 _MODULES = ("flexseg.files.label_map", "flexseg.files.split", "flexseg.files.volumes")
@@ -116,8 +117,6 @@ def _check_source(source, patterns, manifest, folder, max_pixels, gin_file, gin_
 
 
 def _check_dataset(dataset: str, data_dir: str) -> list:
-    from flexseg.commands.quiet import load_tensorflow
-
     load_tensorflow()
     from flexseg.console import progress
     from flexseg.data.dataset import open_dataset
@@ -164,5 +163,6 @@ def _print_findings(findings) -> None:
 
 def main(args) -> int:
     """The command."""
+    leave_gpus_alone()
     severities = {finding.severity for finding in run(**config_flags.values(FLAGS))}
     return 1 if "error" in severities else WARNED if "warning" in severities else 0

@@ -1,5 +1,6 @@
-"""Importing TensorFlow without its remarks.
+"""Importing TensorFlow without its remarks, and without the GPUs where nothing is computed on them.
 
+    leave_gpus_alone()
     load_tensorflow()
 
 TensorFlow 2.21 writes about ten lines on oneDNN and on CUDA drivers that it did not find to standard error before its own log level
@@ -9,6 +10,12 @@ applies (tensorflow#100442). They would stand in front of everything flexseg say
 import os
 import sys
 import tempfile
+
+
+def leave_gpus_alone() -> None:
+    """For a process that is about to read or write data only: TensorFlow would take all memory of every GPU at its first operation, and so the
+    GPU of a training beside it. Comes before TensorFlow is loaded."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
 def load_tensorflow() -> None:
