@@ -72,6 +72,18 @@ def test_axes_in_any_order_come_as_slices_rows_and_columns_of_the_patient(tmp_pa
     assert len(stored) == 5
 
 
+def test_a_volume_with_a_time_of_one_is_turned_like_one_without(tmp_path):
+    image = SimpleITK.GetImageFromArray(VOLUME)
+    image.SetSpacing((0.7, 0.8, 2.5))
+    image.SetOrigin((-10.0, 5.0, 30.0))
+    image = SimpleITK.DICOMOrient(image, "RAS")
+    SimpleITK.WriteImage(image, str(tmp_path / "three.mha"))
+    SimpleITK.WriteImage(SimpleITK.JoinSeries([image]), str(tmp_path / "four.mha"))
+    three, four = (read_array(tmp_path / f"{name}.mha") for name in ("three", "four"))
+    np.testing.assert_array_equal(four.values, VOLUME)
+    np.testing.assert_allclose(four.affine, three.affine)
+
+
 def oblique(path, array, *, shift=0.0, spacing=2.5):
     image = SimpleITK.GetImageFromArray(array)
     turn = np.deg2rad(11)
@@ -202,20 +214,57 @@ def test_nothing_is_unpickled_and_sizes_are_looked_at_first(tmp_path):
             read_array(tmp_path / f"b.{ending}", max_values=1000)
 
 
+@pytest.mark.parametrize("ending", ["npy", "npz", "h5"])
+def test_texts_are_refused_before_they_are_unpacked(tmp_path, ending):
+    write(tmp_path / f"a.{ending}", np.zeros((2, 2), "S5000000"))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="finite numbers, found .*S5000000"):
+        read_array(tmp_path / f"a.{ending}", max_values=1000)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("member", [b"no array", "large"], ids=["bytes", "array"])
+def test_an_archives_array_is_the_one_whose_header_was_looked_at(tmp_path, member):
+    def array_file(array):
+        stream = io.BytesIO()
+        np.save(stream, array)
+        return stream.getvalue()
+
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("mask.npy", array_file(MASK[0]))
+        archive.writestr("mask", array_file(np.zeros((100, 100))) if member == "large" else member)
+    np.testing.assert_array_equal(read_array(tmp_path / "a.npz", max_values=1000).values, MASK[0])
+
+
+@pytest.mark.parametrize("chunks", [None, (10, 10)])
+def test_an_array_of_which_nothing_was_written_is_not_made_up(tmp_path, chunks):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("mask", (2000, 500), "f8", chunks=chunks)
+    with pytest.raises(UserError, match="expected values, found mask without any"):
+        read_array(tmp_path / "a.h5")
+
+
 def test_of_several_arrays_the_key_chooses(tmp_path):
     np.savez(tmp_path / "a.npz", first=VOLUME, second=MASK)
     with pytest.raises(UserError, match="an array called mask or image, found first, second"):
         read_array(tmp_path / "a.npz")
     np.testing.assert_array_equal(read_array(tmp_path / "a.npz", key="second").values, MASK)
+    np.savez(tmp_path / "b.npz", only=MASK)
+    with zipfile.ZipFile(tmp_path / "b.npz", "a") as archive:
+        archive.writestr("mask", "no array")
+    np.testing.assert_array_equal(read_array(tmp_path / "b.npz").values, MASK)
 
 
 def test_no_file_makes_another_one_be_read(tmp_path):
     np.save(tmp_path / "secret.raw", VOLUME)
     write(tmp_path / "a.mha", VOLUME)
-    header = (tmp_path / "a.mha").read_bytes().partition(b"ElementDataFile")[0]
-    (tmp_path / "a.mha").write_bytes(header + b"ElementDataFile = secret.raw.npy\n")
-    with pytest.raises(UserError, match="ElementDataFile = LOCAL.*found secret.raw.npy"):
-        read_array(tmp_path / "a.mha")
+    header, key, values = (tmp_path / "a.mha").read_bytes().partition(b"ElementDataFile")
+    for before in (b"ElementDataFile = ", b"ElementDataFile : ", b" ElementDataFile = ", b"\tElementDataFile="):
+        for after in (b"", key + values):
+            (tmp_path / "a.mha").write_bytes(header + before + b"secret.raw.npy\n" + after)
+            with pytest.raises(UserError, match="ElementDataFile = LOCAL.*found secret.raw.npy"):
+                read_array(tmp_path / "a.mha")
     with h5py.File(tmp_path / "external.h5", "w") as file:
         file.create_dataset("image", VOLUME.shape, VOLUME.dtype, external=[(str(tmp_path / "secret.raw.npy"), 128, h5py.h5f.UNLIMITED)])
     with h5py.File(tmp_path / "whole.h5", "w") as file:
@@ -255,6 +304,14 @@ def test_the_table_of_slices_tells_volume_and_number(tmp_path):
         rows = list(csv.DictReader(stream))
     assert [(row["volume"], row["slice"]) for row in rows] == [("scan0", str(number)) for number in range(4)]
     assert any("every volume counts as a group" in note for note in notes)
+
+
+def test_two_cases_do_not_write_one_slice(tmp_path):
+    source = source_of(tmp_path / "set", "npy", count=1)
+    for kind in ("images", "masks"):
+        write(source / kind / "scan0_0003.npy", MASK[3])
+    with pytest.raises(UserError, match=r"scan0_0003.npy: expected .*found scan0_0003.png, also of .*scan0.npy"):
+        slice_folder(source, tmp_path / "out", Volumes(), max_pixels=10**6)
 
 
 def test_check_and_derive_take_volumes_too(tmp_path):

@@ -1,7 +1,9 @@
 """Variables on disk: there whole or not at all, damage is seen, and nothing goes where it does not fit."""
 
+import hashlib
 import json
 import os
+import types
 from pathlib import Path
 
 import keras
@@ -9,9 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from flexseg.commands.runs import _chosen_weights
 from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
+from flexseg.inference import weights
 from flexseg.inference.weights import assign, damage, model_variables, named_arrays, read_folder, recover, write_folder
+from flexseg.training.starting_weights import load_starting_weights
 
 
 def network(classes=2, *, filters=3, dropout=0.1):
@@ -51,8 +56,6 @@ def test_what_is_read_is_what_was_written_to_the_bit(folder):
 
 
 def test_the_checksums_are_those_of_sha256sum(folder):
-    import hashlib
-
     for line in (folder / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
@@ -105,6 +108,22 @@ def flip(path):
     path.write_bytes(bytes(data))
 
 
+EMPTY = hashlib.sha256(b"").hexdigest()
+
+
+def list_rows(folder, keep, *more):
+    rows = [line for line in (folder / "SHA256SUMS").read_text().splitlines() if keep(line)]
+    (folder / "SHA256SUMS").write_text("".join(f"{row}\n" for row in [*rows, *more]))
+
+
+def keep_rows(folder, count):
+    """A list of checksums cut off at the end of a line, and the files that it no longer names gone."""
+    rows = (folder / "SHA256SUMS").read_text().splitlines()
+    list_rows(folder, rows[:count].__contains__)
+    for row in rows[count:]:
+        (folder / row.split("  ")[1]).unlink()
+
+
 DAMAGES = {
     "one bit of the arrays": lambda f: flip(f / "model.npz"),
     "one bit of the facts": lambda f: flip(f / "facts.json"),
@@ -115,6 +134,14 @@ DAMAGES = {
     "empty checksums": lambda f: os.truncate(f / "SHA256SUMS", 0),
     "garbled checksums": lambda f: (f / "SHA256SUMS").write_bytes(b"\xff\xfe nonsense"),
     "checksums cut off": lambda f: os.truncate(f / "SHA256SUMS", 30),
+    "one checksum left": lambda f: keep_rows(f, 1),
+    "two checksums left": lambda f: keep_rows(f, 2),
+    "a file without a checksum": lambda f: np.savez(f / "more.npz", a=np.zeros(3)),
+    "facts only": lambda f: ([path.unlink() for path in f.glob("*.npz")], list_rows(f, lambda line: "facts" in line)),
+    "a checksum of a file elsewhere": lambda f: (f.with_name("elsewhere").touch(), list_rows(f, lambda _: True, f"{EMPTY}  ../elsewhere")),
+    "a checksum of a folder": lambda f: ((f / "more.npz").mkdir(), list_rows(f, lambda _: True, f"{EMPTY}  more.npz")),
+    "a checksum of what never ends": lambda f: (os.mkfifo(f / "more.npz"), list_rows(f, lambda _: True, f"{EMPTY}  more.npz")),
+    "checksums that never end": lambda f: ((f / "SHA256SUMS").unlink(), os.mkfifo(f / "SHA256SUMS")),
 }
 
 
@@ -129,6 +156,63 @@ def test_damage_is_seen_and_refused(folder, kind):
 def test_a_missing_folder_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match="best: expected whole weights.*no such folder"):
         read_folder(tmp_path / "best")
+
+
+@pytest.fixture
+def replaced_while_read(monkeypatch):
+    """trainer(what): `what` is done once, before the next archive is opened."""
+
+    def trainer(what):
+        load = np.load
+
+        def loaded(*given, **options):
+            monkeypatch.setattr(np, "load", load)
+            what()
+            return load(*given, **options)
+
+        monkeypatch.setattr(np, "load", loaded)
+
+    return trainer
+
+
+def test_weights_replaced_while_they_are_read_are_refused(folder, replaced_while_read):
+    replaced_while_read(lambda: write_folder(folder, parts(2.0), {"epoch": 2}))
+    with pytest.raises(UserError, match="others, which came while they were read"):
+        read_folder(folder)
+    assert value_in(folder) == 2.0
+
+
+@pytest.mark.parametrize("after", ["damage", "read_facts"])
+def test_weights_that_go_while_they_are_read_are_refused(folder, monkeypatch, after):
+    function = getattr(weights, after)
+
+    def gone(_):
+        found = function(folder)
+        folder.rename(folder.with_name("elsewhere"))
+        return found
+
+    monkeypatch.setattr(weights, after, gone)
+    with pytest.raises(UserError, match="expected whole weights.*no such folder"):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("reader", ["evaluate", "init_from"])
+def test_a_run_that_is_training_is_read_again(one, tmp_path, replaced_while_read, reader):
+    model, best = network(), tmp_path / "best"
+
+    def write(value):
+        arrays = {name: np.full_like(array, value) for name, array in named_arrays(one, model_variables(model)).items()}
+        write_folder(best, {"model": arrays}, {"epoch": value})
+
+    write(1)
+    replaced_while_read(lambda: write(2))
+    if reader == "evaluate":
+        where, arrays, facts = _chosen_weights(types.SimpleNamespace(best=best), "best")
+        assert (where, facts) == (best, {"epoch": 2})
+        assign(one, model_variables(model), arrays["model"], where=where)
+    else:
+        load_starting_weights(model, one, init_from=str(tmp_path))
+    assert all((v.numpy() == 2).all() for v in model_variables(model))
 
 
 def test_an_archive_of_pickled_objects_is_refused_and_not_executed(folder):

@@ -8,7 +8,6 @@
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,18 +116,14 @@ def _opened(run: "RunDirectory", gin_param: Sequence[str], *, checkpoint: str, r
 def _chosen_weights(run: "RunDirectory", checkpoint: str) -> tuple[Path, dict, dict]:
     """(where they lie, arrays, facts); the run may be training at this moment."""
     from flexseg.console import say
-    from flexseg.inference.weights import damage, read_folder, whole_folder
+    from flexseg.inference.weights import damage, read_folder, read_whole, whole_folder
 
     if checkpoint == "best":
-        for attempt in range(3):  # the trainer may be replacing them just now
-            folder = whole_folder(run.best)
-            try:
-                if folder.is_dir():
-                    return folder, *read_folder(folder)
-            except UserError:
-                if attempt == 2:
-                    raise
-            time.sleep(0.2)
+        try:
+            return read_whole(run.best)
+        except UserError:
+            if whole_folder(run.best).is_dir():
+                raise
         cure = "--checkpoint=last takes the last checkpoint"
         raise UserError(run.best, expected="the best weights", found="none yet: no epoch has ended", cure=cure)
     for folder in sorted(run.checkpoints.glob("step_*"), reverse=True):

@@ -7,13 +7,14 @@
 
 The voxels of a NIfTI or MetaImage volume are turned to LPS as [z, y, x]: axial slices from the feet to the head, rows from front to back, columns
 from the patient's right to the left, as a radiologist looks at them, whatever the order in the file. NumPy and HDF5 arrays stay as they are stored.
-Values come scaled as the header says. Sizes are read from headers and compared before anything is unpacked; nothing is unpickled, and no file makes
-another one be read. NIfTI needs nibabel, MetaImage SimpleITK: pip install 'flexseg[medical]'.
+Values come scaled as the header says. Types and sizes are read from headers and compared before anything is unpacked; nothing is unpickled, and no
+file makes another one be read. NIfTI needs nibabel, MetaImage SimpleITK: pip install 'flexseg[medical]'.
 """
 
 import dataclasses
 import importlib
 import math
+import mmap
 import re
 import zipfile
 from collections.abc import Callable
@@ -26,7 +27,6 @@ from flexseg.errors import UserError, first_line
 
 ARRAY_ENDINGS = (".nii.gz", ".nii", ".mha", ".npy", ".npz", ".h5", ".hdf5")
 MAX_VALUES = 2_000_000_000
-_HEADER_BYTES = 2**16  # of a MetaImage's text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +73,8 @@ def read_array(path: Path, *, key: str | None = None, as_stored: bool = False, m
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise UserError(path, expected="two or three axes", found=f"the shape {array.shape}")
-    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
-        raise UserError(path, expected="finite numbers", found=f"{array.dtype}" + " with NaN or infinity" * (array.dtype.kind == "f"))
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(path, expected="finite numbers", found=f"{array.dtype} with NaN or infinity")
     return Volume(array, volume.affine)
 
 
@@ -94,7 +94,10 @@ def _library(name: str, path: Path) -> ModuleType:
         raise UserError(path, expected=f"the package {name}", found=str(error), cure="pip install 'flexseg[medical]'") from error
 
 
-def _refuse_large(path: Path, shape, max_values: int) -> None:
+def _refuse_unread(path: Path, shape, dtype: np.dtype | None, max_values: int) -> None:
+    """Refuses by a header alone; dtype None: a format that has numbers only. These have 16 bytes at most, so a bound of their count bounds memory."""
+    if dtype is not None and dtype.kind not in "biuf":
+        raise UserError(path, expected="finite numbers", found=f"{dtype}")
     if math.prod(int(side) for side in shape) > max_values:
         raise UserError(path, expected=f"at most {max_values} values", found=f"the shape {tuple(shape)}", cure="cut it into parts")
 
@@ -102,7 +105,7 @@ def _refuse_large(path: Path, shape, max_values: int) -> None:
 def _nifti(path: Path, _: str | None, as_stored: bool, max_values: int) -> Volume:
     nibabel = _library("nibabel", path)
     image = nibabel.load(path)
-    _refuse_large(path, image.shape, max_values)
+    _refuse_unread(path, image.shape, image.get_data_dtype(), max_values)
     if as_stored or len(image.shape) < 3:
         return Volume(np.asanyarray(image.dataobj).T)  # stored as x, y, z
     turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt("LPS"))
@@ -112,20 +115,22 @@ def _nifti(path: Path, _: str | None, as_stored: bool, max_values: int) -> Volum
 
 def _metaimage(path: Path, _: str | None, as_stored: bool, max_values: int) -> Volume:
     sitk = _library("SimpleITK", path)
-    with open(path, "rb") as stream:
-        header = stream.read(_HEADER_BYTES)
-    place = re.search(rb"^ElementDataFile\s*=\s*(.*?)\s*$", header, re.MULTILINE)
-    if place is None or place[1] != b"LOCAL":
-        found = "no such line" if place is None else place[1][:100].decode(errors="replace")
-        raise UserError(path, expected="ElementDataFile = LOCAL, its values in the same file", found=found, cure="save it as one .mha file")
+    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # The name may stand once in the whole file: MetaIO's rules of where a line begins and a header ends are its own.
+        places = re.findall(rb"ElementDataFile[ \t]*[=:]?[ \t]*(.*?)\s*$", content, re.MULTILINE)
+    if places != [b"LOCAL"]:
+        found = " and ".join(place[:100].decode(errors="replace") for place in places[:2]) or "no such line"
+        raise UserError(path, expected="one ElementDataFile = LOCAL, its values in the same file", found=found, cure="save it as one .mha file")
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO")
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     if reader.GetNumberOfComponents() != 1:
         raise UserError(path, expected="one value a voxel", found=f"{reader.GetNumberOfComponents()}", cure="save one of them")
-    _refuse_large(path, reader.GetSize(), max_values)
+    _refuse_unread(path, reader.GetSize(), None, max_values)
     image = reader.Execute()
+    while image.GetDimension() > 3 and image.GetSize()[-1] == 1:  # a time of one, which cannot be turned
+        image = image[..., 0]
     if as_stored or image.GetDimension() != 3:
         return Volume(sitk.GetArrayFromImage(image))
     image = sitk.DICOMOrient(image, "LPS")
@@ -137,21 +142,21 @@ def _metaimage(path: Path, _: str | None, as_stored: bool, max_values: int) -> V
 
 def _numpy(path: Path, _: str | None, __: bool, max_values: int) -> Volume:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    _refuse_large(path, mapped.shape, max_values)
+    _refuse_unread(path, mapped.shape, mapped.dtype, max_values)
     return Volume(np.array(mapped))
 
 
 def _numpy_archive(path: Path, key: str | None, _: bool, max_values: int) -> Volume:
     headers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
     with zipfile.ZipFile(path) as archive:
-        name = _chosen(path, [name.removesuffix(".npy") for name in archive.namelist()], key)
+        name = _chosen(path, [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")], key)
         with archive.open(f"{name}.npy") as stream:
             shape, _, dtype = headers[np.lib.format.read_magic(stream)[0]](stream)
-        _refuse_large(path, shape, max_values)
-        if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{name}.npy").file_size:
-            raise EOFError(f"{name} is shorter than its shape {shape}")  # else NumPy would set that much memory aside first
-    with np.load(path, allow_pickle=False) as arrays:
-        return Volume(arrays[name])
+            _refuse_unread(path, shape, dtype, max_values)
+            if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{name}.npy").file_size:
+                raise EOFError(f"{name} is shorter than its shape {shape}")  # else NumPy would set that much memory aside first
+            stream.seek(0)
+            return Volume(np.lib.format.read_array(stream, allow_pickle=False))  # np.load may take another member for this one
 
 
 def _hdf5(path: Path, key: str | None, _: bool, max_values: int) -> Volume:
@@ -164,7 +169,9 @@ def _hdf5(path: Path, key: str | None, _: bool, max_values: int) -> Volume:
         dataset = file[name]
         if dataset.is_virtual or dataset.external:
             raise UserError(path, expected="values in the same file", found=f"{name} refers to other files", cure="save it as one file")
-        _refuse_large(path, dataset.shape, max_values)
+        _refuse_unread(path, dataset.shape, dataset.dtype, max_values)
+        if not dataset.id.get_storage_size():  # HDF5 would make them up, as many as the shape says
+            raise UserError(path, expected="values", found=f"{name} without any", cure="save it again")
         return Volume(np.asarray(dataset[()]))
 
 

@@ -114,6 +114,7 @@ def slice_folder(
     """
     found = discover(source, arrays=True, **patterns)
     rows, dropped = [], 0
+    became: dict[Path, Case] = {}
     for number, case in enumerate(found.cases):
         images, masks = _pair(case, settings, max_pixels)
         if images.shape[:3] != masks.shape[:3]:
@@ -128,6 +129,10 @@ def slice_folder(
                 dropped += 1
                 continue
             name = f"{case.case_id}_{index:04d}.png" if len(images) > 1 else f"{case.case_id}.png"
+            other = became.setdefault(place / name, case)
+            if other is not case:
+                twice = f"{name}, also of {other.image}"
+                raise UserError(case.image, expected="slices of other names than those of other cases", found=twice, cure="rename the file")
             turns = settings.rotation // 90
             for kind, pixels in (("images", image), ("masks", mask)):
                 _write(place / kind / name, np.rot90(pixels, turns) if len(images) > 1 else pixels)

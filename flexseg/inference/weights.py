@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ import numpy as np
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
 
-_SUMS, _FACTS = "SHA256SUMS", "facts.json"
+_SUMS, _FACTS, _MODEL = "SHA256SUMS", "facts.json", "model.npz"
+_READS, _READ_AGAIN_SECONDS = 3, 0.2
 
 
 def model_variables(model: keras.Model) -> list:
@@ -50,7 +52,8 @@ def write_folder(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], fa
             with open(writing / f"{name}.npz", "wb") as stream:
                 np.savez(stream, **arrays)
         (writing / _FACTS).write_text(json.dumps(facts, indent=1))
-        sums = "".join(f"{_digest(path)}  {path.name}\n" for path in sorted(writing.iterdir()))
+        files = sorted(writing.iterdir(), key=lambda path: path.name == _FACTS)  # the facts last: a list cut off at any line lacks them
+        sums = "".join(f"{_digest(path)}  {path.name}\n" for path in files)
         (writing / _SUMS).write_text(sums)
         for path in [*writing.iterdir(), writing]:
             _flush(path)
@@ -100,6 +103,20 @@ def whole_folder(folder: Path) -> Path:
     return old if damage(folder) and not damage(old) else folder
 
 
+def read_whole(folder: Path) -> tuple[Path, dict[str, dict[str, np.ndarray]], dict]:
+    """(where they lie, arrays, facts) of the newest whole arrays of `folder`, which a trainer may be replacing at this moment.
+
+    Raises:
+      UserError: when there are none, however often one looks.
+    """
+    for _ in range(_READS - 1):
+        try:
+            return (place := whole_folder(folder)), *read_folder(place)
+        except UserError:
+            time.sleep(_READ_AGAIN_SECONDS)
+    return (place := whole_folder(folder)), *read_folder(place)
+
+
 def _remove(folder: Path) -> None:
     """Removes a folder that stands whole under its name until it is gone: a removal that is cut off must leave no half of it there."""
     removing = _beside(folder, "removing")
@@ -114,18 +131,21 @@ def _beside(folder: Path, what: str) -> Path:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a folder, in words; empty when every checksum holds.
+    """What is wrong with a folder, in words; empty when every checksum holds, and what is read has one.
 
     Raises:
       OSError: when it cannot be read: a disk that fails today says nothing about what is on it.
     """
     try:
-        rows = [line.split("  ", 1) for line in (folder / _SUMS).read_text().splitlines()]
+        rows = [line.split("  ", 1) for line in _sums(folder).splitlines()]
+        listed = {name for _, name in rows}
+        # Files of this folder, and no device that never ends: the list may be somebody else's.
+        held = {path.name for path in folder.iterdir() if path.is_file() and (path.suffix == ".npz" or path.name == _FACTS)}
+        for name in sorted((listed ^ held) | ({_FACTS, _MODEL} - listed)):
+            return f"{name} is {'not listed' if name in held else 'not there'}"
         for expected, name in rows:
             if _digest(folder / name) != expected:
                 return f"{name} does not have its checksum"
-        if _FACTS not in {name for _, name in rows}:
-            return f"{_FACTS} is not listed"
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         return str(error)
     return ""
@@ -135,19 +155,23 @@ def read_folder(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict]:
     """Arrays by part and name, and the facts.
 
     Raises:
-      UserError: when the folder is missing or damaged.
+      UserError: when the folder is missing or damaged, or replaced at this moment: see `read_whole`.
     """
-    wrong = "no such folder" if not folder.is_dir() else damage(folder)
-    parts = {}
+    parts, facts = {}, {}
     try:
-        for path in sorted(folder.glob("*.npz")) if not wrong else ():
-            with np.load(path, allow_pickle=False) as archive:
-                parts[path.stem] = {name: archive[name] for name in archive.files}
+        sums = _sums(folder)
+        wrong = damage(folder)
+        if not wrong:
+            facts = read_facts(folder)
+            for path in sorted(folder.glob("*.npz")):
+                with np.load(path, allow_pickle=False) as archive:
+                    parts[path.stem] = {name: archive[name] for name in archive.files}
+            wrong = "" if _sums(folder) == sums else "others, which came while they were read"
     except (FileNotFoundError, ValueError, zipfile.BadZipFile) as error:
-        wrong = str(error)
+        wrong = str(error) if folder.is_dir() else "no such folder"
     if wrong:
         raise UserError(folder, expected="whole weights written by flexseg", found=wrong)
-    return parts, read_facts(folder)
+    return parts, facts
 
 
 def read_facts(folder: Path) -> dict:
@@ -196,6 +220,12 @@ def assign(replicas: Replicas, variables: Sequence, arrays: Mapping[str, np.ndar
 def _kind(path: str) -> str:
     """The last part of a variable's path, without the numbers that Keras gives unnamed layers: an optimizer's slots carry these."""
     return re.sub(r"_?\d+", "", path.rsplit("/", 1)[-1])
+
+
+def _sums(folder: Path) -> str:
+    if not (folder / _SUMS).is_file():
+        raise FileNotFoundError(f"{_SUMS} is not there")
+    return (folder / _SUMS).read_text()
 
 
 def _digest(path: Path) -> str:

@@ -15,7 +15,7 @@ from flexseg.distribution.agreement import agree
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
 from flexseg.inference.reference_weights import assign_reference
-from flexseg.inference.weights import assign, model_variables, read_folder, whole_folder
+from flexseg.inference.weights import assign, model_variables, read_whole
 from flexseg.models.pretrained import encoder_of, learnt_weights
 from flexseg.training.remote_run import run_directory
 
@@ -62,7 +62,7 @@ def _from_run(model: keras.Model, replicas: Replicas, init_from: str) -> str:
     with run_directory(init_from, flag="--init_from") as other:
         if other.remote:
             other.remote.fetch(leave=[path.name for path in (other.tensorboard, other.checkpoints, other.pictures)])
-        arrays, facts = read_folder(whole_folder(other.best))  # it may be training
+        _, arrays, facts = read_whole(other.best)
     left = assign(replicas, model_variables(model), arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
     return f"weights from {init_from} (epoch {facts.get('epoch')}){_left(left)}"
 
