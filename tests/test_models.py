@@ -220,8 +220,7 @@ def test_gradients_in_16_bits_are_those_of_float32(name, policy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "policy"), [*((name, "float32") for name in MODELS), *((name, "mixed_bfloat16") for name in ("flex_unet", "transunet", "encoder_unet"))])
 def test_xla_gives_the_same_logits_and_gradients(name, policy):
     settings = unmixed(name)  # as above
     keras.config.set_dtype_policy(policy)
@@ -298,5 +297,5 @@ def dice(model, images, masks) -> float:
 
 def test_every_architecture_is_here():
     files = {path.stem for path in Path(models.__file__).parent.glob("*.py")}
-    shared = {"__init__", "architectures", "attention", "blocks", "build", "convolutions", "encoders", "frame", "normalization", "pretrained", "raising", "recompute"}
+    shared = {"__init__", "architectures", "attention", "blocks", "build", "convolutions", "cost", "encoders", "frame", "normalization", "pretrained", "raising", "recompute", "shapes"}
     assert files - shared == set(MODELS) == set(ARCHITECTURES)
