@@ -1,12 +1,14 @@
 """Runs in buckets: real servers of both kinds, a death after every single operation of a push, and what two trainers do to each other."""
 
 import contextlib
+import errno
 import shutil
 import types
 
 import boto3
 import numpy as np
 import pytest
+import s3fs
 import toy_runs
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -21,6 +23,7 @@ from flexseg.training import remote_run
 from flexseg.training.best_weights import BestWeights
 from flexseg.training.remote_run import RemoteRun, run_directory
 from flexseg.training.run_directory import RunDirectory
+from flexseg.training.watchdog import Watchdog
 
 PARAMS = ("train.epochs=4", "train.checkpoint_steps=3", "train.deterministic=True", "epoch_change_infer.num_infer_images=1")
 
@@ -76,11 +79,43 @@ def test_files_come_back_as_they_went(url, tmp_path):
     bucket.copy("deep/er/a.bin", ".copy")
     bucket.write("small", b"1")
     bucket.write("small", b"22")
-    assert bucket.files() == {"deep/er/a.bin": 1_280_000, ".copy": 1_280_000, "small": 2} and bucket.read("small") == b"22"
+    assert set(bucket.files()) == {"deep/er/a.bin", ".copy", "small"} and bucket.read("small") == b"22"
     bucket.download(".copy", tmp_path / "new" / "b.bin")
     assert (tmp_path / "new" / "b.bin").read_bytes() == here.read_bytes()
     bucket.remove(["small", "never"])
     assert set(bucket.files()) == {"deep/er/a.bin", ".copy"}
+
+
+def test_another_version_of_a_file_is_told_from_the_one_before_though_it_is_as_long(url):
+    bucket, versions = Bucket(url, flag="--workdir"), []
+    for content in (b"1", b"2"):
+        bucket.write("a", content)
+        versions += [bucket.files()["a"], bucket.files()["a"]]
+    assert versions[0] == versions[1] != versions[2] == versions[3]
+
+
+def test_an_upload_tells_that_it_moves_before_it_ends(s3_url, tmp_path, monkeypatch):
+    monkeypatch.setattr(s3fs.core, "calculate_chunksize", lambda *_, **__: 5 * 2**20)  # the least that S3 takes, else fifty megabytes
+    (tmp_path / "large").write_bytes(bytes(16 * 2**20))
+    moved = []
+    Bucket(s3_url, flag="--workdir").upload(tmp_path / "large", "large", moved=lambda: moved.append(1))
+    assert len(moved) >= 4
+
+
+def test_a_disk_that_is_full_here_is_not_the_buckets_fault(url, tmp_path):
+    bucket = Bucket(url, flag="--workdir")
+    bucket.write("a", bytes(100_000))
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        bucket.download("a", tmp_path / "full")
+    assert caught.value.errno == errno.ENOSPC
+
+    def failing(*_):
+        raise OSError(errno.EIO, "An error occurred (Unheard) when calling the GetObject operation")  # what s3fs makes of one it does not know
+
+    bucket._store = types.SimpleNamespace(cat_file=failing)
+    with pytest.raises(UserError, match="a bucket that answers"):
+        bucket.read("a")
 
 
 @pytest.mark.parametrize("name", ["../other/run/config.gin", "/etc/passwd", "a/../../b", ""])
@@ -109,14 +144,14 @@ class Dying(Bucket):
 
     left = 10**9
 
-    def _act(self, act, *arguments):
+    def _act(self, act, *arguments, **more):
         if self.left == 0:
             raise _DeadError
         self.left -= 1
-        act(*arguments)
+        act(*arguments, **more)
 
-    def upload(self, path, name):
-        self._act(super().upload, path, name)
+    def upload(self, path, name, **more):
+        self._act(super().upload, path, name, **more)
 
     def copy(self, name, to):
         self._act(super().copy, name, to)
@@ -133,12 +168,12 @@ def arrays(number):
     return {"model": {"0000 a/kernel": np.full((8,), number)}}
 
 
-def step(run, number, *, best):
-    """What a trainer does to a run directory at a checkpoint, with new best weights before it or not."""
+def step(run, number, *, best, value=None):
+    """What a trainer does to a run directory at a checkpoint, with new best weights before it or not; `value` stands in the checkpoint."""
     if best:
         write_folder(run.best, arrays(number), {"step": number}, keep_replaced=True)
     run.losses_csv.write_text("epoch\n" * number)
-    write_folder(run.checkpoints / f"step_{number:09d}", arrays(number), {"step": number})
+    write_folder(run.checkpoints / f"step_{number:09d}", arrays(number if value is None else value), {"step": number})
     shutil.rmtree(run.checkpoints / f"step_{number - 2:09d}", ignore_errors=True)
     best_weights(run).checkpointed()
 
@@ -230,6 +265,127 @@ def test_nor_does_a_second_death_at_any_operation_change_that(stores, tmp_path):
             shutil.rmtree(files)
 
 
+def test_a_run_that_was_killed_within_its_first_pushes_is_never_refused(tmp_path):
+    died, operation = True, 0
+    while died:
+        files = tmp_path / f"{operation}"
+        try:
+            with training("s3://lab/run", files / "here", left=operation, files=files / "bucket") as (remote, run, _):
+                for name in (*run.beginning, run.config.name):
+                    (run.path / name).write_text("{}")
+                for number in (1, 2):
+                    step(run, number, best=True)
+                    remote.push()
+            died = False
+        except _DeadError:
+            operation += 1
+        with training("s3://lab/run", files / "again", files=files / "bucket") as (_, run, _):
+            assert all(not damage(folder) for folder in run.checkpoints.glob("*")), operation
+        shutil.rmtree(files)
+    assert operation > 20
+
+
+def test_a_checkpoint_that_is_written_twice_is_whole_after_a_death_at_any_operation(tmp_path):
+    """As at the end of an epoch that `train.checkpoint_steps` divides; and after a second death while that is mended."""
+    begun("s3://lab/run", tmp_path / "begun_here", files=tmp_path / "begun")
+    with training("s3://lab/run", tmp_path / "only", files=tmp_path / "begun") as (_, run, _):
+        shutil.rmtree(run.checkpoints / "step_000000002")
+    for first in range(22):
+        for second in (*range(first % 4, 20, 4), 10**9):
+            files = tmp_path / f"{first}_{second}"
+            shutil.copytree(tmp_path / "begun", files / "bucket")
+            for left, value in ((first, 31), (second, 32)):
+                with contextlib.suppress(_DeadError), training("s3://lab/run", files / f"{value}", left=left, files=files / "bucket") as (remote, run, at):
+                    assert at == 3
+                    step(run, 3, best=False, value=value)
+                    remote.push()
+            with training("s3://lab/run", files / "last", files=files / "bucket") as (_, run, at):
+                assert_whole(run, at, (first, second))
+                assert at == 3 and read_folder(run.checkpoints / "step_000000003")[0]["model"]["0000 a/kernel"][0] in (3, 31, 32)
+                assert [folder.name for folder in run.checkpoints.iterdir()] == ["step_000000003"]
+            names = [path.name for path in (files / "bucket" / "lab" / "run" / "checkpoints").iterdir() if any(path.iterdir())]
+            assert names == ["step_000000003"], "what was kept meanwhile goes there too"
+            shutil.rmtree(files)
+
+
+def test_of_a_checkpoint_that_a_push_was_cut_off_in_nothing_stays(s3_url, tmp_path):
+    begun(s3_url, tmp_path / "first")
+    Bucket(s3_url, flag="--workdir").write("checkpoints/step_000000004/model.npz", b"half")
+    with training(s3_url, tmp_path / "second") as (_, run, at):
+        assert at == 3 and not (run.checkpoints / "step_000000004").exists()
+    assert not any("step_000000004" in name for name in Bucket(s3_url, flag="--workdir").files())
+
+
+def test_nothing_of_the_users_is_removed(s3_url, tmp_path):
+    begun(s3_url, tmp_path / "first")
+    bucket = Bucket(s3_url, flag="--workdir")
+    theirs = {".notes.txt", "analysis/.ipynb_checkpoints/x.ipynb", "analysis/x.ipynb", "break_training_when.md", "run.locks", "run.lock.md", "checkpoints/.why"}
+    for name in theirs:
+        bucket.write(name, b"mine")
+    with training(s3_url, tmp_path / "second") as (remote, run, _):
+        step(run, 4, best=True)
+        remote.push()
+    assert {name for name in theirs if bucket.read(name) == b"mine"} == theirs
+
+
+def test_what_a_trainer_that_was_taken_over_was_writing_just_then_does_not_tear_the_best_weights(s3_url, tmp_path):
+    with pytest.raises(UserError, match="to be the one that writes"), training(s3_url, tmp_path / "first") as (first, run, _):
+        run.config.write_text("")
+        step(run, 1, best=True)
+        first.push()
+        step(run, 2, best=True)
+        upload = first._bucket.upload
+
+        def late(path, name, **more):
+            if name != "best/facts.json":
+                return upload(path, name, **more)
+            with training(s3_url, tmp_path / "second") as (second, other, at):
+                assert at == 1
+                upload(path, name, **more)
+                assert damage(bring(s3_url, tmp_path / "torn") / "best")
+                step(other, 2, best=False)
+                second.push()
+
+        first._bucket.upload = late
+        first.push()
+    there = bring(s3_url, tmp_path / "there")
+    assert not damage(there / "best") and read_facts(there / "best")["step"] == 1
+
+
+def test_an_error_stands_in_the_log_that_is_brought_there(s3_url, tmp_path):
+    with pytest.raises(ZeroDivisionError), training(s3_url, tmp_path / "here") as (_, run, _):
+        run.config.write_text("")
+        run.log.write_text("a line of the run\n")
+        1 / 0  # noqa: B018
+    log = Bucket(s3_url, flag="--workdir").read("log.txt").decode()
+    assert log.startswith("a line of the run\nTraceback") and "ZeroDivisionError: division by zero" in log
+
+
+def test_a_guest_whose_bucket_takes_nothing_is_told_so_and_where_its_work_lies(s3_url, tmp_path):
+    begun(s3_url, tmp_path / "trainer")
+    guest = RemoteRun(Bucket(s3_url, flag="--workdir"), tmp_path / "guest")
+    guest.fetch()
+    (tmp_path / "guest" / "report.json").write_text("{}")
+
+    def denied(*_, **__):
+        raise PermissionError("Access Denied")
+
+    guest._bucket._store = types.SimpleNamespace(put_file=denied)
+    with pytest.raises(UserError, match=f"Access Denied.*was written lies in {tmp_path / 'guest'}") as caught:
+        guest.push()
+    assert "goes on" not in str(caught.value) and guest.behind
+
+
+def test_a_push_tells_that_it_moves_at_every_change(s3_url, tmp_path):
+    begun(s3_url, tmp_path / "first")
+    with training(s3_url, tmp_path / "second") as (remote, run, _):
+        step(run, 4, best=True)
+        before, moved = remote._bucket.left, []
+        remote.push(moved=lambda: moved.append(1))
+        changes = before - remote._bucket.left
+    assert len(moved) >= changes > 10, "copies and removals as well as uploads"
+
+
 def store_that_is_away(bucket):
     """The S3 client of a bucket for a port where nobody listens; the library's own patience cut."""
     store = type(bucket._store)(skip_instance_cache=True, endpoint_url="http://127.0.0.1:1", config_kwargs={"retries": {"max_attempts": 0}})
@@ -277,8 +433,8 @@ def test_a_trainer_that_is_taken_over_within_a_push_writes_no_further_file(s3_ur
         step(run, 2, best=True)
         upload, sent = remote._bucket.upload, []
 
-        def taken_over(path, name):
-            upload(path, name)
+        def taken_over(path, name, **more):
+            upload(path, name, **more)
             sent.append(name)
             Bucket(s3_url, flag="--workdir").write("run.owner", b"{}")
 
@@ -325,8 +481,28 @@ def test_a_reader_looks_again_when_the_trainer_is_halfway_through(s3_url, tmp_pa
         reader = RemoteRun(Busy(s3_url, flag="--workdir"), tmp_path / "reader")
         reader.fetch()
         read = RunDirectory(tmp_path / "reader")
-        assert len(looks) == 1 and read_facts(read.best)["step"] == 3 and not damage(read.best)
+        assert len(looks) == len(set(looks)) > 0 and read_facts(read.best)["step"] == 3 and not damage(read.best)
         assert sorted(folder.name for folder in read.checkpoints.iterdir() if not damage(folder)) == ["step_000000002", "step_000000003"]
+
+
+def test_a_file_that_goes_again_and_again_is_said_and_the_rest_comes_once(s3_url, tmp_path, monkeypatch):
+    begun(s3_url, tmp_path / "trainer")
+    came = []
+
+    class Restless(Bucket):
+        def files(self):
+            return super().files() | {f"best/{len(came)}": "never there", "losses.csv": f"{len(came)}"}
+
+        def download(self, name, to):
+            super().download(name, to)
+            came.append(name)
+
+    Bucket(s3_url, flag="--workdir").write("losses.csv", b"new at every look")
+    monkeypatch.setattr(remote_run, "_LOOK_AGAIN_SECONDS", 0.0)
+    with pytest.raises(UserError, match="files that stay while they are fetched.*best/"):
+        RemoteRun(Restless(s3_url, flag="--workdir"), tmp_path / "reader").fetch()
+    again = [name for name in set(came) if came.count(name) > 1]
+    assert {"config.gin", "environment.json"} <= set(came) and again == ["losses.csv"] and came.count("losses.csv") == 3
 
 
 # Runs
@@ -373,6 +549,25 @@ def test_a_stop_file_in_the_bucket_ends_the_run_and_is_removed(toy, s3_url, monk
     assert "break_training was found" in toy_runs.train(toy, s3_url, *PARAMS, "train.epochs=50")
     assert len(pushes) < 10, "it ends at the next look for the file, which comes every second, not after 50 epochs"
     assert "break_training" not in Bucket(s3_url, flag="--workdir").files()
+
+
+def test_a_push_within_the_training_keeps_the_watchdog_awake_at_every_file(toy, s3_url, monkeypatch):
+    moved, uploads, upload, alive, push = [], [], Bucket.upload, Watchdog.alive, RemoteRun.push
+    monkeypatch.setattr(Watchdog, "alive", lambda watchdog: moved.append(1) or alive(watchdog))
+    monkeypatch.setattr(Bucket, "upload", lambda *given, **more: uploads.append(1) or upload(*given, **more))
+    within = []
+    monkeypatch.setattr(RemoteRun, "push", lambda remote, **given: (push(remote, **given), within.append((len(uploads), len(moved)))))
+    toy_runs.train(toy, s3_url, *PARAMS, "train.epochs=1")
+    files, beats = within[0]
+    assert beats >= files > 5
+
+
+@pytest.mark.slow
+def test_the_stacks_of_a_run_in_which_nothing_moves_stand_in_the_bucket(toy, s3_url):
+    params = ("train.watchdog_multiple=10", "train.watchdog_minutes=0.15")
+    done = toy_runs.process(toy, s3_url, *PARAMS, *params, fault="hang", call=6)
+    assert done.returncode == 75, done.stderr
+    assert "in wait_for_ever" in Bucket(s3_url, flag="--workdir").read("log.txt").decode()
 
 
 @pytest.mark.slow

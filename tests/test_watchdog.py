@@ -23,14 +23,16 @@ with Watchdog(multiple=4, minutes=float(sys.argv[1]), report_to=Path(sys.argv[2]
         time.sleep(0.1)
         watchdog.beat()
     print("beaten", flush=True)
-    stand_still(float(sys.argv[3]))
+    for _ in range(int(sys.argv[4])):
+        stand_still(float(sys.argv[3]))
+        watchdog.alive()
 print("whole")
 """
 
 
-def start(log, *, minutes, still):
+def start(log, *, minutes, still, times=1):
     log.write_text("a line of the run\n")
-    command = [sys.executable, "-c", SCRIPT, str(minutes), str(log), str(still)]
+    command = [sys.executable, "-c", SCRIPT, str(minutes), str(log), str(still), str(times)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "beaten\n"
     return process
@@ -49,13 +51,18 @@ def test_a_process_in_which_nothing_moves_leaves_with_75_and_all_its_stacks(tmp_
 @pytest.mark.parametrize("what", [os.mkfifo, os.mkdir])
 def test_a_log_that_cannot_be_written_does_not_keep_the_process(tmp_path, what):
     what(tmp_path / "log")  # a pipe that nobody reads hangs as a file system does
-    command = [sys.executable, "-c", SCRIPT, str(1 / 60), str(tmp_path / "log"), "100"]
+    command = [sys.executable, "-c", SCRIPT, str(1 / 60), str(tmp_path / "log"), "100", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 75 and "in stand_still" in done.stderr
 
 
 def test_a_pause_within_the_time_allowed_is_none_of_its_business(tmp_path):
     process = start(tmp_path / "log.txt", minutes=2 / 60, still=1)
+    assert process.communicate(timeout=60)[0] == "whole\n" and process.returncode == 0
+
+
+def test_a_long_push_that_moves_keeps_the_process(tmp_path):
+    process = start(tmp_path / "log.txt", minutes=2 / 60, still=1, times=5)
     assert process.communicate(timeout=60)[0] == "whole\n" and process.returncode == 0
 
 
@@ -75,5 +82,7 @@ def test_the_time_allowed_follows_the_median_of_the_beats(monkeypatch):
     for seconds in (90, 2, 2, 2, 300, 2):
         now[0] += seconds
         watchdog.beat()
+        for _ in range(seconds):
+            watchdog.alive()  # what moves within a step is no step
     assert watchdog.seconds() == pytest.approx(200)
     assert Watchdog(multiple=1, minutes=60, report_to=None).seconds() == 3600

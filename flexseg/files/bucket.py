@@ -1,7 +1,7 @@
 """Bucket: the files below one prefix of an object store, gs:// or s3://.
 
     bucket = Bucket("gs://lab/runs/my_run", flag="--workdir")
-    bucket.files()                                   # {"config.gin": 812, "best/model.npz": 7783214}
+    bucket.files()                                   # {"config.gin": "…", "best/model.npz": "…"}: names, and what tells one version from another
     bucket.upload(Path("here/config.gin"), "config.gin")
 
 By fsspec, as TFDS reaches buckets, with gcsfs and s3fs (`pip install 'flexseg[remote]'`); credentials, endpoints and proxies are theirs: what
@@ -12,10 +12,12 @@ An upload appears whole or not at all.
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from flexseg.errors import UserError, first_line
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 
 
 def is_bucket(path: object) -> bool:
@@ -32,6 +34,7 @@ class Bucket:
 
     Raises:
       UserError: for another kind of address, a missing package, and, in any method, whatever the store refuses.
+      OSError: in any method, when the disk of this machine is full or failing.
     """
 
     def __init__(self, url: str, *, flag: str):
@@ -57,6 +60,9 @@ class Bucket:
         except ImportError as error:
             raise UserError(self._where, expected="the packages for buckets", found=str(error), cure="pip install 'flexseg[remote]'") from error
         except Exception as error:
+            # The words are the kernel's for this machine's disk only: s3fs has EIO, with words of its own, for whatever it does not know.
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS and error.strerror == os.strerror(error.errno):
+                raise
             found = f"{type(error).__name__}: {first_line(error)}"
             cure = "check its name, the credentials and the network"
             raise UserError(self._where, expected="a bucket that answers", found=found, cure=cure) from error
@@ -66,11 +72,11 @@ class Bucket:
             raise UserError(self._where, expected="names of files below it", found=repr(name))
         return f"{self._prefix}/{name}"
 
-    def files(self) -> dict[str, int]:
-        """Bytes by name."""
+    def files(self) -> dict[str, str]:
+        """By name what tells one version of a file from another: all that the store says about it."""
         with self._errors():
             found = self._store.find(self._prefix, detail=True)
-        return {place.removeprefix(f"{self._prefix}/"): facts["size"] for place, facts in found.items() if not place.endswith("/")}
+        return {place.removeprefix(f"{self._prefix}/"): str(facts) for place, facts in found.items() if not place.endswith("/")}
 
     def download(self, name: str, to: Path) -> None:
         """Copies one file here; `to` lies in a folder that is made.
@@ -88,10 +94,12 @@ class Bucket:
         if gone:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{name}")
 
-    def upload(self, path: Path, name: str) -> None:
-        """Copies one file there."""
+    def upload(self, path: Path, name: str, *, moved: Callable[[], None] = lambda: None) -> None:
+        """Copies one file there; `moved` is called whenever a part of it arrived (fifty megabytes or more)."""
+        from fsspec.callbacks import Callback
+
         with self._errors():
-            self._store.put_file(str(path), self._place(name))
+            self._store.put_file(str(path), self._place(name), callback=Callback(hooks={"moved": lambda *_, **__: moved()}))
 
     def copy(self, name: str, to: str) -> None:
         """Copies a file within the bucket."""

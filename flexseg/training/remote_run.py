@@ -7,10 +7,11 @@
             run.remote.push()                               # after every checkpoint
 
 A bucket has no renames, no appending and no locks. So a push keeps an order that a start after a death at any moment finds whole: tables and
-pictures, then the best weights (those before are kept beside them, as on a disk), then checkpoints, each with its checksums last, and only then what
-is gone here is removed there. Who trains writes its name there, takes what lies there after that, and looks for its name before it writes or removes
-anything: of two trainers the one that started last wins, and the other ends; only what it was writing at that moment may still arrive, whole. The
-stop file is looked for at every push.
+pictures, then the best weights, then checkpoints, each with its checksums last (best weights and a checkpoint that are written over stay beside
+them meanwhile, as on a disk), and only then what is gone here is removed there: what flexseg may have written, and never another file of the user's.
+Who trains writes its name there, takes what lies there after that, and looks for its name before it writes or removes anything: of two trainers the
+one that started last wins, and the other ends; only what it was writing at that moment may still arrive, whole. For that the first push of a trainer
+that took a run over writes the best weights anew; what arrives later still is not looked for. The stop file is looked for at every push.
 """
 
 import contextlib
@@ -21,19 +22,23 @@ import shutil
 import socket
 import tempfile
 import time
+import traceback
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from flexseg.console import say
 from flexseg.errors import UserError
 from flexseg.files.bucket import Bucket, is_bucket
-from flexseg.inference.weights import damage, read_facts
+from flexseg.inference.weights import damage, forget_replaced, read_facts, recover
 from flexseg.training.run_directory import RunDirectory
 
 _OWNER = "run.owner"
 _SUMS = "SHA256SUMS"
 _BEST, _BEST_BEFORE = "best", ".best.old"
+_STEP, _STEP_BEFORE = "checkpoints/step_*", "checkpoints/.step_*.old"  # see `weights.write_folder`
+_UNKNOWN = (0, 0, 0)  # the state of no file
 _LOOKS, _LOOK_AGAIN_SECONDS = 3, 1.0
 
 
@@ -47,8 +52,10 @@ class RemoteRun:
 
     def __init__(self, bucket: Bucket, here: Path):
         self._bucket, self._here = bucket, here
-        self._there: dict[str, tuple[int, int]] = {}  # name: (bytes, modified) of the copy here when it was last equal
+        self._there: dict[str, tuple[int, int, int]] = {}  # name: state of the copy here when it was last equal
+        self._fetched: dict[str, str] = {}  # name: version that came
         self._owner, self._lost, self._best_kept, self._behind = b"", False, False, False
+        self._moved: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
@@ -69,32 +76,42 @@ class RemoteRun:
     def fetch(self, *, leave: Sequence[str] = ()) -> None:
         """Brings everything here except what lies in the folders `leave`, which a push will not touch then.
 
-        Whoever trains the run at this moment may remove a file that was just listed, or be halfway through new weights: then all is looked at again.
+        Whoever trains the run at this moment may remove a file that was just listed, or be halfway through new weights: then it looks again for what
+        is new.
 
         Raises:
-          UserError: for a place that holds files but no run.
+          UserError: for a place that holds files but no run, or whose files went while they were fetched, time and again.
         """
         for look in range(_LOOKS):
             if look:
                 time.sleep(_LOOK_AGAIN_SECONDS)
-            if self._fetch(leave) and not self._torn():
+            gone = self._fetch(leave)
+            if not gone and not self._torn():
                 return
+        if gone:  # best weights that stay torn are left to who reads them: a first push that was cut off leaves such
+            found, cure = f"{gone[0]} gone as soon as it was listed, {_LOOKS} times", "try again when whoever writes there is done"
+            raise UserError(self.url, expected="files that stay while they are fetched", found=found, cure=cure)
 
-    def _fetch(self, leave: Sequence[str]) -> bool:
-        names = self._bucket.files()
+    def _fetch(self, leave: Sequence[str]) -> list[str]:
+        """Brings what is new or changed; returns what was gone before it came."""
+        names, gone = self._bucket.files(), []
         RunDirectory(self._here).refuse_foreign_names({name.partition("/")[0] for name in names} - {_OWNER}, where=self.url)
         found = {name for name in names if name.partition("/")[0] not in leave and name != _OWNER}
         for name in set(self._there) - found:
             (self._here / name).unlink(missing_ok=True)
             del self._there[name]
         for name in sorted(found):
+            if name in self._there and self._fetched.get(name) == names[name]:
+                continue
             try:
                 self._bucket.download(name, self._here / name)
             except FileNotFoundError:
                 (self._here / name).unlink(missing_ok=True)
-                return False
-            self._there[name] = _state(self._here / name)
-        return True
+                self._there.pop(name, None)
+                gone.append(name)
+                continue
+            self._there[name], self._fetched[name] = _state(self._here / name), names[name]
+        return gone
 
     def _torn(self) -> bool:
         """Whether best weights came, and neither these nor those before them are whole."""
@@ -111,15 +128,34 @@ class RemoteRun:
         fetched = False
         try:
             self.fetch(leave=[RunDirectory(self._here).tensorboard.name])
+            self._mend_checkpoints()
             self._best_kept, fetched = self._goes_back(), True
             if before:
                 say("the run in %s was not given back by %s: it is taken over", self.url, _name(before))
+                # A file of best weights that the other was just writing may arrive after these came.
+                self._there |= {name: _UNKNOWN for name in self._there if name.startswith(f"{_BEST}/")}
             yield
+        except Exception as error:
+            run = RunDirectory(self._here)
+            if run.started:  # now: the command writes it once the copy here is gone
+                with contextlib.suppress(OSError), run.log.open("a", encoding="utf-8") as file:
+                    file.write("".join(traceback.format_exception(error)))
+            raise
         finally:
             if fetched and RunDirectory(self._here).started:  # else half a file might lie here
                 self.push()
             if self._bucket.read(_OWNER) == self._owner:
                 self._bucket.remove([_OWNER])
+
+    def _mend_checkpoints(self) -> None:
+        """A push that was cut off is no damage: a checkpoint that it wrote over is as before, half a new one goes, there at the next push."""
+        for old in list(self._here.glob(_STEP_BEFORE)):
+            folder = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+            recover(folder)
+            forget_replaced(folder)
+        for folder in list(self._here.glob(_STEP)):
+            if not (folder / _SUMS).is_file():
+                shutil.rmtree(folder)
 
     def _goes_back(self) -> bool:
         """Whether a start goes back to the best weights before: those there must not be kept in their place (see BestWeights.restored)."""
@@ -129,19 +165,20 @@ class RemoteRun:
         steps = [read_facts(folder)["step"] for folder in run.checkpoints.glob("step_*") if not damage(folder)]
         return bool(damage(run.best)) or read_facts(run.best)["step"] > max(steps, default=0)
 
-    def push(self, *, patient: bool = False) -> None:
+    def push(self, *, patient: bool = False, moved: Callable[[], None] = lambda: None) -> None:
         """Brings there what is new here.
 
         Args:
           patient: leave it to the next push where the bucket does not answer.
+          moved: called again and again while something moves.
 
         Raises:
-          UserError: when another process took the run.
-          OSError: when the bucket does not answer.
+          UserError: when another process took the run, or the bucket takes nothing from a guest, who only adds to a run.
+          OSError: when the bucket does not answer its trainer, or the disk here is failing.
         """
         if self._lost:
             return
-        self._behind = True
+        self._behind, self._moved = True, moved
         try:
             self._refuse_other_owner()
             self._take_stop_file()
@@ -149,12 +186,27 @@ class RemoteRun:
         except UserError as error:
             if error.where == _OWNER:
                 raise
-            if not patient:
+            if patient:
+                say("%s The next checkpoint tries again.", error)
+            elif self._owner:
                 kept = f"The run lies whole in {self._here} too: --workdir={self._here} goes on with it"
                 raise OSError(errno.EIO, f"{error} {kept}") from error
-            say("%s The next checkpoint tries again.", error)
+            else:
+                cure = f"{error.cure}; until then what was written lies in {self._here}"
+                raise UserError(error.where, expected="a bucket that takes what was written", found=error.found, cure=cure) from error
         else:
             self._behind = False
+
+    def push_log(self) -> None:
+        """Brings the log there, for a process that ends where it stands."""
+        log = RunDirectory(self._here).log
+        self._change(self._bucket.upload, log, log.name)
+
+    def _change(self, act: Callable[..., None], *arguments, **more) -> None:
+        """One change there, if the run is still this process's."""
+        self._refuse_other_owner()
+        act(*arguments, **more)
+        self._moved()
 
     def _refuse_other_owner(self) -> None:
         if not self._owner:  # a guest: it only adds
@@ -176,30 +228,31 @@ class RemoteRun:
         present = {path.relative_to(self._here).as_posix(): path for path in self._here.rglob("*") if path.is_file()}
         present = {name: path for name, path in present.items() if _travels(name)}
         changed = sorted((name for name in present if self._there.get(name) != _state(present[name])), key=_place_in_order)
-        if not self._best_kept and any(name.startswith(f"{_BEST}/") and name in self._there for name in changed):
-            self._keep_best()  # once, however often a push fails behind it
+        for folder in sorted({name.rpartition("/")[0] for name in changed if name in self._there}):
+            if folder == _BEST and not self._best_kept:
+                self._keep(folder)
+                self._best_kept = True  # once, however often a push fails behind it
+            # The same of a checkpoint, which is whole there only if its sums are: what is kept whole already stays.
+            elif fnmatch(folder, _STEP) and f"{folder}/{_SUMS}" in self._there and f"{_kept(folder)}/{_SUMS}" not in self._there:
+                self._keep(folder)
         for name in changed:
             state = _state(present[name])
-            self._refuse_other_owner()
-            self._bucket.upload(present[name], name)
+            self._change(self._bucket.upload, present[name], name, moved=self._moved)
             self._there[name] = state
         if not self._owner:
             return
-        for name in sorted(set(self._there) - set(present)):
-            self._refuse_other_owner()
-            self._bucket.remove([name])
+        for name in sorted(name for name in set(self._there) - set(present) if _travels(name)):
+            self._change(self._bucket.remove, [name])
             del self._there[name]
         self._best_kept = False
 
-    def _keep_best(self) -> None:
-        """The best weights there stay whole beside what is about to be written over them, until the checkpoint is there too."""
-        names = [name for name in self._there if name.startswith(f"{_BEST}/")]
+    def _keep(self, folder: str) -> None:
+        """A folder there stays whole beside what is about to be written over it, until the end of the push."""
+        names = [name for name in self._there if name.startswith(f"{folder}/")]
         for name in sorted(names, key=_place_in_order):
-            kept = f"{_BEST_BEFORE}/{name.removeprefix(f'{_BEST}/')}"
-            self._refuse_other_owner()
-            self._bucket.copy(name, kept)
-            self._there.setdefault(kept, (0, 0))
-        self._best_kept = True
+            kept = f"{_kept(folder)}/{name.removeprefix(f'{folder}/')}"
+            self._change(self._bucket.copy, name, kept)
+            self._there.setdefault(kept, _UNKNOWN)
 
 
 def _name(owner: bytes) -> str:
@@ -210,17 +263,25 @@ def _name(owner: bytes) -> str:
         return "an unknown process"
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(path: Path) -> tuple[int, int, int]:
     facts = path.stat()
-    return facts.st_size, facts.st_mtime_ns
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino  # by the last a file put in the place of one of the same moment is told from it
+
+
+def _kept(folder: str) -> str:
+    """Where `weights.write_folder` keeps what was in a folder."""
+    parent, slash, name = folder.rpartition("/")
+    return f"{parent}{slash}.{name}.old"
 
 
 def _travels(name: str) -> bool:
-    """Not what is half-written, nor the lock of this machine's copy, nor what asks this copy to stop."""
+    """Not what is half-written, nor the lock of this machine's copy, nor what asks this copy to stop, nor a hidden file of the user's."""
     run = RunDirectory(".")
     top = name.partition("/")[0]
+    if top == _BEST_BEFORE or fnmatch(name, f"{_STEP_BEFORE}/*"):
+        return True
     hidden = any(part.startswith(".") for part in name.split("/"))
-    return top == _BEST_BEFORE or not (hidden or top.startswith((run.lock_file.name, run.stop_file.name)))
+    return not (hidden or top.startswith((run.lock_file.name, run.stop_file.name)))
 
 
 def _place_in_order(name: str) -> tuple:

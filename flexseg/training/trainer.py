@@ -82,6 +82,7 @@ class Trainer:
         self._epochs_done = 0
         self._checks: tuple[Callable[[], None], ...] = ()
         self._interruption: Interruption | None = None
+        self._moved: Callable[[], None] = lambda: None
 
     def restore(self) -> bool:
         """Goes back to the newest whole checkpoint of the run directory; false where there is none.
@@ -122,8 +123,9 @@ class Trainer:
         self._interruption = interruption
         self.steps.vote(interruption)
         log = self._run.log if replicas.is_chief else None
-        watchdog = Watchdog(multiple=settings.watchdog_multiple, minutes=settings.watchdog_minutes, report_to=log)
-        self._checks = (check, interruption.check, watchdog.beat)
+        then = self._run.remote.push_log if self._run.remote and replicas.is_chief else None
+        watchdog = Watchdog(multiple=settings.watchdog_multiple, minutes=settings.watchdog_minutes, report_to=log, then=then)
+        self._checks, self._moved = (check, interruption.check, watchdog.beat), watchdog.alive
         with watchdog, interruption.deferred(agreed=replicas.workers > 1):
             try:
                 while self._epochs_done < settings.epochs and not self._best.exhausted:
@@ -254,4 +256,4 @@ class Trainer:
             self._state.save(step=self.steps.number, host=host)
             self._best_weights.checkpointed()
             if self._run.remote and self._assembly.replicas.is_chief:
-                self._run.remote.push(patient=True)
+                self._run.remote.push(patient=True, moved=self._moved)

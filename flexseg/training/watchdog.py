@@ -3,6 +3,7 @@
     with Watchdog(multiple=100, minutes=10, report_to=run.log) as watchdog:
         ...
         watchdog.beat()                 # after every step and every batch of the validation
+        watchdog.alive()                # within something long that is no step
 
 A lost network, a hung driver or a file system that does not answer leave a process waiting for ever inside a call that no exception reaches. The
 stacks of all threads go to standard error and the log, and the process leaves with 75 ("run me again"): the last checkpoint is whole.
@@ -15,12 +16,13 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 EXIT_CODE = 75
 _FIRST_SECONDS = 1800.0  # before the second beat: the first step compiles
 _TICKS = 20  # looks within the time allowed
-_REPORT_SECONDS = 10.0  # for the stacks to be written
+_REPORT_SECONDS = 10.0  # for the stacks to be written, and to travel
 
 
 class Watchdog:
@@ -30,10 +32,11 @@ class Watchdog:
       multiple: of the median time between beats that may pass without one; 0 for no watchdog.
       minutes: that may pass in any case: reports, checkpoints and the last pictures are no steps.
       report_to: a log file, beside standard error.
+      then: called when the stacks stand there, by a thread that the end does not wait for longer than for them.
     """
 
-    def __init__(self, *, multiple: float, minutes: float, report_to: Path | None):
-        self._multiple, self._least, self._report_to = multiple, 60 * minutes, report_to
+    def __init__(self, *, multiple: float, minutes: float, report_to: Path | None, then: Callable[[], None] | None = None):
+        self._multiple, self._least, self._report_to, self._then = multiple, 60 * minutes, report_to, then
         self._times: collections.deque[float] = collections.deque(maxlen=101)
         self._last, self._quiet, self._ended = None, 0.0, threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -52,6 +55,10 @@ class Watchdog:
         if self._last is not None:
             self._times.append(now - self._last)
         self._last, self._quiet = now, 0.0
+
+    def alive(self) -> None:
+        """Something moved that tells nothing about how long a step takes."""
+        self._quiet = 0.0
 
     def seconds(self) -> float:
         """How long it may be quiet."""
@@ -83,3 +90,5 @@ class Watchdog:
             stream.write(said)
             stream.flush()
             faulthandler.dump_traceback(stream, all_threads=True)
+        if self._then:
+            self._then()
