@@ -60,23 +60,22 @@ def costs(row: str) -> dict:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Markdown; the last column is the time a GMAC takes in float32, as a multiple of FlexUNet's."""
+    """Markdown; the last two columns are the time and the activation memory that a GMAC takes in float32, as multiples of FlexUNet's."""
     lines = [
-        "| network | parameters | GMAC | peak memory | images/s float32 | bfloat16 | Dice synthetic | Dice TNBC 5 | time per GMAC |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| network | parameters | GMAC | peak memory | images/s float32 | bfloat16 | Dice synthetic | TNBC | time per GMAC | activations per GMAC |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-
-    def per_gmac(row: dict) -> float:
-        return 1 / (row["images_per_second"] * row["macs"])
-
     base = rows["flex_unet"]["costs"]["float32"] if "flex_unet" in rows else None
     for name, row in rows.items():
         full, half = (row["costs"][precision] for precision in PRECISIONS)
-        ratio = f"{per_gmac(full) / per_gmac(base):.2f}" if base else ""
         cells = [name, f"{full['parameters']:,}", f"{full['macs'] / 1e9:.2f}", f"{full['memory_bytes'] / 2**30:.2f} GiB"]
         cells += [f"{speed['images_per_second']:.1f}" for speed in (full, half)]
         cells += [f"{row[dataset]:.3f}" if dataset in row else "" for dataset in DATASETS]
-        lines.append(f"| {' | '.join([*cells, ratio])} |")
+        if base:
+            work = full["macs"] / base["macs"]
+            cells.append(f"{base['images_per_second'] / full['images_per_second'] / work:.2f}")
+            cells.append(f"{full['activation_bytes'] / base['activation_bytes'] / work:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
