@@ -1,6 +1,7 @@
 """Every architecture at a size that a test can afford: `small("u2net", image_size=(32, 64), num_classes=3)`; and where its published counts come from."""
 
 import keras
+import pytest
 
 from flexseg.models.architectures import ARCHITECTURES
 from flexseg.models.shapes import shapes_alone
@@ -28,6 +29,16 @@ GROUPS = tuple(name for name in SETTINGS if name not in ("multires_unet", "swin_
 
 ENCODED = ("deeplabv3_plus", "efficient_unet", "encoder_unet", "fpn")  # on a network of keras.applications
 DROPPING = ("efficient_unet", "fpn")  # whose encoder drops branches, if it is let
+
+
+@pytest.fixture(autouse=True)
+def fresh_global_state():
+    """Imported by the tests of networks: seeds, names and the precision of one test are none of the next one's."""
+    policy = keras.config.dtype_policy()
+    keras.utils.set_random_seed(0)
+    yield
+    keras.utils.clear_session(free_memory=False)
+    keras.config.set_dtype_policy(policy)
 
 
 def unmixed(name: str, *, replicas: bool = False) -> dict:

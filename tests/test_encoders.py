@@ -9,8 +9,8 @@ import tensorflow as tf
 import toy_runs
 import toys
 from keras.src.legacy.saving import legacy_h5_format  # the layout of the published files; Keras 3 writes it no more under a public name
-from model_zoo import counted, small
-from test_models import fresh_global_state, pixels  # noqa: F401 (a fixture)
+from model_zoo import counted, fresh_global_state, small  # noqa: F401 (a fixture)
+from test_models import pixels
 from test_step import rig
 
 from flexseg.errors import UserError

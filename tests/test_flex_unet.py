@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from model_zoo import fresh_global_state  # noqa: F401 (a fixture)
 
 from flexseg.errors import UserError
 from flexseg.models.blocks import ACTIVATIONS, ConvStyle, level_dilations, level_kernels
@@ -21,16 +22,6 @@ REFERENCE = {
     "pannuke": (dict(num_classes=6, base_kernels=(9, 9), num_layers=8, dropout_rate=0.04, dilation=(3, 3)), 124_996_934),
     "breastdm": (dict(num_classes=3, base_kernels=(7, 7), num_layers=8, dropout_rate=0.05), 124_557_075),
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_global_state():
-    policy = keras.config.dtype_policy()
-    keras.utils.set_random_seed(0)
-    yield
-    keras.utils.clear_session(free_memory=False)
-    keras.config.set_dtype_policy(policy)
-    gin.clear_config()
 
 
 def small(**settings):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from model_zoo import DEEP, ENCODED, GROUPS, SETTINGS, builder, counted, moving, redundant_biases, small, unmixed
+from model_zoo import DEEP, ENCODED, GROUPS, SETTINGS, builder, counted, fresh_global_state, moving, redundant_biases, small, unmixed  # noqa: F401 (a fixture)
 from test_step import MOMENTUM, rig
 
 from flexseg import models
@@ -22,16 +22,6 @@ from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope
 
 MODELS = tuple(SETTINGS)
-
-
-@pytest.fixture(autouse=True)
-def fresh_global_state():
-    policy = keras.config.dtype_policy()
-    keras.utils.set_random_seed(0)
-    yield
-    keras.utils.clear_session(free_memory=False)
-    keras.config.set_dtype_policy(policy)
-    gin.clear_config()
 
 
 def pixels(batch=2, size=(32, 64), channels=3, seed=0):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import toy_runs
 import toys
-from test_models import fresh_global_state, pixels  # noqa: F401 (a fixture)
+from model_zoo import fresh_global_state  # noqa: F401 (a fixture)
+from test_models import pixels
 
 from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
