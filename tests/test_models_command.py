@@ -133,6 +133,8 @@ def test_a_network_that_fails_is_a_line(capsys, monkeypatch):
 @pytest.mark.parametrize(("flags", "expected"), [
     ({"image_size": ["wide"]}, "one or two numbers"), ({"image_size": [1, 2, 3]}, "one or two numbers"), ({"plot": "all.png"}, "the network by --gin_file"),
     ({"published": True, "gin_file": ["models/fpn_small.gin"]}, "no --gin_file"),
+    ({"gin_param": ["input.image_size = (96, 96)"]}, "--image_size=256,512"),
+    ({"gin_file": ["models/fpn_small.gin"], "image_size": [48]}, "^--image_size: expected .* multiples of 32 .* mend it: --image_size=32,32 or --image_size=64,64"),
     ({"plot": "net.txt", "gin_file": ["models/fpn_small.gin"]}, "a .png or .svg file"), ({"gin_file": ["models/no_net.gin"]}, "no such file"),
 ])  # fmt: skip
 def test_mistakes(flags, expected):

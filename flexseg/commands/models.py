@@ -11,6 +11,7 @@ each network in a process of its own.
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -64,6 +65,9 @@ def run(
     if plot and (not one or Path(plot).suffix not in (".png", ".svg")):
         cure = "flexseg models --gin_file=models/u2net.gin --plot=u2net.png"
         raise UserError("--plot", expected="a .png or .svg file, and the network by --gin_file or --gin_param", found=plot, cure=cure)
+    for param in gin_param:
+        if param.partition("=")[0].strip() == "input.image_size":
+            raise UserError("--gin_param", expected="--image_size, at which the networks are listed", found=param, cure="--image_size=256,512")
     facts = {"image_channels": image_channels, "num_classes": num_classes, "batch_size": batch_size, "precision": precision}
     if not json:
         print(_line(dict(zip(_COLUMNS, _COLUMNS, strict=True))), flush=True)
@@ -97,6 +101,7 @@ def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_pa
     """The row of the network that the bindings describe."""
     from flexseg.commands.quiet import load_tensorflow
     from flexseg.configure import configure
+    from flexseg.errors import UserError
 
     load_tensorflow()
     configure(gin_file, gin_param, modules=("flexseg.training.assembly",), user_modules=user_module)
@@ -106,7 +111,13 @@ def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_pa
     from flexseg.training.precision import precision_scope, resolve_precision
 
     def build():
-        return build_model(image_size=size, channels=facts["image_channels"], classes=facts["num_classes"])
+        try:
+            return build_model(image_size=size, channels=facts["image_channels"], classes=facts["num_classes"])
+        except UserError as error:
+            if error.where != "input.image_size":
+                raise
+            cure = re.sub(r'--gin_param="input\.image_size=\((\d+), ?(\d+)\)"', r"--image_size=\1,\2", error.cure)
+            raise UserError("--image_size", expected=error.expected, found=error.found, cure=cure) from error
 
     on_gpu = _on_gpu()
     policy = resolve_precision(facts["precision"], on_gpu=on_gpu)

@@ -7,6 +7,7 @@
 Both hold arrays alone.
 """
 
+import warnings
 from pathlib import Path
 
 import keras
@@ -33,13 +34,14 @@ def learnt_weights(encoder: keras.Model) -> list[np.ndarray]:
     if not download and not Path(source.weights).is_file():
         raise UserError(where, expected="'imagenet' or an existing .h5 file", found=repr(source.weights))
     try:
-        with tf.device("CPU"):
+        with tf.device("CPU"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a line for every array that does not fit; what Keras raises in the end says how many
             application = network(source.name, size, weights="imagenet" if download else None)
             if not download:
                 application.load_weights(source.weights)
     except Exception as error:  # Keras and h5py raise many kinds
         cure = f"copy the file (…notop.h5, of MobileNetV3 …no_top_v2.h5) here by other means, and --gin_param=\"{where}='FILE'\"" if download else (
-            "files for keras.applications without head end in notop.h5, of MobileNetV3 in no_top_v2.h5"
+            f"name the encoder that it is of: --gin_param=\"{source.owner}.{'efficientnet' if source.owner == 'efficient_unet' else 'encoder'}=…\""
         )  # fmt: skip
         expected = "a download from Keras's server" if download else f"weights of keras.applications.{source.name}(include_top=False)"
         raise UserError(where, expected=expected, found=f"{source.weights}: {first_line(error)}", cure=cure) from error
