@@ -17,12 +17,9 @@ import importlib.resources
 import inspect
 import itertools
 import math
-import os
 import re
 import shlex
-import sys
 import tokenize
-import traceback
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,7 +29,8 @@ import gin
 from gin import config_parser
 
 from flexseg.annotations import Symbol, fit
-from flexseg.errors import UserError, suggest
+from flexseg.errors import UserError, choose, suggest
+from flexseg.user_modules import import_user_module
 
 _REGISTRY = gin.config._REGISTRY  # a mapping selector -> configurable; gin 0.5.0 has no public list of what is registered
 
@@ -83,6 +81,10 @@ class Configuration:
     def value(self, key: str) -> str:
         """The value in force of "name.parameter" as gin text: what is bound, else the default."""
         return self.bindings.get(key) or _default(key)
+
+    def parameters(self, name: str) -> set[str]:
+        """The names of what can be bound of a configurable."""
+        return set(_parameters(name))
 
     def operative(self) -> str:
         """gin's record of what was used, defaults included. It is empty until the configured functions have been called."""
@@ -137,7 +139,7 @@ def configure(
     for module in modules:
         importlib.import_module(module)
     for module in user_modules:
-        _import_user_module(module)
+        import_user_module(module)
 
     in_force, overridden = _last_of_each(statements)
     macros = {name: statement for (name, parameter), statement in in_force.items() if not parameter}
@@ -163,7 +165,7 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
         if path.is_file():
             return path.resolve()
     shipped = sorted({str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*.gin")})
-    cure = f"use one of {', '.join(shipped)}.{suggest(name, shipped)}"
+    cure = choose(name, shipped)
     raise UserError(f"--gin_file={name}", expected="the path of a gin file, or the name of a shipped one", found="no such file", cure=cure)
 
 
@@ -216,28 +218,22 @@ def _parse(text: str, label: str, include: Callable[[str, str], list[_Statement]
     return statements
 
 
-def _import_user_module(module: str) -> None:
-    if os.getcwd() not in sys.path:  # the console script does not look into the current directory; last, so that it hides nothing
-        sys.path.append(os.getcwd())
-    try:
-        importlib.import_module(module)
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        found = f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(last.filename).name}:{last.lineno})"
-        raise UserError(f"--user_module={module}", expected="an importable module (my_models, not my_models.py)", found=found) from error
-
-
 def _known() -> list[str]:
     return sorted(_REGISTRY.minimal_selector(selector) for selector, _ in _REGISTRY.items() if not selector.startswith("gin."))
 
 
-def _configurable(name: str, where: str) -> str:
-    """The shortest name that means the same configurable."""
+def _configurable(name: str, where: str, *, function: bool = False) -> str:
+    """The shortest name that means the same configurable; of a function where @name stood."""
     matches = sorted(selector for selector in _REGISTRY.matching_selectors(name) if not selector.startswith("gin."))
     if len(matches) == 1:
         return _REGISTRY.minimal_selector(matches[0])
     found = f"{name!r}, which is {' and '.join(matches)}" if matches else f"{name!r}"
-    cure = "write one of them in full" if matches else suggest(name, _known()).strip() or f"use one of {', '.join(_known())}"
+    if matches:
+        cure = "write one of them in full"
+    else:
+        names = [known for known in _known() if not function or inspect.isfunction(inspect.unwrap(gin.get_configurable(known)))]
+        own = f'@gin.configurable("{name}") above it, in a module that --user_module names'
+        cure = f"{choose(name, names)} A function or class of your own needs {own}."
     raise UserError(where, expected="the name of one configurable", found=found, cure=cure)
 
 
@@ -248,7 +244,10 @@ def _parameters(name: str, evaluated: bool = False) -> dict[str, inspect.Paramet
 def _default(key: str) -> str:
     name, _, parameter = key.rpartition(".")
     known = _parameters(name) if len(_REGISTRY.matching_selectors(name)) == 1 else {}
-    return repr(known[parameter].default) if parameter in known and known[parameter].default is not inspect.Parameter.empty else "nothing"
+    default = known[parameter].default if parameter in known else inspect.Parameter.empty
+    if inspect.isfunction(default):
+        return f"@{default.__name__}"  # as it would be bound: flexseg names a function and its configurable alike
+    return "nothing" if default is inspect.Parameter.empty else repr(default)
 
 
 def _annotation(name: str, statement: _Statement) -> object:
@@ -257,7 +256,7 @@ def _annotation(name: str, statement: _Statement) -> object:
         return known[statement.parameter].annotation
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
         return inspect.Parameter.empty
-    cure = f"use one of {', '.join(known)}.{suggest(statement.parameter, known)}"
+    cure = choose(statement.parameter, known)
     raise UserError(statement.where, expected=f"a parameter of {name}", found=f"{statement.parameter!r}", cure=cure)
 
 
@@ -294,7 +293,7 @@ def _substitute(value: object, macros: dict[str, _Statement], where: str, trail:
     if isinstance(value, Symbol) and "/" in value.name:
         raise UserError(where, expected="a name without a scope", found=repr(value), cure=f"write {value.sign}{value.name.rpartition('/')[2]}")
     if isinstance(value, Symbol) and value.sign == "@":
-        return Symbol("@", _configurable(value.name, where), value.call)
+        return Symbol("@", _configurable(value.name, where, function=True), value.call)
     if isinstance(value, Symbol):
         if value.name not in macros or value.name in trail:
             found = f"{value!r}, which {'contains itself' if value.name in trail else 'is bound nowhere'}"

@@ -27,6 +27,11 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def choose(name: str, known) -> str:
+    """A cure for a name that is none of `known`: the nearest, or all of them where none is near."""
+    return suggest(name, known).strip() or f"Use one of {', '.join(known)}."
+
+
 def suggest(name: str, known) -> str:
     """` Did you mean 'x'?` for the nearest of `known`, or an empty string."""
     import difflib

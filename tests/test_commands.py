@@ -204,7 +204,7 @@ def test_every_header_is_read_before_the_first_mask_is_written(run, tmp_path):
 def test_the_report_says_which_weights_were_scored_and_how(moved, evaluated):
     report, _ = toy_runs.evaluate(moved, split="valid", gin_param=["eval.batch_size=2"])
     best = json.loads((moved / "best" / "facts.json").read_text())
-    assert report["provenance"] == {"checkpoint": "best", **best, "precision": "float32", "gin_param": ["eval.batch_size=2"]}
+    assert report["provenance"] == {"checkpoint": "best", **best, "precision": "float32", "gin_param": ["eval.batch_size=2"], "warnings": []}
     assert toy_runs.evaluate(moved, split="valid", checkpoint="last")[0]["provenance"]["step"] == 2
 
 

@@ -92,7 +92,8 @@ def test_a_shipped_name_a_path_and_a_name_in_a_folder_are_found(folder, monkeypa
 
 def test_an_unknown_file_is_answered_with_the_shipped_names_and_a_suggestion(folder):
     message = refusal(folder, files=["defualt.gin"])
-    assert "--gin_file=defualt.gin" in message and "default.gin, models/toy.gin. Did you mean 'default.gin'?" in message
+    assert "--gin_file=defualt.gin" in message and "Did you mean 'default.gin'?" in message
+    assert "Use one of default.gin, models/toy.gin." in refusal(folder, files=["0"])
 
 
 def test_a_config_file_of_the_reference_is_answered_with_a_sentence(folder):
@@ -329,6 +330,10 @@ def test_the_operative_text_holds_defaults_after_the_call(folder):
     assert "epochs" not in configuration.operative()
     ToyTrain()
     assert "toy_train.epochs = 5" in configuration.operative() and "toy_train.rate = 0.1" in configuration.operative()
+
+
+def test_a_function_that_nothing_binds_is_told_as_it_would_be_bound(folder):
+    assert configure([], [], modules=["flexseg.models.build"]).value("build_model.architecture") == "@flex_unet"
 
 
 def test_the_difference_names_the_bindings_that_differ(folder):

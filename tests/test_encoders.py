@@ -298,6 +298,16 @@ def test_settings_of_an_encoder_want_one(toy):
         toy_runs.train(toy, None, *ENCODED, "encoder_unet.encoder_weights='nowhere.h5'", dry_run=True)
 
 
+def test_the_log_tells_the_encoder_s_rate_and_a_wait_for_ever_is_refused(toy, tmp_path):
+    params = (*ENCODED, "train.steps_per_epoch=2", "train.epochs=2", "optimizer.encoder_rate_factor=0.1", "optimizer.learning_rate=0.01")
+    said = toy_runs.train(toy, tmp_path / "run", *params, "optimizer.encoder_frozen_steps=2")
+    assert "0.01; of the encoder 0.001 from step 3 on" in said
+    rates = [line.partition("lr of the encoder ")[2].split()[0] for line in said.splitlines() if line.startswith("epoch ") and "lr of" in line]
+    assert rates == ["0", "0.001"]
+    with pytest.raises(UserError, match="encoder_frozen_steps: expected fewer than the 4 steps of the run, found 4.*encoder_unet.encoder_trainable"):
+        toy_runs.train(toy, None, *params, "optimizer.encoder_frozen_steps=4", dry_run=True)
+
+
 def test_learnt_weights_and_bgr_exclude_each_other(toy):
     with pytest.raises(UserError, match="input.color_order: expected 'RGB' with encoder_unet.encoder_weights"):
         toy_runs.train(toy, None, *ENCODED, "encoder_unet.encoder_weights='imagenet'", "input.color_order='BGR'", dry_run=True)

@@ -134,6 +134,9 @@ def test_a_network_that_fails_is_a_line(capsys, monkeypatch):
     ({"image_size": ["wide"]}, "one or two numbers"), ({"image_size": [1, 2, 3]}, "one or two numbers"), ({"plot": "all.png"}, "the network by --gin_file"),
     ({"published": True, "gin_file": ["models/fpn_small.gin"]}, "no --gin_file"),
     ({"gin_param": ["input.image_size = (96, 96)"]}, "--image_size=256,512"),
+    ({"gin_param": ["u2net.base_filters=8"]}, "architecture = @u2net beside it, found flex_unet, which"),
+    ({"gin_param": ["train.epochs=3"]}, "train.epochs: expected bindings of the network, found 3"),
+    ({"gin_param": ["flex_unet.num_classes=3"]}, "flex_unet.num_classes: expected no such binding"),
     ({"gin_file": ["models/fpn_small.gin"], "image_size": [48]}, "^--image_size: expected .* multiples of 32 .* mend it: --image_size=32,32 or --image_size=64,64"),
     ({"plot": "net.txt", "gin_file": ["models/fpn_small.gin"]}, "a .png or .svg file"), ({"gin_file": ["models/no_net.gin"]}, "no such file"),
 ])  # fmt: skip
@@ -176,4 +179,18 @@ def test_the_network_of_readme_is_listed_drawn_trained_and_evaluated(tmp_path, m
     given = ("build_model.architecture=@my_net", "my_net.base_filters=8", "my_net.num_layers=2", "train.epochs=1")
     toy_runs.train(toy, tmp_path / "run", *given, user_module=["my_models"])
     report, _ = toy_runs.evaluate(tmp_path / "run", split="test")
-    assert report["cases"]
+    assert report["cases"] and report["provenance"]["warnings"] == []
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    words = ["evaluate", f"--workdir={tmp_path / 'run'}", "--split=test"]
+    lost = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], cwd=elsewhere, capture_output=True, text=True)
+    assert lost.returncode == 1 and len(lost.stderr.splitlines()) == 1, lost.stderr
+    assert f"the user module of this run, {tmp_path / 'my_models.py'} then" in lost.stderr and f"PYTHONPATH={tmp_path} flexseg" in lost.stderr
+
+    (tmp_path / "my_models.py").write_text(code + "# edited\n")
+    report, said = toy_runs.evaluate(tmp_path / "run", split="test")
+    assert "warning:" in said and f"{tmp_path / 'my_models.py'} is not what the run was trained with" in said
+    assert len(report["provenance"]["warnings"]) == 1
+    said = toy_runs.train(toy, tmp_path / "run", *given[:-1], "train.epochs=2", user_module=["my_models"])
+    assert "warning:" in said and "resumed after epoch 1" in said

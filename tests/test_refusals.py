@@ -57,9 +57,21 @@ def train(*params, gin_file=None, **flags):
     """A command line of `flexseg train` on the toy dataset, with TINY's bindings and then these."""
     given = {"dataset": "toy", "data_dir": "data", "workdir": "new"} | flags
     files = [f"--gin_file={gin_file}"] if gin_file else []
-    bindings = () if gin_file else toy_runs.TINY
+    bindings = params if gin_file else toy_runs.tiny(*params)
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]
-    return ["train", *words, *files, *(f"--gin_param={binding}" for binding in (*bindings, *params))]
+    return ["train", *words, *files, *(f"--gin_param={binding}" for binding in bindings)]
+
+
+FAILING = """import gin
+import keras
+
+@gin.configurable
+def my_net(*, image_size, image_channels, num_classes):
+    inputs = keras.Input((*image_size, image_channels))
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(inputs)
+    x = keras.layers.Concatenate()([x, inputs])
+    return keras.Model(inputs, x)
+"""
 
 
 def config(place, text):
@@ -99,7 +111,23 @@ MISTAKES = {
     "no run directory": (nothing, train(workdir=None), "--workdir: expected a value"),
     "an unknown dataset": (nothing, train(dataset="tyo"), "--dataset=tyo.*found the datasets.*Did you mean 'toy'"),
     "a data folder without datasets": (nothing, train(data_dir="foreign"), "a built dataset, found none"),
-    "a module that is not there": (nothing, [*train(), "--user_module=my_modles"], "--user_module=my_modles.*ModuleNotFoundError"),
+    "a module with a slip of the pen": (
+        lambda p: p.write("slip_models.py", "def my_net(:\n    pass\n"), [*train(), "--user_module=slip_models"],
+        "--user_module=slip_models: expected valid Python, found invalid syntax .slip_models.py:1: def my_net",
+    ),
+    "a module that wants another one": (
+        lambda p: p.write("wanting_models.py", "import no_such_package\n"), [*train(), "--user_module=wanting_models"],
+        "expected a module that can be imported, found ModuleNotFoundError: No module named 'no_such_package' .wanting_models.py:1",
+    ),
+    "a network that is not gin's": (
+        lambda p: p.write("bare_models.py", "def my_net(**settings): pass\n"),
+        [*train("build_model.architecture=@my_net"), "--user_module=bare_models"], "'my_net'.*needs @gin.configurable\\(\"my_net\"\\) above it",
+    ),
+    "a network that fails": (
+        lambda p: p.write("failing_models.py", FAILING), [*train("build_model.architecture=@my_net"), "--user_module=failing_models"],
+        "build_model.architecture = @my_net: expected a network, found ValueError: .* .failing_models.py:8",
+    ),
+    "a module that is not there": (nothing, [*train(), "--user_module=my_modles"], "--user_module=my_modles.*no module named 'my_modles'"),
     # gin
     "a misspelt configurable": (nothing, train("trian.epochs=3"), "'trian'.*Did you mean 'train'"),
     "a misspelt parameter": (nothing, train("train.epoch=3"), "a parameter of train.*'epoch'.*Did you mean 'epochs'"),

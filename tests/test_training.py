@@ -296,6 +296,13 @@ def test_a_binding_that_another_one_switches_off_is_refused(toy, binding, switch
         toy_runs.train(toy, None, "plateau.learning_rate_reducer=False", binding, dry_run=True)
 
 
+@pytest.mark.parametrize("architecture", [(), ("build_model.architecture=@encoder_unet", "encoder_unet.encoder='MobileNetV3Small'")])
+def test_a_binding_of_a_network_that_is_not_built_is_refused(toy, architecture):
+    other = "flex_unet" if architecture else "u2net"
+    with pytest.raises(UserError, match=rf"{other}.base_filters = 4: expected build_model.architecture = @{other} beside it, found .*no effect"):
+        toy_runs.train(toy, None, *architecture, f"{other}.base_filters=4", dry_run=True)
+
+
 def test_an_idle_binding_of_a_file_is_named_because_it_may_be_inherited(toy, tmp_path):
     (tmp_path / "mine.gin").write_text("plateau.reducer_factor = 0.2\n")
     said = toy_runs.train(toy, None, dry_run=True, gin_file=[str(tmp_path / "mine.gin")])

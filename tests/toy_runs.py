@@ -58,9 +58,13 @@ def train(dataset: BuiltDataset, workdir: Path | None, *params: str, **flags) ->
 def arguments(dataset: BuiltDataset, workdir: Path | None, *params: str) -> dict:
     """The arguments of `flexseg train` for a dataset and a run directory."""
     place = {"dataset": dataset.name, "data_dir": str(dataset.directory.parents[2])}
+    return place | {"workdir": None if workdir is None else str(workdir), "gin_param": tiny(*params)}
+
+
+def tiny(*params: str) -> list[str]:
+    """The bindings of TINY, without those of its network where `params` name another, then `params`."""
     other = any(param.startswith("build_model.architecture=") for param in params)
-    tiny = [param for param in TINY if not (other and param.startswith(("build_model.", "flex_unet.")))]
-    return place | {"workdir": None if workdir is None else str(workdir), "gin_param": [*tiny, *params]}
+    return [*(param for param in TINY if not (other and param.startswith(("build_model.", "flex_unet.")))), *params]
 
 
 def evaluate(workdir: Path, **flags) -> tuple[dict, str]:

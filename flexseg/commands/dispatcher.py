@@ -27,7 +27,7 @@ from types import ModuleType
 
 from absl import flags
 
-from flexseg.errors import UserError, suggest
+from flexseg.errors import UserError, choose, suggest
 
 _ORDER = ("import_config", "check", "derive", "build", "train", "evaluate", "predict", "export")  # how people meet them; others follow by name
 _DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.ESTALE)
@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         if name not in commands():
             program = "flexseg"
-            cure = f"use one of {', '.join(commands())}.{suggest(name, commands())}"
+            cure = choose(name, commands())
             raise UserError("command", expected="the name of a command", found=repr(name), cure=cure)
         module = importlib.import_module(f"flexseg.commands.{name}")
         flag_part = rest[: rest.index("--")] if "--" in rest else rest

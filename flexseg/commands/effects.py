@@ -27,7 +27,6 @@ _NEEDS: dict[str, tuple[str, Sequence[object]]] = {
     "plateau": ("plateau.learning_rate_reducer", (True,)),
     "augment": ("augment.enabled", (True,)),
     "schedule.power": ("schedule.name", ("polynomial",)),
-    "flex_unet.group_count": ("flex_unet.normalization", ("group",)),
     "flex_unet.normalization_momentum": ("flex_unet.normalization", ("batch", "sync_batch", True)),
     "flex_unet.normalization_position": ("flex_unet.normalization", ("batch", "sync_batch", "group", True)),
     "epoch_change_infer.split": ("epoch_change_infer.images", (None,)),
@@ -45,14 +44,39 @@ def refuse_supplied(configuration: Configuration) -> None:
 
 
 def idle_bindings(configuration: Configuration) -> list[str]:
-    """A sentence for every binding of a file that another binding switches off; refuses those of the command line, with a UserError."""
+    """A sentence for every binding of a file that another binding switches off; refuses those of the command line, with a UserError.
+
+    Bindings of another network than the one that is built are not named: a network's file follows on default.gin, which has some.
+    """
     notes = []
+    chosen = configuration.value("build_model.architecture").lstrip("@")
     for key, value in configuration.bindings.items():
-        switch, acting = _NEEDS.get(key) or _NEEDS.get(key.rpartition(".")[0]) or (key, ())
+        owner = key.rpartition(".")[0]
+        typed = configuration.sources[key].startswith("--gin_param")
+        if owner != chosen and _builds_a_network(configuration, owner):
+            if typed:
+                cure = f'--gin_param="build_model.architecture=@{owner}", or a binding of {chosen}'
+                found = f"{chosen}, which this has no effect on"
+                raise UserError(f"{key} = {value}", expected=f"build_model.architecture = @{owner} beside it", found=found, cure=cure)
+            continue
+        switch, acting = _switch(configuration, key)
         if key == switch or (found := ast.literal_eval(configuration.value(switch))) in acting:
             continue
-        if configuration.sources[key].startswith("--gin_param"):
+        if typed:
             wanted = " or ".join(map(repr, acting))
             raise UserError(f"{key} = {value}", expected=f"{switch} = {wanted} beside it", found=f"{found!r}, with which it has no effect")
         notes.append(f"note: {key} has no effect while {switch} = {found!r}")
     return notes
+
+
+def _switch(configuration: Configuration, key: str) -> tuple[str, Sequence[object]]:
+    """(the binding that decides whether `key` is looked at, with which values of it)."""
+    owner, _, parameter = key.rpartition(".")
+    if parameter == "group_count" and "normalization" in configuration.parameters(owner):
+        return f"{owner}.normalization", ("group",)
+    return _NEEDS.get(key) or _NEEDS.get(owner) or (key, ())
+
+
+def _builds_a_network(configuration: Configuration, owner: str) -> bool:
+    """Whether a configurable is one for `build_model.architecture`, the user's included."""
+    return owner != "build_model" and {"image_size", "image_channels", "num_classes"} <= configuration.parameters(owner)

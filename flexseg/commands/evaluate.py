@@ -51,6 +51,7 @@ def run(
             **{key: opened.weights[key] for key in ("epoch", "step", "monitor", "value") if key in opened.weights},
             "precision": opened.assembly.precision,
             "gin_param": list(gin_param),
+            "warnings": opened.warnings,
         }
         result = report.write(opened.run.path / "evaluation" / split, provenance=provenance)
         chosen = f"epoch {opened.weights.get('epoch', opened.weights.get('epochs_done'))}"

@@ -99,12 +99,15 @@ def _configs(*, published: bool) -> list[str]:
 
 def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_param, user_module) -> dict:
     """The row of the network that the bindings describe."""
+    from flexseg.commands.effects import idle_bindings, refuse_supplied
     from flexseg.commands.quiet import load_tensorflow
     from flexseg.configure import configure
     from flexseg.errors import UserError
 
     load_tensorflow()
-    configure(gin_file, gin_param, modules=("flexseg.training.assembly",), user_modules=user_module)
+    configuration = configure(gin_file, gin_param, modules=("flexseg.training.assembly",), user_modules=user_module)
+    refuse_supplied(configuration)
+    idle_bindings(configuration)
     from flexseg.models.build import build_model
     from flexseg.models.cost import cost_of
     from flexseg.models.shapes import shapes_alone
@@ -123,6 +126,7 @@ def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_pa
     policy = resolve_precision(facts["precision"], on_gpu=on_gpu)
     with precision_scope(policy), shapes_alone():
         model = build()
+        _refuse_unused(configuration)
         cost = cost_of(model)
     row = {"network": model.name, "settings": list(gin_file), "image_size": size, "precision": policy, "batch_size": facts["batch_size"]}
     row |= {"parameters": cost.parameters, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
@@ -136,6 +140,17 @@ def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_pa
         speed = training_speed(build, batch_size=facts["batch_size"], precision=policy)
         row |= {"images_per_second": speed.images_per_second, "memory_bytes": speed.memory_bytes}
     return row
+
+
+def _refuse_unused(configuration) -> None:
+    """Refuses what was typed and says nothing about a network: train.epochs=3. Files may hold whole experiments."""
+    from flexseg.errors import UserError
+
+    used = f"\n{configuration.operative()}"
+    for key, value in configuration.bindings.items():
+        if configuration.sources[key].startswith("--gin_param") and f"\n{key} = " not in used:
+            found = f"{value}, which changes nothing here"
+            raise UserError(f"--gin_param={key}", expected="bindings of the network", found=found, cure="leave it out")
 
 
 def _on_gpu() -> bool:

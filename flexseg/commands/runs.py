@@ -8,6 +8,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from flexseg.commands.effects import idle_bindings, refuse_supplied
 from flexseg.commands.quiet import load_tensorflow
 from flexseg.configure import Configuration, configure
 from flexseg.errors import UserError
+from flexseg.user_modules import changes
 
 if TYPE_CHECKING:
     from flexseg.data.dataset import BuiltDataset
@@ -54,6 +56,7 @@ class OpenedRun:
       assembly: model with the chosen weights.
       environment: `environment.json`.
       weights: facts of the weights: epoch, step.
+      warnings: what is not as it was when it was trained.
     """
 
     run: "RunDirectory"
@@ -62,6 +65,7 @@ class OpenedRun:
     assembly: "Assembly"
     environment: dict
     weights: dict
+    warnings: list[str]
 
 
 @contextlib.contextmanager
@@ -90,8 +94,15 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
 
 
 def _opened(run: "RunDirectory", gin_param: Sequence[str], *, checkpoint: str, replicas: int, logical_cpus: int) -> Iterator[OpenedRun]:
+    from flexseg.console import say
+
     environment = run.read_environment()
-    experiment, configuration = read_experiment([str(run.config)], gin_param, user_modules=environment["user_modules"])
+    modules = environment["user_modules"]
+    with _saying_where(modules):
+        experiment, configuration = read_experiment([str(run.config)], gin_param, user_modules=list(modules))
+    warnings = changes(modules)
+    for sentence in warnings:
+        say("warning: %s", sentence)
 
     from flexseg.data.dataset import BuiltDataset
     from flexseg.distribution.strategies import open_replicas
@@ -110,7 +121,28 @@ def _opened(run: "RunDirectory", gin_param: Sequence[str], *, checkpoint: str, r
         if "averages" in arrays:  # of a checkpoint; the best weights are averages already
             for weight, (_, average) in zip(assembly.model.trainable_variables, sorted(arrays["averages"].items()), strict=True):
                 devices.write(weight, average)
-        yield OpenedRun(run, experiment, facts, assembly, environment, weights)
+        yield OpenedRun(run, experiment, facts, assembly, environment, weights, warnings)
+
+
+@contextlib.contextmanager
+def _saying_where(modules: dict[str, dict[str, str]]) -> Iterator[None]:
+    """If a run's user module cannot be found here, tells where it was. It is not taken from there: a run is data, and names no code to execute."""
+    try:
+        yield
+    except UserError as error:
+        module = error.where.removeprefix("--user_module=")
+        if module not in modules or not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        expected = f"the user module of this run, {modules[module]['file']} then"
+        found = "none of that name in the current directory or in PYTHONPATH"
+        cure = f"PYTHONPATH={shlex.quote(_import_folder(module, modules[module]['file']))} flexseg …, or type the command in that folder"
+        raise UserError(f"module {module}", expected=expected, found=found, cure=cure) from error
+
+
+def _import_folder(module: str, file: str) -> str:
+    """The folder from which `module` is found as `file`."""
+    path = Path(file)
+    return str(path.parents[module.count(".") + (path.name == "__init__.py")])
 
 
 def _chosen_weights(run: "RunDirectory", checkpoint: str) -> tuple[Path, dict, dict]:

@@ -8,6 +8,7 @@ It reads what `flexseg build` wrote: the TFDS files, `manifest.json`, and the La
 """
 
 import contextlib
+import importlib.util
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -147,10 +148,17 @@ def open_dataset(name: str, data_dir: str | Path) -> BuiltDataset:
     """
     found = built_datasets(Path(data_dir))
     if name not in found:
+        own = f"--dataset={name}" if _shipped(name) else f"--name={name} --source=FOLDER"
         raise UserError(
             f"--dataset={name} in {data_dir}",
             expected="a built dataset",
             found=("the datasets " + ", ".join(sorted(found))) if found else "none",
-            cure=f"flexseg build --dataset=image_mask_folder --name={name} --source=FOLDER --data_dir={data_dir}{suggest(name, found)}",
+            cure=f"flexseg build {own} --data_dir={data_dir}{suggest(name, found)}",
         )
     return BuiltDataset(found[name])
+
+
+def _shipped(name: str) -> bool:
+    """Whether flexseg has a builder of that name."""
+    spec = importlib.util.find_spec(f"flexseg.datasets.{name}") if name.isidentifier() else None
+    return spec is not None and spec.submodule_search_locations is not None

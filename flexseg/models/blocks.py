@@ -13,7 +13,7 @@ from typing import Literal
 
 import keras
 
-from flexseg.errors import UserError, suggest
+from flexseg.errors import UserError, choose, suggest
 from flexseg.models.convolutions import Conv2D
 from flexseg.models.normalization import BatchNormalization
 from flexseg.models.recompute import recomputed
@@ -67,7 +67,7 @@ class ConvStyle:
         if self.activation not in ACTIVATIONS:
             raise UserError(
                 f"{self.owner}.activation", expected="the name of a Keras activation that acts on each value alone, such as 'relu' or 'mish'",
-                found=repr(self.activation), cure=suggest(str(self.activation), ACTIVATIONS).strip() or f"choose one of {', '.join(ACTIVATIONS)}.",
+                found=repr(self.activation), cure=choose(str(self.activation), ACTIVATIONS),
             )
 
     def normalize(self, x, *, name: str):

@@ -15,6 +15,7 @@ import keras
 
 from flexseg.errors import UserError
 from flexseg.models.architectures import ARCHITECTURES
+from flexseg.user_modules import explain
 
 WHERE = "build_model.architecture"
 CONTRACT = "a function name(*, image_size, image_channels, num_classes, ...) -> keras.Model"
@@ -62,7 +63,15 @@ def build_model(
         inspect.signature(architecture).bind_partial(**settings)  # partial: gin may supply the rest
     except TypeError as error:
         raise UserError(WHERE, expected=CONTRACT, found=f"{name}, which refuses: {error}") from error
-    model = architecture(**settings)
+    try:
+        model = architecture(**settings)
+    except UserError:
+        raise
+    except Exception as error:
+        function = inspect.unwrap(architecture)
+        if function.__module__.startswith("flexseg."):
+            raise
+        raise UserError(f"{WHERE} = @{name}", expected="a network", found=explain(error, function)) from error
 
     def require(holds: bool, expected: str, found: object) -> None:
         if not holds:

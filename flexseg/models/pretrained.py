@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from flexseg.errors import UserError, first_line
+from flexseg.errors import UserError, first_line, suggest
 from flexseg.models.encoders import headless, network
 
 
@@ -32,7 +32,8 @@ def learnt_weights(encoder: keras.Model) -> list[np.ndarray]:
     source, size = encoder.source, tuple(encoder.input.shape[1:3])
     where, download = f"{source.owner}.encoder_weights", source.weights == "imagenet"
     if not download and not Path(source.weights).is_file():
-        raise UserError(where, expected="'imagenet' or an existing .h5 file", found=repr(source.weights))
+        cure = suggest(source.weights, ["imagenet"]).strip()
+        raise UserError(where, expected="'imagenet' or an existing .h5 file", found=repr(source.weights), cure=cure)
     try:
         with tf.device("CPU"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a line for every array that does not fit; what Keras raises in the end says how many

@@ -110,7 +110,7 @@ class OptimizerSettings:
         """Whether an encoder learns otherwise than the rest."""
         return self.encoder_rate_factor != 1 or self.encoder_frozen_steps > 0
 
-    def encoder_rate(self, rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    def encoder_rate(self, rate: tf.Tensor, step: tf.Tensor | int) -> tf.Tensor:
         """The encoder's share of the rate at step `step`, from 0."""
         return rate * self.encoder_rate_factor * tf.cast(step >= self.encoder_frozen_steps, rate.dtype)
 

@@ -82,6 +82,8 @@ class Reporter:
             self._writer(split).flush()
         shown = [f"{name} {value:.4f}" for name, value in train.items()] + [f"val_{name} {valid[name]:.4f}" for name in train if name in valid]
         shown.append(f"lr {facts['learning_rate']:.3g}")
+        if "encoder_learning_rate" in facts:
+            shown.append(f"lr of the encoder {facts['encoder_learning_rate']:.3g}")
         if "images_per_second" in facts:
             shown.append(f"{facts['images_per_second']:.1f} images/s")
         if "input_wait_fraction" in facts:  # of steps that the host draws the batches for

@@ -1,7 +1,7 @@
 """Session: one start of one run: what `auto` became, what is printed before work begins, and the work.
 
     replicas = open_devices(experiment.train, replicas=0, logical_cpus=0, cluster=None)
-    session = Session(experiment, dataset, run, replicas, config=text, user_modules=[])
+    session = Session(experiment, dataset, run, replicas, config=text, user_modules={})
     session.train(interruption, init_from=None, operative_config=configuration.operative)
     session.dry_run()
 """
@@ -12,7 +12,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 
 import keras
@@ -35,6 +35,7 @@ from flexseg.training.run_directory import RunDirectory
 from flexseg.training.settings import TrainSettings
 from flexseg.training.starting_weights import load_starting_weights
 from flexseg.training.trainer import TRAIN, Trainer
+from flexseg.user_modules import changes
 
 # Bindings that a resumed run may change: they report, or describe the machine, and leave the experiment as it is.
 MAY_DIFFER = (
@@ -65,7 +66,7 @@ class Session:
       run: its directory, made; None for a dry run.
       replicas: the devices.
       config: `config.gin`.
-      user_modules: recorded, so that the run can be opened again.
+      user_modules: name -> `origin` of the user's modules; recorded, so that the run can be opened again.
       data_service: hosts that compute the training input; default here.
 
     Raises:
@@ -80,7 +81,7 @@ class Session:
         replicas: Replicas,
         *,
         config: str,
-        user_modules: list[str],
+        user_modules: Mapping[str, Mapping[str, str]],
         data_service: Sequence[str] = (),
     ):
         self._experiment, self._dataset, self._run, self._config, self._user_modules = experiment, dataset, run, config, user_modules
@@ -114,6 +115,9 @@ class Session:
         with precision_scope(self._precision):
             assembly, trainer = self._make()
             resumed = trainer.restore()
+            if resumed:
+                for sentence in changes(self._from_chief(run.read_environment)["user_modules"]):
+                    say("warning: %s", sentence)
             if init_from and resumed:
                 say("this run goes on from its own checkpoint; --init_from=%s served its beginning", init_from)
             elif not resumed:
@@ -195,6 +199,10 @@ class Session:
         share = steps.batch_size // self._replicas.count
         scaling = f": {optimizer.learning_rate:.4g} of a batch of {optimizer.base_batch_size}, scaling {optimizer.scaling}"
         scaling = scaling if optimizer.base_batch_size else ""
+        encoder = ""
+        if optimizer.singles_out_encoder:
+            waits = f" from step {optimizer.encoder_frozen_steps + 1} on" if optimizer.encoder_frozen_steps else ""
+            encoder = f"; of the encoder {steps.base_rate * optimizer.encoder_rate_factor:.4g}{waits}"
         facts = {
             "dataset": f"{dataset.name}, {dataset.directory}",
             "cases": ", ".join(f"{name} {len(table)}" for name, table in manifest.splits.items()),
@@ -203,10 +211,11 @@ class Session:
             "precision": f"{self._precision}, XLA {'on' if assembly.xla else 'off'}",
             "batch": f"{steps.batch_size} = {self._replicas.count} × {share // cuts}{f' × {cuts} micro-batches' if cuts > 1 else ''}, "
             f"{steps.per_epoch} step{'' if steps.per_epoch == 1 else 's'} an epoch",
-            "rate": f"{steps.base_rate:.4g}{scaling}",
+            "rate": f"{steps.base_rate:.4g}{scaling}{encoder}",
             "model": f"{assembly.model.name}, {assembly.parameters:,} parameters, {head} {'sigmoid logit' if head == 1 else 'softmax logits'}",
             "input": f"{assembly.model.input.shape[1]} × {assembly.model.input.shape[2]} × {assembly.model.input.shape[3]}, "
             f"predicted at {assembly.evaluation_size[0]} × {assembly.evaluation_size[1]}, scored at each case's own size",
+            "first step": f"is traced{' and compiled' if assembly.xla else ''} before it runs: seconds, or minutes for a large network",
         }
         for name, value in facts.items():
             say("%-10s %s", name, value)

@@ -123,7 +123,16 @@ class Steps:
             raise UserError(
                 "optimizer.encoder_rate_factor, .encoder_frozen_steps",
                 expected="a model with an encoder to train (encoder_unet, fpn, deeplabv3_plus, efficient_unet), or neither of them",
-                found=model.name,
+                found=f"{model.name}, whose encoder is frozen or has no weights" if encoder else model.name,
+                cure="leave them out, or train some of its layers: encoder_trainable_layers=None trains all" if encoder else "leave them out",
+            )
+        steps = self._settings.epochs * self.per_epoch
+        if (frozen := self._experiment.optimizer.encoder_frozen_steps) >= steps:
+            raise UserError(
+                "optimizer.encoder_frozen_steps",
+                expected=f"fewer than the {steps} steps of the run",
+                found=str(frozen),
+                cure=f'--gin_param="{encoder.source.owner}.encoder_trainable_layers=0" freezes an encoder for good',
             )
         return [place for place, variable in enumerate(model.trainable_variables) if id(variable) in own]
 
@@ -141,6 +150,13 @@ class Steps:
         """The rate at `step`: schedule times plateau reduction, of the rate that belongs to the global batch."""
         factor = self._experiment.schedule.factor(step, epochs=self._settings.epochs, steps_per_epoch=self.per_epoch)
         return self.base_rate * factor * self._plateau.factor
+
+    def rates(self, step: int) -> dict[str, float]:
+        """`learning_rate` at `step`, and `encoder_learning_rate` where it is another one."""
+        rate, optimizer = self.learning_rate(step), self._experiment.optimizer
+        if not optimizer.singles_out_encoder:
+            return {"learning_rate": rate}
+        return {"learning_rate": rate, "encoder_learning_rate": float(optimizer.encoder_rate(tf.constant(rate, tf.float64), step))}
 
     def advance(self, batches, *, last: int) -> None:
         """Dispatches the next call, up to step `last` at most, and takes in the outcome of the call before."""

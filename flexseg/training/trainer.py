@@ -176,7 +176,7 @@ class Trainer:
         with self._averaged():
             valid = self.validate() if due else None
             panels = self._pictures.draw(epoch, between_batches=self._check_between_batches) if pictured else {}
-        facts = {"learning_rate": steps.learning_rate(steps.number - 1), "loss_scale": float(steps.loss_scale.scale.numpy())}
+        facts = {**steps.rates(steps.number - 1), "loss_scale": float(steps.loss_scale.scale.numpy())}
         facts |= {**steps.throughput.facts(), **self._memory(), "seconds_in_checkpoints": self._clock.take_seconds()}
         reporter.epoch(epoch, step=steps.number, train=train, valid=valid, facts=facts)
         if panels:
