@@ -15,7 +15,9 @@ from PIL import ImageDraw, ImageFont
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 _SPACE = 14  # between two legend entries, in pixels
 
-Entry = tuple[tuple[int, int, int], str]
+Color = tuple[int, int, int]
+Pattern = tuple[tuple[Color, ...], ...]  # square
+Entry = tuple[Color | Pattern, str]  # what its box is filled with, and its name
 
 
 @functools.cache
@@ -56,9 +58,18 @@ def draw_legend(draw: ImageDraw.ImageDraw, rows: list[list[Entry]], *, left: int
     for r, row in enumerate(rows):
         x, y = left, top + r * (size + 8)
         for color, name in row:
-            draw.rectangle((x, y + 1, x + size, y + 1 + size), fill=color, outline=(90, 90, 90))
+            _draw_box(draw, color, x, y + 1, size)
             draw.text((x + size + 6, y + 1 + size / 2), name, fill=INK, font=font(size), anchor="lm")
             x += _entry_width(name, size)
+
+
+def _draw_box(draw: ImageDraw.ImageDraw, color: Color | Pattern, x: float, y: float, size: int) -> None:
+    pattern = color if isinstance(color[0], tuple) else ((color,),)
+    cell = size / len(pattern)
+    for row, colors in enumerate(pattern):
+        for column, fill in enumerate(colors):
+            draw.rectangle((x + column * cell, y + row * cell, x + (column + 1) * cell, y + (row + 1) * cell), fill=fill)
+    draw.rectangle((x, y, x + size, y + size), outline=(90, 90, 90))
 
 
 def _entry_width(name: str, size: int) -> float:

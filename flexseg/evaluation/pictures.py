@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from flexseg.evaluation.lettering import INK, PAPER, draw_legend, font, legend_rows, shorten
+from flexseg.evaluation.lettering import INK, PAPER, Color, Entry, Pattern, draw_legend, font, legend_rows, shorten
 from flexseg.files.atomic import replace_file
 from flexseg.files.label_map import IGNORE
 
@@ -230,8 +230,8 @@ def _hatch(picture: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     return np.where(ignored[..., None], stripes, picture)
 
 
-def _entries(label_map, masks: list[np.ndarray], *, errors: bool) -> list[tuple[tuple[int, int, int], str]]:
-    """Legend entries: all classes, or where there are many those that the masks hold; then the error colours."""
+def _entries(label_map, masks: list[np.ndarray], *, errors: bool) -> list[Entry]:
+    """Legend entries: all classes, or where there are many those that the masks hold; then what the errors are drawn in."""
     classes = range(label_map.num_classes)
     if len(classes) > 20:
         present = set().union(*(np.unique(mask).tolist() for mask in masks))
@@ -244,8 +244,15 @@ def _entries(label_map, masks: list[np.ndarray], *, errors: bool) -> list[tuple[
         elif label_map.num_classes == 2:
             possible -= {"wrong class"}
         entries += [(color, name) for name, color in error_colors(label_map).items() if name in possible]
-        entries += [(CORRECT_OUTLINE, "white outline: correct"), (_IGNORED[0], "ignored")]
+        entries.append((_framed(CORRECT_OUTLINE, (60, 60, 60)), "white outline: correct"))
+        if label_map.ignore:
+            entries.append((tuple(tuple(_IGNORED[(row + column) // 2 % 2] for column in range(6)) for row in range(6)), "ignored"))
     return entries
+
+
+def _framed(frame: Color, inner: Color) -> Pattern:
+    """A square of `inner` in a frame, for a legend."""
+    return tuple(tuple(inner if 0 < row < 4 and 0 < column < 4 else frame for column in range(5)) for row in range(5))
 
 
 def _letter_size(tile: tuple[int, int]) -> int:
