@@ -19,8 +19,10 @@ from PIL import Image
 
 from flexseg.commands import models as command
 from flexseg.errors import UserError
+from flexseg.evaluation import network_plot
 from flexseg.evaluation.network_plot import plot_network
 from flexseg.models.cost import cost_of
+from flexseg.models.encoders import ENCODERS
 from flexseg.models.flex_unet import flex_unet
 from flexseg.models.shapes import shapes_alone
 from flexseg.training.precision import precision_scope
@@ -135,6 +137,7 @@ def test_a_network_that_fails_is_a_line(capsys, monkeypatch):
     ({"published": True, "gin_file": ["models/fpn_small.gin"]}, "no --gin_file"),
     ({"gin_param": ["input.image_size = (96, 96)"]}, "--image_size=256,512"),
     ({"gin_param": ["u2net.base_filters=8"]}, "architecture = @u2net beside it, found flex_unet, which"),
+    ({"gin_param": ["build_model.num_classes=3"]}, "build_model.num_classes: expected 2, or 1, as --num_classes says, found 3"),
     ({"gin_param": ["train.epochs=3"]}, "train.epochs: expected bindings of the network, found 3"),
     ({"gin_param": ["flex_unet.num_classes=3"]}, "flex_unet.num_classes: expected no such binding"),
     ({"gin_file": ["models/fpn_small.gin"], "image_size": [48]}, "^--image_size: expected .* multiples of 32 .* mend it: --image_size=32,32 or --image_size=64,64"),
@@ -158,6 +161,29 @@ def test_every_network_is_drawn_with_its_parts(name, tmp_path):
     plot_network(model, tmp_path / "net.svg")
     text = (tmp_path / "net.svg").read_text()
     assert f"{model.count_params():,} parameters" in text and ("bridge" in text or "encoder" in text or "down" in text)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_parts_of_a_drawing_follow_on_what_they_come_from_and_outputs_are_marked(name):
+    with shapes_alone():
+        model = small(name)
+    parts, flows = network_plot._parts(model)
+    place = {part: number for number, part in enumerate(parts)}
+    assert all(place[source] < place[target] for source, target in flows)
+    assert {target for _, target in flows} == set(parts) - {"image"}
+    assert sum(part["parameters"] for part in parts.values()) == model.count_params()
+    assert 1 <= sum(part["output"] for part in parts.values()) <= len(model.outputs)
+    encoders = [source for part in parts.values() for source in part["source"]]
+    assert len(encoders) == (name in ("deeplabv3_plus", "efficient_unet", "encoder_unet", "fpn")) and set(encoders) <= set(ENCODERS)
+
+
+def test_a_part_that_would_flow_back_into_itself_goes_on_under_another_name():
+    inputs = keras.Input((8, 8, 3))
+    raised = keras.layers.UpSampling2D(2, name="x_up")(inputs)
+    between = keras.layers.Conv2D(3, 3, padding="same", name="y_conv")(raised)
+    model = keras.Model(inputs, keras.layers.Add(name="x_add")([between, raised]))
+    parts, flows = network_plot._parts(model)
+    assert list(parts)[1:] == ["x", "y", "x_add"] and ("y", "x_add") in flows and ("x", "x_add") in flows and parts["x_add"]["output"]
 
 
 # README's network of one's own

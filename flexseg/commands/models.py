@@ -117,10 +117,13 @@ def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_pa
         try:
             return build_model(image_size=size, channels=facts["image_channels"], classes=facts["num_classes"])
         except UserError as error:
-            if error.where != "input.image_size":
-                raise
-            cure = re.sub(r'--gin_param="input\.image_size=\((\d+), ?(\d+)\)"', r"--image_size=\1,\2", error.cure)
-            raise UserError("--image_size", expected=error.expected, found=error.found, cure=cure) from error
+            if error.where == "input.image_size":
+                cure = re.sub(r'--gin_param="input\.image_size=\((\d+), ?(\d+)\)"', r"--image_size=\1,\2", error.cure)
+                raise UserError("--image_size", expected=error.expected, found=error.found, cure=cure) from error
+            if error.where == "build_model.num_classes":
+                expected = error.expected.replace("the dataset's LabelMap has", "--num_classes says")
+                raise UserError(error.where, expected=expected, found=error.found, cure="--num_classes=…, as many as the dataset has") from error
+            raise
 
     on_gpu = _on_gpu()
     policy = resolve_precision(facts["precision"], on_gpu=on_gpu)
