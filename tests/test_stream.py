@@ -210,6 +210,12 @@ def test_bgr_swaps_the_channels_after_everything_else(toy):
     np.testing.assert_array_equal(rgb, bgr[..., ::-1])
 
 
+def test_nothing_is_tuned_because_the_end_of_a_tuned_iterator_may_wait_for_a_minute(toy):
+    training = plain_stream(toy).batches(0, replicas=1)
+    evaluation = evaluation_batches(toy.records("train"), inputs=CROPS, size=(24, 24), batch_size=4, replicas=1)
+    assert [dataset.options().autotune.enabled for dataset in (training, evaluation)] == [False, False]
+
+
 # Evaluation
 
 

@@ -9,7 +9,8 @@ and memory holds the N record numbers of one pass. `index_shuffle` is not used: 
 key word, so its orders repeat after 256 passes.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +28,21 @@ _CROP_KEY = 0x63726F70  # "crop": keeps the crop's draws apart from the order's 
 def order(seed: int, pass_number: tf.Tensor, count: int) -> tf.Tensor:
     """The record numbers int64 [count] of one pass over the split, in the order they are drawn."""
     return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), pass_number]))
+
+
+def parallel(dataset: tf.data.Dataset, function: Callable, *, elsewhere: bool = False) -> tf.data.Dataset:
+    """`function` of every element, in order, on as many threads as this process has cores; a host elsewhere tunes that for its own."""
+    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE if elsewhere else len(os.sched_getaffinity(0)), deterministic=True)
+
+
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Without tf.data's tuning, whose numbers `parallel` and explicit buffers leave nothing to.
+
+    The end of a tuned iterator waits for the thread that tunes: up to a minute of sleep, where it misses the call to end (seen in TensorFlow 2.21).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def enhance(image: tf.Tensor, inputs: InputSettings) -> tf.Tensor:
@@ -86,10 +102,10 @@ class Stream:
 
         def stripe_of(stripe, stripes):
             dataset = tf.data.Dataset.range(start // count, np.iinfo(np.int64).max).flat_map(lambda n: places(n, stripe, stripes))
-            dataset = dataset.map(self.example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            return dataset.batch(per_replica, drop_remainder=True)
+            return parallel(dataset, self.example, elsewhere=bool(hosts)).batch(per_replica, drop_remainder=True)
 
         dataset = striped(stripe_of, hosts).prefetch(2 * replicas)
+        dataset = dataset if hosts else untuned(dataset)
         # Else several workers ask each other before every batch whether anybody has one left.
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
@@ -137,5 +153,4 @@ def evaluation_batches(
         return {"image": ordered(image, inputs), "mask": mask, "weight": weight, "index": index, "position": index}
 
     dataset = tf.data.Dataset.from_tensor_slices((index, real.astype(np.float32)))
-    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.batch(per_replica, drop_remainder=True).prefetch(2 * replicas)
+    return untuned(parallel(dataset, example).batch(per_replica, drop_remainder=True).prefetch(2 * replicas))
