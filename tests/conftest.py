@@ -1,4 +1,5 @@
-"""Shared by all tests: four logical CPU devices, so that in-process tests may run on up to four replicas; gin's state put back."""
+"""Shared by all tests: four logical CPU devices, so that in-process tests may run on up to four replicas; gin's state put back;
+a built dataset; buckets."""
 
 import gin
 import pytest
@@ -22,3 +23,24 @@ def toy(tmp_path_factory):
     names = [f"{split}/{split}{number:02d}" for split, count in (("train", 19), ("valid", 5), ("test", 1)) for number in range(count)]
     source = toys.write_folder(place / "source", {name: sizes[number % 4] for number, name in enumerate(names)})
     return toys.build(place, source=source, name="toy")
+
+
+@pytest.fixture(scope="session")
+def stores():
+    """{"s3": address of a bucket, "gs": …} on servers of this machine; for the whole session, because s3fs keeps its first connection."""
+    from remote_stores import served  # a second of imports that most tests do without
+
+    with served() as addresses:
+        yield addresses
+
+
+@pytest.fixture(params=["s3", "gs"])
+def url(request, stores, tmp_path):
+    """Where a run may lie in a bucket of each kind."""
+    return f"{stores[request.param]}/{tmp_path.name}/run"
+
+
+@pytest.fixture
+def s3_url(stores, tmp_path):
+    """Where a run may lie in a bucket of S3."""
+    return f"{stores['s3']}/{tmp_path.name}/run"
