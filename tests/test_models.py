@@ -72,8 +72,7 @@ def test_unet3_plus_has_the_paper_s_26_97_million():
 # The contract
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("num_classes", [1, 2, 6])
+@pytest.mark.parametrize(("num_classes", "channels"), [(1, 3), (2, 1), (6, 3)])
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_of_the_image_s_size(name, num_classes, channels):
     model = build_model(

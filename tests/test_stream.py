@@ -10,6 +10,7 @@ import tensorflow as tf
 from flexseg.data.augmentation import Augment
 from flexseg.data.settings import InputSettings
 from flexseg.data.stream import Stream, evaluation_batches, order
+from flexseg.distribution.strategies import open_replicas
 
 CROPS = InputSettings(image_size=(24, 24), fit="random_crop", foreground_crop_probability=0.5)
 BATCH = 8
@@ -213,7 +214,9 @@ def test_bgr_swaps_the_channels_after_everything_else(toy):
 def test_nothing_is_tuned_because_the_end_of_a_tuned_iterator_may_wait_for_a_minute(toy):
     training = plain_stream(toy).batches(0, replicas=1)
     evaluation = evaluation_batches(toy.records("train"), inputs=CROPS, size=(24, 24), batch_size=4, replicas=1)
-    assert [dataset.options().autotune.enabled for dataset in (training, evaluation)] == [False, False]
+    on_devices = open_replicas(global_batch_size=2, replicas=2, logical_cpus=2).distribute(training)._iterators[0]._iterator._device_iterators
+    assert len(on_devices) == 2
+    assert {dataset.options().autotune.enabled for dataset in (training, evaluation, *(one._dataset for one in on_devices))} == {False}
 
 
 # Evaluation

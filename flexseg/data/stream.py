@@ -9,8 +9,7 @@ and memory holds the N record numbers of one pass. `index_shuffle` is not used: 
 key word, so its orders repeat after 256 passes.
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +20,7 @@ from flexseg.data.data_service import striped
 from flexseg.data.fit import fit_example, random_crop
 from flexseg.data.records import Records
 from flexseg.data.settings import InputSettings
+from flexseg.data.tuning import parallel, untuned
 
 _CROP_KEY = 0x63726F70  # "crop": keeps the crop's draws apart from the order's and the augmentation's
 
@@ -28,21 +28,6 @@ _CROP_KEY = 0x63726F70  # "crop": keeps the crop's draws apart from the order's 
 def order(seed: int, pass_number: tf.Tensor, count: int) -> tf.Tensor:
     """The record numbers int64 [count] of one pass over the split, in the order they are drawn."""
     return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), pass_number]))
-
-
-def parallel(dataset: tf.data.Dataset, function: Callable, *, elsewhere: bool = False) -> tf.data.Dataset:
-    """`function` of every element, in order, on as many threads as this process has cores; a host elsewhere tunes that for its own."""
-    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE if elsewhere else len(os.sched_getaffinity(0)), deterministic=True)
-
-
-def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Without tf.data's tuning, whose numbers `parallel` and explicit buffers leave nothing to.
-
-    The end of a tuned iterator waits for the thread that tunes: up to a minute of sleep, where it misses the call to end (seen in TensorFlow 2.21).
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
 
 
 def enhance(image: tf.Tensor, inputs: InputSettings) -> tf.Tensor:

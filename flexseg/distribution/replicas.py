@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from flexseg.data.tuning import untuned_devices
 from flexseg.distribution.cluster import Cluster
 
 
@@ -74,7 +75,8 @@ class Replicas:
     def distribute(self, dataset: tf.data.Dataset):
         """An iterator of per-replica batches from a dataset that yields them replica by replica, those of this worker (`Stream.batches`)."""
         options = tf.distribute.InputOptions(experimental_fetch_to_device=self.on_gpu)
-        return iter(self.strategy.distribute_datasets_from_function(lambda _: dataset, options))
+        with untuned_devices():
+            return iter(self.strategy.distribute_datasets_from_function(lambda _: dataset, options))
 
     def place(self, batch: dict) -> dict:
         """Splits a global batch of host arrays evenly over the replicas."""
