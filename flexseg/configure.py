@@ -86,6 +86,10 @@ class Configuration:
         """The names of what can be bound of a configurable."""
         return set(_parameters(name))
 
+    def is_own(self, name: str) -> bool:
+        """Whether a configurable is flexseg's, not the user's."""
+        return inspect.unwrap(gin.get_configurable(name)).__module__.startswith("flexseg.")
+
     def operative(self) -> str:
         """gin's record of what was used, defaults included. It is empty until the configured functions have been called."""
         return gin.operative_config_str(max_line_length=120)
@@ -232,8 +236,8 @@ def _configurable(name: str, where: str, *, function: bool = False) -> str:
         cure = "write one of them in full"
     else:
         names = [known for known in _known() if not function or inspect.isfunction(inspect.unwrap(gin.get_configurable(known)))]
-        own = f'@gin.configurable("{name}") above it, in a module that --user_module names'
-        cure = f"{choose(name, names)} A function or class of your own needs {own}."
+        own = f'one of your own needs @gin.configurable("{name}") above it, in a module that --user_module names'
+        cure = suggest(name, names).strip() or f"{own}; flexseg has {', '.join(names)}"
     raise UserError(where, expected="the name of one configurable", found=found, cure=cure)
 
 

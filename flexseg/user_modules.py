@@ -1,72 +1,103 @@
 """User modules: Python files of the user's, with networks, losses and metrics that gin then knows (`--user_module=my_models`).
 
     import_user_module("my_models")
-    recorded = {name: origin(name) for name in user_modules}        # goes into a run's environment.json
-    for sentence in changes(recorded): ...                          # a later command: what is no longer what it was
+    record = recorded(["my_models"], earlier={})        # goes into a run's environment.json
+    for sentence in changes(record): ...                # a later command: what is no longer what it was
+
+Of a module its own file is looked at, of a package its .py files; not what they import from elsewhere.
 """
 
+import contextlib
 import hashlib
 import importlib
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flexseg.errors import UserError, first_line, suggest
+
+Record = Mapping[str, list[dict[str, str]]]  # module -> {"file": path, "sha256": of its text}, of every start of a run that had another text
 
 
 def import_user_module(module: str) -> None:
     """Imports a module, which may lie in the current directory.
 
     Raises:
-      UserError: there is none of that name, or it fails; the message names its file and line.
+      UserError: there is none of that name, or it fails; the message names the line of its file where it does.
     """
     if os.getcwd() not in sys.path:  # the console script does not look into the current directory; last, so that it hides nothing
         sys.path.append(os.getcwd())
     where = f"--user_module={module}"
+    if "/" in module or module.endswith(".py"):
+        cure = f"--user_module={module.removesuffix('.py').removeprefix('./').replace('/', '.')}"
+        raise UserError(where, expected="the name of a module", found="a path", cure=cure)
     try:
-        importlib.import_module(module)
+        file = importlib.import_module(module).__file__
     except SyntaxError as error:
         place = f"{Path(error.filename or module).name}:{error.lineno}"
         raise UserError(where, expected="valid Python", found=f"{error.msg} ({place}: {(error.text or '').strip()})") from error
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in (module, module.partition(".")[0]):
+        if is_missing(error, module):
             there = sorted(path.stem for path in Path.cwd().glob("*.py"))
-            near = suggest(module.removesuffix(".py").rpartition("/")[2], there) or (f" There are {', '.join(there)}." if there else "")
-            cure = f"name a module (my_models, not my_models.py) of the current directory or of PYTHONPATH.{near}"
+            cure = f"name one that lies in the current directory or on PYTHONPATH.{suggest(module, there)}"
             raise UserError(where, expected="a module that can be found", found=f"no module named {module!r}", cure=cure) from error
-        found = f"{type(error).__name__}: {' '.join(str(error).split())} ({_place(error)})"
+        found = _sentence(error, module.replace(".", "/") + ".py")
         raise UserError(where, expected="a module that can be imported", found=found) from error
+    if file is None:
+        raise UserError(where, expected="a module, or a package with __init__.py", found="a folder without one")
+
+
+def is_missing(error: BaseException | None, module: str) -> bool:
+    """Whether an import failed because there is no `module`, not because of another one that it wants."""
+    return isinstance(error, ModuleNotFoundError) and error.name is not None and f"{module}.".startswith(f"{error.name}.")
 
 
 def explain(error: Exception, function) -> str:
     """`ValueError: what it says (my_models.py:23)`: the innermost line of the file of `function` that the error passed through."""
-    file = function.__code__.co_filename
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == file] or frames
-    message = str(error).partition("\n  In call to configurable")[0]  # gin appends that to whatever passes through it
-    return f"{type(error).__name__}: {first_line(Exception(message))} ({Path(own[-1].filename).name}:{own[-1].lineno})"
+    with contextlib.suppress(TypeError):  # what has no source of its own, such as a partial
+        return _sentence(error, inspect.getsourcefile(function) or "")
+    return _sentence(error, "")
 
 
-def origin(module: str) -> dict[str, str]:
-    """`{"file": path, "sha256": of its text}` of an imported module; a package's is of all of its .py files."""
+def recorded(modules: Iterable[str], *, earlier: Record) -> Record:
+    """The imported `modules` and their texts, beside those of earlier starts."""
+    record = {module: list(texts) for module, texts in earlier.items()}
+    for module in modules:
+        texts, text = record.setdefault(module, []), _text(module)
+        if text not in texts:
+            texts.append(text)
+    return record
+
+
+def digests(modules: Iterable[str]) -> str:
+    """A line for every imported module, which is the same on two machines where its text is."""
+    return "\n".join(f"{module} {_text(module)['sha256'][:16]}" for module in modules)
+
+
+def changes(record: Record) -> list[str]:
+    """A sentence for every module that is not here, or not what the run was trained with at every start."""
+    sentences = []
+    for module, texts in record.items():
+        if module not in sys.modules:
+            sentences.append(f"--user_module={module}, which the run was trained with, is not given")
+            continue
+        now = _text(module)
+        if others := [text["file"] for text in texts if text["sha256"] != now["sha256"]]:
+            sentences.append(f"{now['file']}: the run was trained, in whole or in part, with another text of this module (in {others[-1]} then)")
+    return sentences
+
+
+def _text(module: str) -> dict[str, str]:
     path = Path(sys.modules[module].__file__)
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return {"file": str(path), "sha256": digest}
+    return {"file": str(path), "sha256": hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()}
 
 
-def changes(recorded: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """A sentence for every imported module that is not what `origin` told when it was recorded."""
-    now = {module: origin(module) for module in recorded}
-    return [
-        f"{now[module]['file']} is not what the run was trained with: it has been edited since, or is another file than {facts['file']}"
-        for module, facts in recorded.items()
-        if now[module]["sha256"] != facts["sha256"]
-    ]
-
-
-def _place(error: Exception) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(last.filename).name}:{last.lineno}"
+def _sentence(error: Exception, file: str) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if file and frame.filename.endswith(file)] or frames
+    message = str(error).partition("\n  In call to configurable")[0]  # gin appends that to whatever passes through it
+    return f"{type(error).__name__}: {first_line(Exception(message))} ({Path(own[-1].filename).name}:{own[-1].lineno})"

@@ -361,17 +361,6 @@ def test_a_user_module_in_the_current_directory_registers_its_functions(folder, 
     assert read(folder, text=configuration.text).bindings == configuration.bindings
 
 
-def test_a_user_module_that_fails_is_one_line(folder, monkeypatch):
-    monkeypatch.chdir(folder / "elsewhere")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (folder / "elsewhere" / "toy_broken.py").write_text("\n\nraise RuntimeError('two\\nlines')\n")
-    with pytest.raises(UserError) as caught:
-        configure([], [], user_modules=["toy_broken"])
-    assert "RuntimeError: two lines (toy_broken.py:3)" in str(caught.value)
-    with pytest.raises(UserError, match="no_such_module"):
-        configure([], [], user_modules=["no_such_module"])
-
-
 def test_a_mistake_in_a_file_is_found_before_any_module_is_imported(folder):
     (folder / "configs" / "default.gin").write_text("import os\n")
     with pytest.raises(UserError, match="would be executed"):

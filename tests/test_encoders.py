@@ -308,6 +308,12 @@ def test_the_log_tells_the_encoder_s_rate_and_a_wait_for_ever_is_refused(toy, tm
         toy_runs.train(toy, None, *params, "optimizer.encoder_frozen_steps=4", dry_run=True)
 
 
+@pytest.mark.parametrize("normalization", ["sync_batch", "frozen"])
+def test_a_network_that_normalizes_by_layer_has_no_batch_normalization_to_set(normalization):
+    with pytest.raises(UserError, match="encoder_unet.encoder_normalization: expected 'batch' with ConvNeXtTiny"):
+        Encoder(owner="encoder_unet", name="ConvNeXtTiny", weights="imagenet", normalization=normalization)
+
+
 def test_learnt_weights_and_bgr_exclude_each_other(toy):
     with pytest.raises(UserError, match="input.color_order: expected 'RGB' with encoder_unet.encoder_weights"):
         toy_runs.train(toy, None, *ENCODED, "encoder_unet.encoder_weights='imagenet'", "input.color_order='BGR'", dry_run=True)

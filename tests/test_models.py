@@ -122,6 +122,11 @@ def test_a_value_out_of_range_is_refused_by_name(name, setting):
     assert refusal.value.where == f"{name}.{next(iter(setting))}"
 
 
+def test_a_dilation_of_two_is_felt_by_an_xception_unet():
+    rates = [layer.dilation_rate for layer in small("xception_unet", dilation=2).layers if "Separable" in type(layer).__name__]
+    assert (2, 2) in rates and {layer.dilation_rate for layer in small("xception_unet").layers if "Separable" in type(layer).__name__} == {(1, 1)}
+
+
 @pytest.mark.parametrize(("name", "binding"), [("u2net", "base_kernels = (5, 5)"), ("basnet", "num_layers = 5"), ("swin_unet", "dilation = 2")])
 def test_a_setting_without_a_meaning_is_refused_by_name(name, binding):
     builder(name)  # its module registers it

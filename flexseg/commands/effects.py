@@ -7,7 +7,7 @@ An idle binding on the command line is refused. One in a file may be inherited f
 """
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flexseg.configure import Configuration
 from flexseg.errors import UserError
@@ -16,10 +16,9 @@ from flexseg.errors import UserError
 _SUPPLIED = {
     "image_size": 'bind input.image_size: --gin_param="input.image_size=(512,512)"',
     "image_channels": "leave it out: the dataset's images say it",
-    "channels": "leave it out: the dataset's images say it",
     "num_classes": 'the dataset says it; --gin_param="build_model.num_classes=1" takes the sigmoid form of two classes',
-    "classes": 'the dataset says it; --gin_param="build_model.num_classes=1" takes the sigmoid form of two classes',
 }
+_OTHER_NAMES = {"channels": "image_channels", "classes": "num_classes"}  # of build_model
 _OWN = {"build_model.num_classes", "build_model.image_channels"}  # these are looked at
 
 # A binding, or all of a configurable: (the binding that must have one of these values, the values).
@@ -34,19 +33,21 @@ _NEEDS: dict[str, tuple[str, Sequence[object]]] = {
 }
 
 
-def refuse_supplied(configuration: Configuration) -> None:
-    """Refuses bindings of parameters that flexseg supplies to the architecture, with a UserError."""
+def refuse_supplied(configuration: Configuration, cures: Mapping[str, str] = _SUPPLIED) -> None:
+    """Refuses bindings of parameters that flexseg supplies to the architecture, with a UserError; `cures` say where they come from."""
     architecture = configuration.value("build_model.architecture").lstrip("@")
     for key in configuration.bindings:
         owner, _, parameter = key.rpartition(".")
-        if owner in ("build_model", architecture) and parameter in _SUPPLIED and key not in _OWN:
-            raise UserError(key, expected="no such binding", found=configuration.bindings[key], cure=_SUPPLIED[parameter])
+        parameter = _OTHER_NAMES.get(parameter, parameter)
+        if owner in ("build_model", architecture) and parameter in cures and key not in _OWN:
+            raise UserError(key, expected="no such binding", found=configuration.bindings[key], cure=cures[parameter])
 
 
 def idle_bindings(configuration: Configuration) -> list[str]:
     """A sentence for every binding of a file that another binding switches off; refuses those of the command line, with a UserError.
 
-    Bindings of another network than the one that is built are not named: a network's file follows on default.gin, which has some.
+    Bindings of another network than the one that is built are refused where they are typed, and not named where a file has them: a network's file
+    follows on default.gin, which has some. A network of the user's may be built of others.
     """
     notes = []
     chosen = configuration.value("build_model.architecture").lstrip("@")
@@ -54,7 +55,7 @@ def idle_bindings(configuration: Configuration) -> list[str]:
         owner = key.rpartition(".")[0]
         typed = configuration.sources[key].startswith("--gin_param")
         if owner != chosen and _builds_a_network(configuration, owner):
-            if typed:
+            if typed and configuration.is_own(chosen):
                 cure = f'--gin_param="build_model.architecture=@{owner}", or a binding of {chosen}'
                 found = f"{chosen}, which this has no effect on"
                 raise UserError(f"{key} = {value}", expected=f"build_model.architecture = @{owner} beside it", found=found, cure=cure)
@@ -72,7 +73,7 @@ def idle_bindings(configuration: Configuration) -> list[str]:
 def _switch(configuration: Configuration, key: str) -> tuple[str, Sequence[object]]:
     """(the binding that decides whether `key` is looked at, with which values of it)."""
     owner, _, parameter = key.rpartition(".")
-    if parameter == "group_count" and "normalization" in configuration.parameters(owner):
+    if parameter == "group_count" and configuration.is_own(owner):
         return f"{owner}.normalization", ("group",)
     return _NEEDS.get(key) or _NEEDS.get(owner) or (key, ())
 

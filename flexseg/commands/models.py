@@ -106,7 +106,7 @@ def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_pa
 
     load_tensorflow()
     configuration = configure(gin_file, gin_param, modules=("flexseg.training.assembly",), user_modules=user_module)
-    refuse_supplied(configuration)
+    refuse_supplied(configuration, {name: f"--{name}=…" for name in ("image_size", "image_channels", "num_classes")})
     idle_bindings(configuration)
     from flexseg.models.build import build_model
     from flexseg.models.cost import cost_of

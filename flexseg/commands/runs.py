@@ -17,7 +17,7 @@ from flexseg.commands.effects import idle_bindings, refuse_supplied
 from flexseg.commands.quiet import load_tensorflow
 from flexseg.configure import Configuration, configure
 from flexseg.errors import UserError
-from flexseg.user_modules import changes
+from flexseg.user_modules import Record, changes, is_missing
 
 if TYPE_CHECKING:
     from flexseg.data.dataset import BuiltDataset
@@ -125,17 +125,17 @@ def _opened(run: "RunDirectory", gin_param: Sequence[str], *, checkpoint: str, r
 
 
 @contextlib.contextmanager
-def _saying_where(modules: dict[str, dict[str, str]]) -> Iterator[None]:
+def _saying_where(modules: Record) -> Iterator[None]:
     """If a run's user module cannot be found here, tells where it was. It is not taken from there: a run is data, and names no code to execute."""
     try:
         yield
     except UserError as error:
         module = error.where.removeprefix("--user_module=")
-        if module not in modules or not isinstance(error.__cause__, ModuleNotFoundError):
+        if not modules.get(module) or not is_missing(error.__cause__, module):
             raise
-        expected = f"the user module of this run, {modules[module]['file']} then"
-        found = "none of that name in the current directory or in PYTHONPATH"
-        cure = f"PYTHONPATH={shlex.quote(_import_folder(module, modules[module]['file']))} flexseg …, or type the command in that folder"
+        file = modules[module][-1]["file"]
+        expected, found = f"the user module of this run, {file} then", "none of that name in the current directory or in PYTHONPATH"
+        cure = f"PYTHONPATH={shlex.quote(_import_folder(module, file))} flexseg …, or type the command in that folder"
         raise UserError(f"module {module}", expected=expected, found=found, cure=cure) from error
 
 

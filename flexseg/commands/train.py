@@ -87,7 +87,7 @@ def run(
     from flexseg.training.claim import claimed
     from flexseg.training.remote_run import run_directory
     from flexseg.training.session import Session, open_devices
-    from flexseg.user_modules import origin
+    from flexseg.user_modules import digests
 
     built = open_dataset(dataset, data_dir)
     if not built.has("train"):
@@ -102,8 +102,7 @@ def run(
     devices = open_devices(experiment.train, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster, communication=communication)
     if not devices.is_chief:
         be_silent()
-    modules = {module: origin(module) for module in user_module}
-    recorded = {"config": configuration.text, "user_modules": modules, "data_service": tuple(data_service)}
+    recorded = {"config": configuration.text, "user_modules": configuration.user_modules, "data_service": tuple(data_service)}
     if dry_run:
         refuse_unreachable(data_service)
         session = Session(experiment, built, None, devices, **recorded)
@@ -118,7 +117,7 @@ def run(
         facts={
             "configuration": configuration.text,
             "communication": f"{communication}",
-            "user modules": "\n".join(f"{module} {facts['sha256'][:16]}" for module, facts in modules.items()),
+            "user modules": digests(configuration.user_modules),
         },
         check_config=lambda: _refuse_other_config(directory, configuration, experiment),
         check_machine=lambda: refuse_unreachable(data_service),

@@ -159,6 +159,6 @@ def open_dataset(name: str, data_dir: str | Path) -> BuiltDataset:
 
 
 def _shipped(name: str) -> bool:
-    """Whether flexseg has a builder of that name."""
-    spec = importlib.util.find_spec(f"flexseg.datasets.{name}") if name.isidentifier() else None
+    """Whether flexseg has a builder of that name for data that are not the user's own."""
+    spec = importlib.util.find_spec(f"flexseg.datasets.{name}") if name.isidentifier() and name != "image_mask_folder" else None
     return spec is not None and spec.submodule_search_locations is not None

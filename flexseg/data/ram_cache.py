@@ -11,6 +11,7 @@ import psutil
 import tensorflow as tf
 
 from flexseg.data.records import Records
+from flexseg.data.tuning import parallel, untuned
 from flexseg.errors import UserError
 
 _SHARE = 0.7  # of the memory that is free now; the model and the input pipeline need the rest
@@ -39,9 +40,7 @@ class RamCache:
                 found=f"{self.count} examples of {need / 2**30:.2f} GiB decoded",
                 cure="--gin_param=\"input.cache='off'\"",
             )
-        examples = tf.data.Dataset.range(self.count).map(
-            lambda i: tf.concat(records.decode(records.read(i)), axis=-1), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
+        examples = untuned(parallel(tf.data.Dataset.range(self.count), lambda i: tf.concat(records.decode(records.read(i)), axis=-1)))
 
         @tf.function
         def filled():

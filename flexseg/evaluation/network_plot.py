@@ -7,6 +7,7 @@ What flows back into a part that it came from is a part of its own, so that arro
 """
 
 import io
+import itertools
 import math
 import re
 from pathlib import Path
@@ -46,7 +47,6 @@ def plot_network(model: keras.Model, path: Path) -> None:
         boxes[name] = axes.text(place, -heights[name], text, ha="center", va="center", fontsize=7, bbox=box).get_bbox_patch()
     axes.set(xlim=(-0.7, len(names) - 0.3), ylim=(-max(heights.values()) - 0.6, 0.6))
     axes.axis("off")
-    figure.canvas.draw()  # boxes have their size from here on, which arrows end at
     for source, target in flows:
         first, last = names.index(source), names.index(target)
         distance, bend = last - first, 0.0
@@ -103,7 +103,7 @@ def _inputs(operation) -> list:
 
 
 def _part_names(operations: list) -> list[str]:
-    """The part of each operation, by the longest kind of names that gives no more than _PARTS_AT_MOST of them."""
+    """The part of each operation, by the longest names that give no more than _PARTS_AT_MOST parts; names that Keras gave may make more."""
 
     def words(name: str, most: int) -> str:
         match = _NUMBERED.match(name)
@@ -126,7 +126,8 @@ def _without_cycles(operations: list, keys: list[str]) -> list[str]:
         sources = {made_by[id(tensor)] for tensor in _inputs(operation) if id(tensor) in made_by}
         name = present.setdefault(key, key)
         if any(name in before[source] for source in sources - {name}):
-            name = present[key] = operation.name
+            others = itertools.chain([operation.name], (f"{key}_{number}" for number in itertools.count(2)))
+            name = present[key] = next(name for name in others if name not in before)
         come = before.setdefault(name, set())
         for source in sources - {name}:
             come |= {source} | before[source]

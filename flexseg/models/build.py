@@ -69,7 +69,7 @@ def build_model(
         raise
     except Exception as error:
         function = inspect.unwrap(architecture)
-        if function.__module__.startswith("flexseg."):
+        if (getattr(function, "__module__", None) or "").startswith("flexseg."):
             raise
         raise UserError(f"{WHERE} = @{name}", expected="a network", found=explain(error, function)) from error
 

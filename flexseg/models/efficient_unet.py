@@ -84,6 +84,7 @@ def efficient_unet(
     maps = Encoder(
         owner=owner, name=f"EfficientNet{efficientnet}", weights=encoder_weights, normalization=encoder_normalization,
         momentum=normalization_momentum, trainable_layers=encoder_trainable_layers, dropout_rate=encoder_dropout_rate, taps=_MAPS[decoder],
+        binding="efficientnet",
     )(pixels, image_size)
     def block(x, level: int, name: str):
         filters = base_filters * 2**level if base_filters else maps[max(2, 2**level)].shape[-1]

@@ -55,7 +55,7 @@ class Encoder:
       name: a key of ENCODERS.
       weights: None for random ones, "imagenet" for those that Keras publishes, or the path of a file of their layout.
       normalization: of its batch normalizations: "batch", "sync_batch" (over all replicas) or "frozen", by the moving statistics that came with the
-        weights and that stay (for batches of a few images). Networks that normalize by layer are left as they are.
+        weights and that stay (for batches of a few images). ConvNeXts have none, and take "batch" alone.
       momentum: share of the moving statistics kept at each step.
       trainable_layers: how many of the last layers of the keras.applications network are trained, as its `layers` lists them; None for all. The
         others keep weights and moving statistics.
@@ -63,6 +63,7 @@ class Encoder:
       atrous: no stride in the last stage, and its 3x3 kernels dilated by 2 (Chen et al. 2018, arXiv:1802.02611): its map has 1/16.
       strides: those of the maps wanted; None for all there are. Nothing behind the last of them is computed, or has weights.
       taps: {stride: name of the layer whose output is the map} instead of the last map of each size.
+      binding: what the owner calls `name`.
 
     Raises:
       UserError: a value that the encoder does not have.
@@ -78,10 +79,14 @@ class Encoder:
     atrous: bool = False
     strides: tuple[int, ...] | None = None
     taps: Mapping[int, str] | None = None
+    binding: str = "encoder"
 
     def __post_init__(self):
         check_choice(self.name, tuple(ENCODERS), owner=self.owner, name="encoder")
         check_choice(self.normalization, NORMALIZATIONS, owner=self.owner, name="encoder_normalization")
+        if self.name.startswith("ConvNeXt") and self.normalization != "batch":
+            expected, found = f"'batch' with {self.name}, which normalizes by layer and not by batch", repr(self.normalization)
+            raise UserError(f"{self.owner}.encoder_normalization", expected=expected, found=found)
         if self.weights is not None and not (isinstance(self.weights, str) and self.weights):
             raise UserError(f"{self.owner}.encoder_weights", expected="None, 'imagenet' or the path of a file", found=repr(self.weights))
         if self.trainable_layers is not None:
@@ -102,7 +107,7 @@ class Encoder:
 
     def __call__(self, pixels, image_size: tuple[int, int]) -> dict[int, keras.KerasTensor]:
         """Raw pixels [B, H, W, 1 or 3], 0 to 255, to {stride: map [B, H/stride, W/stride, channels]}, by rising stride."""
-        check_image_size(image_size, STRIDE, because=f"the strides of {self.owner}.encoder = {self.name!r}")
+        check_image_size(image_size, STRIDE, because=f"the strides of {self.name}, {self.owner}.{self.binding}")
         if self.name == "Xception" and min(image_size) < 96:
             raise UserError("input.image_size", expected="96 or more a side for Xception", found=f"{image_size[0]} x {image_size[1]}")
         x = self._normalized(pixels)
@@ -122,7 +127,7 @@ class Encoder:
         channels = pixels.shape[-1]
         if channels not in (1, 3):
             raise UserError(
-                f"{self.owner}.encoder", expected="images of 1 or 3 channels, as keras.applications has", found=f"{channels} channels",
+                f"{self.owner}.{self.binding}", expected="images of 1 or 3 channels, as keras.applications has", found=f"{channels} channels",
                 cure='--gin_param="build_model.architecture=@flex_unet"',
             )
         x = keras.layers.Concatenate(dtype=full_precision(), name="repeat_channel")([pixels] * 3) if channels == 1 else pixels

@@ -3,7 +3,8 @@
     model = fpn(image_size=(512, 512), image_channels=3, num_classes=2, encoder="ResNet50", encoder_weights="imagenet")
 
 The paper's semantic branch (its figure 3) on an encoder of keras.applications: each level of the pyramid is raised to 1/4 of the image by
-convolutions with bilinear raising between them, all are added, and the logits raised by 4.
+convolutions with bilinear raising between them, all are added, and the logits raised by 4. As in segmentation_models_pytorch, and unlike in the
+paper, the levels go into the branch without a convolution of their own before it (Lin et al. 2017, arXiv:1612.03144, section 3).
 """
 
 from typing import Literal

@@ -42,7 +42,7 @@ def u2net(
       image_size: (height, width) in pixels, both multiples of 2**(num_layers - 1).
       image_channels: channels of the image.
       num_classes: 1 = one sigmoid logit; 2 or more = softmax over all classes.
-      base_filters: of stage 0, a multiple of 4: 64 in the paper.
+      base_filters: of stage 0, 4 or more: 64 in the paper.
       num_layers: stages, 4 or more: 6 in the paper.
       dropout_rate: behind every stage; the paper drops nothing.
       normalization: "none", "batch", "sync_batch" or "group", before every activation.

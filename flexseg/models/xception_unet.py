@@ -46,7 +46,7 @@ def xception_unet(
       base_kernels: kernel of the entry, a number or (height, width), at least 3; level i has max(3, base - 2 * i).
       num_layers: the entry and the blocks that halve, 2 or more; 4 on keras.io.
       dropout_rate: behind every block; keras.io drops nothing.
-      dilation: of the separable convolutions, a number or (height, width); level i has max(1, dilation - i).
+      dilation: of the separable convolutions, a number or (height, width); level i, from 1, has max(1, dilation - i + 1).
       normalization: "none", "batch", "sync_batch" or "group", behind every convolution.
       activation: any Keras name of ACTIVATIONS.
       input_normalize: the network divides pixels by 255 itself.
@@ -83,7 +83,7 @@ def xception_unet(
     x = previous = conv_unit(x, style, name="entry_a", filters=base_filters, kernel=kernels[0], strides=2)
     for level in range(1, num_layers):
         name, filters = f"encoder_{level}", base_filters * 2**level
-        settings = {"padding": "same", "dilation_rate": dilations[level], "use_bias": use_bias}
+        settings = {"padding": "same", "dilation_rate": dilations[level - 1], "use_bias": use_bias}
         x = twice(x, lambda conv, f=filters, k=kernels[level], s=settings: SeparableConv2D(f, k, **s, name=conv), name=name)
         x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name=f"{name}_pool")(x)
         x = previous = ended(x, Conv2D(filters, 1, strides=2, name=f"{name}_residual")(previous), name=name)

@@ -143,7 +143,10 @@ class RunDirectory:
                 cure=f"name one that holds a run.{suggest(self.path.name, beside)}",
             )
         try:
-            return json.loads(self.environment.read_text())
+            environment = json.loads(self.environment.read_text())
+            if isinstance(environment.get("user_modules"), list):  # runs of the first months know names alone
+                environment["user_modules"] = {module: [] for module in environment["user_modules"]}
+            return environment
         except ValueError as error:
             cure = "put it back, or train into another --workdir"
             raise UserError(self.environment, expected="what `flexseg train` wrote", found=f"no JSON ({error})", cure=cure) from error

@@ -1,7 +1,7 @@
 """Session: one start of one run: what `auto` became, what is printed before work begins, and the work.
 
     replicas = open_devices(experiment.train, replicas=0, logical_cpus=0, cluster=None)
-    session = Session(experiment, dataset, run, replicas, config=text, user_modules={})
+    session = Session(experiment, dataset, run, replicas, config=text, user_modules=[])
     session.train(interruption, init_from=None, operative_config=configuration.operative)
     session.dry_run()
 """
@@ -12,7 +12,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import keras
@@ -35,7 +35,7 @@ from flexseg.training.run_directory import RunDirectory
 from flexseg.training.settings import TrainSettings
 from flexseg.training.starting_weights import load_starting_weights
 from flexseg.training.trainer import TRAIN, Trainer
-from flexseg.user_modules import changes
+from flexseg.user_modules import changes, recorded
 
 # Bindings that a resumed run may change: they report, or describe the machine, and leave the experiment as it is.
 MAY_DIFFER = (
@@ -66,7 +66,7 @@ class Session:
       run: its directory, made; None for a dry run.
       replicas: the devices.
       config: `config.gin`.
-      user_modules: name -> `origin` of the user's modules; recorded, so that the run can be opened again.
+      user_modules: names of the user's modules; recorded, so that the run can be opened again.
       data_service: hosts that compute the training input; default here.
 
     Raises:
@@ -81,7 +81,7 @@ class Session:
         replicas: Replicas,
         *,
         config: str,
-        user_modules: Mapping[str, Mapping[str, str]],
+        user_modules: Sequence[str],
         data_service: Sequence[str] = (),
     ):
         self._experiment, self._dataset, self._run, self._config, self._user_modules = experiment, dataset, run, config, user_modules
@@ -115,16 +115,16 @@ class Session:
         with precision_scope(self._precision):
             assembly, trainer = self._make()
             resumed = trainer.restore()
-            if resumed:
-                for sentence in changes(self._from_chief(run.read_environment)["user_modules"]):
-                    say("warning: %s", sentence)
+            earlier = self._from_chief(run.read_environment)["user_modules"] if resumed else {}
+            for sentence in changes(earlier):
+                say("warning: %s", sentence)
             if init_from and resumed:
                 say("this run goes on from its own checkpoint; --init_from=%s served its beginning", init_from)
             elif not resumed:
                 self._begin(assembly, trainer, init_from)
             if self._replicas.is_chief:
                 run.copy_dataset_facts(self._dataset.directory, self._dataset.manifest.label_map)
-                run.write_environment(self._environment(assembly, trainer))
+                run.write_environment(self._environment(assembly, trainer) | {"user_modules": recorded(self._user_modules, earlier=earlier)})
                 replace_file(run.summary, assembly.summary().encode())
                 replace_file(run.operative_config, operative_config().encode())
                 replace_file(run.config, self._config.encode())  # last: a directory with a config.gin holds all the rest
@@ -182,7 +182,6 @@ class Session:
             "threads": os.cpu_count(),
             "dataset": self._dataset.name,
             "dataset_directory": str(self._dataset.directory.absolute()),
-            "user_modules": self._user_modules,
             "precision": self._precision,
             "xla": assembly.xla,
             "global_batch_size": trainer.steps.batch_size,

@@ -132,7 +132,7 @@ class Steps:
                 "optimizer.encoder_frozen_steps",
                 expected=f"fewer than the {steps} steps of the run",
                 found=str(frozen),
-                cure=f'--gin_param="{encoder.source.owner}.encoder_trainable_layers=0" freezes an encoder for good',
+                cure=f"wait for fewer; in place of it {encoder.source.owner}.encoder_trainable_layers = 0 freezes learnt weights for good",
             )
         return [place for place, variable in enumerate(model.trainable_variables) if id(variable) in own]
 
