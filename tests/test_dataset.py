@@ -167,3 +167,12 @@ def test_a_damaged_record_stops_and_its_neighbours_are_read(classes, tmp_path):
         records.example(victim)
     for index in set(range(7)) - {victim}:
         np.testing.assert_array_equal(records.truth(index), classes.records("train").truth(index))
+
+
+@pytest.mark.parametrize(("name", "how"), [
+    ("synthetic_nuclei", "--dataset=synthetic_nuclei"), ("image_mask_folder", "--name=image_mask_folder --source=FOLDER"),
+    ("mine", "--name=mine --source=FOLDER"),
+])  # fmt: skip
+def test_what_is_not_built_is_answered_with_how_to_build_it(tmp_path, name, how):
+    with pytest.raises(UserError, match=f"flexseg build {how} --data_dir={tmp_path}"):
+        open_dataset(name, tmp_path)

@@ -296,6 +296,8 @@ def test_settings_of_an_encoder_want_one(toy):
         toy_runs.train(toy, None, "optimizer.encoder_rate_factor=0", dry_run=True)
     with pytest.raises(UserError, match="an existing .h5 file"):
         toy_runs.train(toy, None, *ENCODED, "encoder_unet.encoder_weights='nowhere.h5'", dry_run=True)
+    with pytest.raises(UserError, match="Did you mean 'imagenet'"):
+        toy_runs.train(toy, None, *ENCODED, "encoder_unet.encoder_weights='imagenett'", dry_run=True)
 
 
 def test_the_log_tells_the_encoder_s_rate_and_a_wait_for_ever_is_refused(toy, tmp_path):
