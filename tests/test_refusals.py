@@ -66,7 +66,7 @@ FAILING = """import gin
 import keras
 
 @gin.configurable
-def my_net(*, image_size, image_channels, num_classes):
+def failing_net(*, image_size, image_channels, num_classes):
     inputs = keras.Input((*image_size, image_channels))
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(inputs)
     x = keras.layers.Concatenate()([x, inputs])
@@ -120,12 +120,12 @@ MISTAKES = {
         "expected a module that can be imported, found ModuleNotFoundError: No module named 'no_such_package' .wanting_models.py:1",
     ),
     "a network that is not gin's": (
-        lambda p: p.write("bare_models.py", "def my_net(**settings): pass\n"),
-        [*train("build_model.architecture=@my_net"), "--user_module=bare_models"], "'my_net'.*needs @gin.configurable\\(\"my_net\"\\) above it",
+        lambda p: p.write("bare_models.py", "def my_plain_network(**settings): pass\n"),
+        [*train("build_model.architecture=@my_plain_network"), "--user_module=bare_models"], "'my_plain_network'.*needs @gin.configurable\\(\"my_plain_network\"\\) above it",
     ),
     "a network that fails": (
-        lambda p: p.write("failing_models.py", FAILING), [*train("build_model.architecture=@my_net"), "--user_module=failing_models"],
-        "build_model.architecture = @my_net: expected a network, found ValueError: .* .failing_models.py:8",
+        lambda p: p.write("failing_models.py", FAILING), [*train("build_model.architecture=@failing_net"), "--user_module=failing_models"],
+        "build_model.architecture = @failing_net: expected a network, found ValueError: .* .failing_models.py:8",
     ),
     "a module that is not there": (nothing, [*train(), "--user_module=my_modles"], "--user_module=my_modles.*no module named 'my_modles'"),
     # gin

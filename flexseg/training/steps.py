@@ -11,7 +11,7 @@ The host waits for the outcome of a call only after the next call was dispatched
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -209,7 +209,7 @@ class Steps:
     def _explaining(self, count: int) -> Iterator[None]:
         """Around the next `count` steps: names a damaged record, and what to do when memory is short."""
         try:
-            with self._dataset.naming_damage(TRAIN, lambda: [i for ahead in range(count) for i in self.stream.indices(self.number + ahead)]):
+            with self._dataset.naming_damage(TRAIN, self._read_ahead(count)):
                 yield
         except tf.errors.ResourceExhaustedError as error:
             settings, replicas = self._settings, self._replicas.count
@@ -222,6 +222,12 @@ class Steps:
                 found=f"out of memory at {self.batch_size}",
                 cure=f"{smaller}a smaller input.image_size or network",
             ) from error
+
+    def _read_ahead(self, count: int) -> Callable[[], list[int]] | None:
+        """The records of the next `count` steps; None, any, with other hosts: their failure comes before the batches that they read earlier."""
+        if self._data_service:
+            return None
+        return lambda: [index for ahead in range(count) for index in self.stream.indices(self.number + ahead)]
 
     def _check_statistics(self) -> None:
         """Refuses a batch normalization of one value a channel: in training it gives its shift alone, in evaluation anything."""
