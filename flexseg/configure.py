@@ -236,8 +236,9 @@ def _configurable(name: str, where: str, *, function: bool = False) -> str:
         cure = "write one of them in full"
     else:
         names = [known for known in _known() if not function or inspect.isfunction(inspect.unwrap(gin.get_configurable(known)))]
-        own = f'one of your own needs @gin.configurable("{name}") above it, in a module that --user_module names'
-        cure = suggest(name, names).strip() or f"{own}; flexseg has {', '.join(names)}"
+        cure = choose(name, names)
+        if function or not suggest(name, names):
+            cure = f'One of your own needs @gin.configurable("{name}") above it, in a module that --user_module names. {cure}'
     raise UserError(where, expected="the name of one configurable", found=found, cure=cure)
 
 

@@ -120,8 +120,8 @@ MISTAKES = {
         "expected a module that can be imported, found ModuleNotFoundError: No module named 'no_such_package' .wanting_models.py:1",
     ),
     "a network that is not gin's": (
-        lambda p: p.write("bare_models.py", "def my_plain_network(**settings): pass\n"),
-        [*train("build_model.architecture=@my_plain_network"), "--user_module=bare_models"], "'my_plain_network'.*needs @gin.configurable\\(\"my_plain_network\"\\) above it",
+        lambda p: p.write("bare_models.py", "def bare_net(**settings): pass\n"),
+        [*train("build_model.architecture=@bare_net"), "--user_module=bare_models"], "'bare_net'.*needs @gin.configurable\\(\"bare_net\"\\) above it.*Did you mean 'basnet'",
     ),
     "a network that fails": (
         lambda p: p.write("failing_models.py", FAILING), [*train("build_model.architecture=@failing_net"), "--user_module=failing_models"],
