@@ -24,6 +24,7 @@ from flexseg.evaluation.network_plot import plot_network
 from flexseg.models.cost import cost_of
 from flexseg.models.encoders import ENCODERS
 from flexseg.models.flex_unet import flex_unet
+from flexseg.models.raising import BilinearUp
 from flexseg.models.shapes import shapes_alone
 from flexseg.training.precision import precision_scope
 
@@ -76,6 +77,12 @@ def test_convolutions_in_groups_are_counted_though_keras_compiles_them_by_themse
     inputs = keras.Input((8, 10, 6))
     x = keras.layers.Conv2D(12, 3, padding="same", groups=3)(inputs)
     assert cost_of(keras.Model(inputs, x)).macs == 8 * 10 * 12 * 9 * 2
+
+
+def test_raising_is_not_counted_however_it_is_computed():
+    inputs = keras.Input((8, 10, 6))
+    cost = cost_of(keras.Model(inputs, BilinearUp(2, name="up")(keras.layers.Conv2D(6, 1)(inputs))))
+    assert cost.macs == 8 * 10 * 6 * 6 and cost.activation_bytes >= 4 * 16 * 20 * 6
 
 
 def test_activations_take_half_the_memory_in_16_bits_and_grow_with_the_area():

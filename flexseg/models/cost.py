@@ -21,8 +21,8 @@ class Cost:
 
     Attributes:
       parameters: trainable weights and moving statistics.
-      macs: multiply-accumulate operations of convolutions and matrix products in one forward pass of one image; a training step takes about three
-        times as many.
+      macs: multiply-accumulate operations of convolutions and matrix products in one forward pass of one image, raising left out; a training step
+        takes about three times as many.
       activation_bytes: what the operations of that pass put out in training, in the precision they compute in: what the backward pass can want,
         before a compiler fuses anything.
     """
@@ -78,6 +78,8 @@ def _macs(operation: tf.Operation) -> int:
             return math.prod(shapes[2]) * math.prod(shapes[1][:3])
         case "MatMul":
             return math.prod(output) * shapes[0][0 if operation.get_attr("transpose_a") else 1]
+        case "BatchMatMulV2" if any(tensor.op.type == "Const" for tensor in operation.inputs):
+            return 0  # a fixed matrix: BilinearUp, and no table of GMAC counts interpolation
         case "BatchMatMulV2":
             return math.prod(output) * shapes[0][-2 if operation.get_attr("adj_x") else -1]
         case "Einsum":

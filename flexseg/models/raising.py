@@ -1,9 +1,10 @@
-"""Raising a map bilinearly by a whole factor, as sums of shifted copies.
+"""Raising a map bilinearly by a whole factor, as two products with fixed matrices.
 
     x = BilinearUp(2, name="decoder_0_up")(x)            # [B, H, W, C] to [B, 2 H, 2 W, C]
 
 The same as `keras.layers.UpSampling2D(interpolation="bilinear")` and `tf.image.resize`, whose gradient XLA cannot compute in 16 bits (TF 2.21: "Seen
-floating point types of different precisions", its ResizeBilinearGrad answers in float32).
+floating point types of different precisions", its ResizeBilinearGrad answers in float32) and which knows no float64. Sums of shifted copies
+took 3 to 12 times as long on a CPU (BUILD_NOTES.md).
 """
 
 import keras
@@ -23,7 +24,11 @@ class BilinearUp(keras.layers.Layer):
 
     def call(self, x):
         """[B, H, W, C] to [B, factor · H, factor · W, C]."""
-        return _raised(_raised(x, 1, self.factor), 2, self.factor)
+        ops, (_, height, width, channels) = keras.ops, x.shape
+        rows, columns = (ops.convert_to_tensor(interpolation(length, self.factor), x.dtype) for length in (height, width))
+        x = ops.matmul(columns, ops.reshape(x, (-1, width, channels)))
+        x = ops.matmul(rows, ops.reshape(x, (-1, height, self.factor * width * channels)))
+        return ops.reshape(x, self.compute_output_shape((-1, height, width, channels)))
 
     def compute_output_shape(self, input_shape):
         """See call."""
@@ -31,18 +36,7 @@ class BilinearUp(keras.layers.Layer):
         return batch, height * self.factor, width * self.factor, channels
 
 
-def _raised(x, axis: int, factor: int):
-    """Along one axis: each place becomes `factor` places between itself and the nearer neighbour."""
-    ops, length = keras.ops, x.shape[axis]
-    first, last = (ops.take(x, [place], axis=axis) for place in (0, length - 1))
-    inner = [slice(None)] * 4
-    inner[axis] = slice(0, length - 1)
-    before = ops.concatenate([first, x[tuple(inner)]], axis=axis)
-    inner[axis] = slice(1, length)
-    after = ops.concatenate([x[tuple(inner)], last], axis=axis)
-    parts = []
-    for offset in (np.arange(factor) + 0.5) / factor - 0.5:
-        parts.append(float(1 - abs(offset)) * x + float(abs(offset)) * (before if offset < 0 else after))
-    shape = list(x.shape)
-    shape[0], shape[axis] = -1, length * factor
-    return ops.reshape(ops.stack(parts, axis=axis + 1), shape)
+def interpolation(length: int, factor: int) -> np.ndarray:
+    """float64 [factor · length, length]: what each raised place takes of which place."""
+    centres = np.clip((np.arange(factor * length) + 0.5) / factor - 0.5, 0, length - 1)
+    return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(length)))
