@@ -137,8 +137,9 @@ def test_a_setting_without_a_meaning_is_refused_by_name(name, binding):
 # Gradients
 
 
-def loss_of(outputs, mask):
-    outputs = keras.tree.flatten(outputs)
+def loss_of(outputs):
+    """Three quarters are foreground: with halves a first step's gradients nearly cancel, and the rest is rounding (0.19 of TransUNet's in bfloat16 on one CPU)."""
+    outputs, mask = keras.tree.flatten(outputs), tf.cast(pixels(seed=1)[..., 0] > 64, tf.int32)
     return tf.add_n([tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(mask, tf.cast(output, "float32"))) for output in outputs])
 
 
@@ -150,12 +151,12 @@ CASES += [("unet3_plus", {"classification_guided": True}), ("attention_unet", {"
 
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{name}{settings or ''}" for name, settings in CASES])
 def test_the_gradient_reaches_every_weight(name, settings):
-    model, mask = small(name, activation="mish", **settings), tf.cast(pixels(seed=1)[..., 0] > 128, tf.int32)
+    model = small(name, activation="mish", **settings)
     state = [tf.convert_to_tensor(v.value) for v in model.non_trainable_variables]
     weights = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
     with tf.GradientTape() as tape:
         tape.watch(weights)
-        loss = loss_of(model.stateless_call(weights, state, pixels(), training=True)[0], mask)
+        loss = loss_of(model.stateless_call(weights, state, pixels(), training=True)[0])
     for variable, gradient in zip(model.trainable_variables, tape.gradient(loss, weights), strict=True):
         assert gradient is not None and np.isfinite(gradient).all() and np.any(gradient), variable.path
 
@@ -197,7 +198,7 @@ def test_the_reduced_gradient_of_every_weight_is_that_of_one_device(name):
 def test_gradients_in_16_bits_are_those_of_float32(name, policy):
     """Without normalization: statistics of the four values that a deep map has here turn rounding into any direction."""
     settings = unmixed(name)
-    exact, mask = small(name, **settings), tf.cast(pixels(seed=1)[..., 0] > 128, tf.int32)
+    exact = small(name, **settings)
     keras.config.set_dtype_policy(policy)
     rounded = small(name, **settings)
     rounded.set_weights(exact.get_weights())
@@ -205,12 +206,12 @@ def test_gradients_in_16_bits_are_those_of_float32(name, policy):
     def gradients(model):
         with tf.GradientTape() as tape:
             outputs = model(pixels(), training=True)
-            loss = loss_of(outputs, mask)
+            loss = loss_of(outputs)
         assert all(output.dtype == "float32" for output in keras.tree.flatten(outputs))
         return tf.concat([tf.reshape(tf.cast(g, "float32"), [-1]) for g in tape.gradient(loss, [v.value for v in model.trainable_variables])], 0)
 
     found, expected = gradients(rounded), gradients(exact)
-    assert np.isfinite(found).all() and np.linalg.norm(found - expected) < 0.15 * np.linalg.norm(expected)
+    assert np.isfinite(found).all() and np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
 
 
 @pytest.mark.slow
@@ -218,7 +219,7 @@ def test_gradients_in_16_bits_are_those_of_float32(name, policy):
 def test_xla_gives_the_same_logits_and_gradients(name, policy):
     settings = unmixed(name)  # as above
     keras.config.set_dtype_policy(policy)
-    model, mask = small(name, **settings), tf.cast(pixels(seed=1)[..., 0] > 128, tf.int32)
+    model = small(name, **settings)
     state = [tf.convert_to_tensor(v.value) for v in model.non_trainable_variables]
     weights = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]
 
@@ -226,7 +227,7 @@ def test_xla_gives_the_same_logits_and_gradients(name, policy):
         with tf.GradientTape() as tape:
             tape.watch(weights)
             outputs, _ = model.stateless_call(weights, state, pixels(), training=True)
-            loss = loss_of(outputs, mask)
+            loss = loss_of(outputs)
         return main_output(outputs), tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(loss, weights)], 0)
 
     plain, compiled = step(weights), tf.function(step, jit_compile=True)(weights)
