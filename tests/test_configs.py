@@ -81,6 +81,8 @@ def test_a_dry_run_is_not_refused(config, data_dir):
     ]
     if "/" in config or "image_size = (512, 512)" in (FOLDER / config).read_text():  # for GPUs; 128 is the least that eight layers take
         command.append("--gin_param=input.image_size=(128,128)")
+    if "multi_gpu" in config:  # minutes on two cores with sixteen
+        command.append("--gin_param=train.global_batch_size=2")
     done = subprocess.run([*command, f"--logical_cpus={replicas}", "--dry_run"], capture_output=True, text=True, cwd=data_dir, timeout=900)
     assert done.returncode == 0, done.stderr
     assert f"{replicas} × CPU" in done.stdout and "second step" in done.stdout

@@ -41,7 +41,7 @@ def dataset(place: Path, count: int):
 def peaks(built, workdir, epochs):
     """Peak resident size in KiB after each epoch of 500 steps."""
     params = (
-        "input.image_size=(128,128)", f"train.epochs={epochs}", "train.steps_per_epoch=500", "train.global_batch_size=2", "train.monitor='loss'",
+        "input.image_size=(64,64)", f"train.epochs={epochs}", "train.steps_per_epoch=500", "train.global_batch_size=2", "train.monitor='loss'",
         "augment.enabled=True", "train.patience=0",
     )  # fmt: skip
     command = [sys.executable, "-c", WATCHED, *toy_runs.train_command_line(built, workdir, *params)]
