@@ -143,8 +143,13 @@ def damaged(tmp_path):
     return str(tmp_path / "damaged.h5")
 
 
+def page(tmp_path):
+    (tmp_path / "page.h5").write_text("<html>404</html>")
+    return str(tmp_path / "page.h5")
+
+
 @pytest.mark.parametrize(("write", "expected"), [
-    (lambda place: str(place / "none.h5"), "an existing .h5 file"), (wrong_file, "MobileNetV3Small"), (wrong_file_of_keras_3, "MobileNetV3Small"), (damaged, "MobileNetV3Small"),
+    (page, "fetch it again: this is no HDF5 file"), (lambda place: str(place / "none.h5"), "an existing .h5 file"), (wrong_file, "MobileNetV3Small"), (wrong_file_of_keras_3, "MobileNetV3Small"), (damaged, "MobileNetV3Small"),
 ])  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused(write, expected, tmp_path, recwarn):
     model, _ = made("MobileNetV3Small", weights=write(tmp_path))

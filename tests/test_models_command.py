@@ -116,6 +116,7 @@ def test_one_network_is_built_trained_and_told(capsys):
     assert lines[0].split() == ["network", "parameters", "GMAC", "activations", "images/s", "memory"]
     cells = lines[1].split()
     assert cells[:2] == ["xception_unet_small", "518,194"] and float(cells[5]) > 0.5 and float(cells[6]) > 0.1
+    assert lines[-1] == "64 × 128 × 3, 2 classes, batches of 2, float32"
 
 
 def test_json_has_every_number(capsys):

@@ -10,6 +10,8 @@ import toys
 
 from flexseg.commands import dispatcher
 from flexseg.commands import train as train_command
+from flexseg.commands.effects import idle_bindings
+from flexseg.configure import configure
 from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
 from flexseg.evaluation.csv_log import read_rows
@@ -301,6 +303,18 @@ def test_a_binding_of_a_network_that_is_not_built_is_refused(toy, architecture):
     other = "flex_unet" if architecture else "u2net"
     with pytest.raises(UserError, match=rf"{other}.base_filters = 4: expected build_model.architecture = @{other} beside it, found .*no effect"):
         toy_runs.train(toy, None, *architecture, f"{other}.base_filters=4", dry_run=True)
+
+
+@pytest.mark.parametrize(("files", "params", "cure"), [
+    (["models/u2net_small.gin", "default.gin"], [], "give --gin_file=models/u2net_small.gin last, or leave it out"),
+    (["default.gin", "models/u2net_small.gin"], ["build_model.architecture=@fpn"], "leave the file out"),
+])  # fmt: skip
+def test_a_file_of_a_network_that_is_not_built_is_refused(files, params, cure):
+    configuration = configure(files, params, modules=("flexseg.training.assembly",))
+    with pytest.raises(UserError, match=r"^--gin_file=models/u2net_small.gin: expected .* = @u2net beside it, found @.*no effect") as refusal:
+        idle_bindings(configuration)
+    assert refusal.value.cure == cure
+    idle_bindings(configure(["default.gin", "models/u2net_small.gin"], [], modules=("flexseg.training.assembly",)))  # takes the right order
 
 
 def test_an_idle_binding_of_a_file_is_named_because_it_may_be_inherited(toy, tmp_path):

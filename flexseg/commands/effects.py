@@ -46,11 +46,12 @@ def refuse_supplied(configuration: Configuration, cures: Mapping[str, str] = _SU
 def idle_bindings(configuration: Configuration) -> list[str]:
     """A sentence for every binding of a file that another binding switches off; refuses those of the command line, with a UserError.
 
-    Bindings of another network than the one that is built are refused where they are typed, and not named where a file has them: a network's file
-    follows on default.gin, which has some. A network of the user's may be built of others.
+    Bindings of another network than the one that is built are refused where they are typed or where a file has nothing else, and not named where a
+    file of more has them: a network's file follows on default.gin, which has some. A network of the user's may be built of others.
     """
     notes = []
     chosen = configuration.value("build_model.architecture").lstrip("@")
+    _refuse_files_of_other_networks(configuration, chosen)
     for key, value in configuration.bindings.items():
         owner = key.rpartition(".")[0]
         typed = configuration.sources[key].startswith("--gin_param")
@@ -68,6 +69,20 @@ def idle_bindings(configuration: Configuration) -> list[str]:
             raise UserError(f"{key} = {value}", expected=f"{switch} = {wanted} beside it", found=f"{found!r}, with which it has no effect")
         notes.append(f"note: {key} has no effect while {switch} = {found!r}")
     return notes
+
+
+def _refuse_files_of_other_networks(configuration: Configuration, chosen: str) -> None:
+    """Refuses a network's file before a file that says another network: the record would be of the one and the run of the other."""
+    owners: dict[str, set[str]] = {}
+    for key, source in configuration.sources.items():
+        file = source.partition(", over ")[0].rpartition(":")[0]
+        owners.setdefault(file, set()).add(key.rpartition(".")[0])
+    for file, names in owners.items():
+        if file and chosen not in names and configuration.is_own(chosen) and all(_builds_a_network(configuration, name) for name in names):
+            source = configuration.sources.get("build_model.architecture", "the default")
+            cure = "leave the file out" if source.startswith("--") else f"give --gin_file={file} last, or leave it out"
+            expected, found = f"build_model.architecture = @{min(names)} beside it", f"@{chosen} ({source}), with which the file has no effect"
+            raise UserError(f"--gin_file={file}", expected=expected, found=found, cure=cure)
 
 
 def _switch(configuration: Configuration, key: str) -> tuple[str, Sequence[object]]:

@@ -75,10 +75,15 @@ def run(
     if one:
         rows.append(_row(size, facts, measure=measure, plot=plot, gin_file=gin_file, gin_param=gin_param, user_module=user_module))
         _show(rows[-1], as_json=json)
-        return rows
-    for config in _configs(published=published):
-        rows.append(_row_of_another_process(config, size, facts, measure=measure))
-        _show(rows[-1], as_json=json)
+    else:
+        for config in _configs(published=published):
+            rows.append(_row_of_another_process(config, size, facts, measure=measure))
+            _show(rows[-1], as_json=json)
+    if not json:
+        policies = " and ".join({row["precision"]: None for row in rows if "precision" in row})
+        print(f"\n{size[0]} × {size[1]} × {image_channels}, {num_classes} classes, batches of {batch_size}, {policies or precision}")
+        if plot:
+            print(f"drawn: {plot}")
     return rows
 
 

@@ -10,6 +10,7 @@ Both hold arrays alone.
 import warnings
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -32,8 +33,11 @@ def learnt_weights(encoder: keras.Model) -> list[np.ndarray]:
     source, size = encoder.source, tuple(encoder.input.shape[1:3])
     where, download = f"{source.owner}.encoder_weights", source.weights == "imagenet"
     if not download and not Path(source.weights).is_file():
-        cure = suggest(source.weights, ["imagenet"]).strip()
+        cure = suggest(source.weights, ["imagenet"]).strip() or f"--gin_param=\"{where}='imagenet'\", which Keras downloads, or the path of a file"
         raise UserError(where, expected="'imagenet' or an existing .h5 file", found=repr(source.weights), cure=cure)
+    if not download and not h5py.is_hdf5(source.weights):
+        cure = "fetch it again: this is no HDF5 file"
+        raise UserError(where, expected="an HDF5 file of weights, as Keras writes them", found=repr(source.weights), cure=cure)
     try:
         with tf.device("CPU"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a line for every array that does not fit; what Keras raises in the end says how many

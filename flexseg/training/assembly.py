@@ -5,7 +5,9 @@
     assembly.model, assembly.measures, assembly.predictor
 """
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 
 import keras
@@ -158,10 +160,24 @@ class Assembly:
         return sum(int(tf.size(v.value)) for v in model_variables(self.model))
 
     def summary(self) -> str:
-        """Keras's summary table of the model."""
+        """Keras's summary table of the model, 120 characters wide."""
         lines: list[str] = []
-        self.model.summary(print_fn=lines.append, line_length=100)
+        with _terminal_width(120):
+            self.model.summary(print_fn=lines.append, line_length=120)
         return "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def _terminal_width(columns: int) -> Iterator[None]:
+    """What rich, with which Keras draws tables, takes for the width of the terminal; it cuts off what is beyond (80 without a terminal)."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(columns)
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
