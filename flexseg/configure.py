@@ -87,8 +87,11 @@ class Configuration:
         return set(_parameters(name))
 
     def is_own(self, name: str) -> bool:
-        """Whether a configurable is flexseg's, not the user's."""
-        return inspect.unwrap(gin.get_configurable(name)).__module__.startswith("flexseg.")
+        """Whether a name is a configurable of flexseg's, not the user's; a command that builds no network has none for one."""
+        try:
+            return inspect.unwrap(gin.get_configurable(name)).__module__.startswith("flexseg.")
+        except ValueError:  # gin knows no such name
+            return False
 
     def operative(self) -> str:
         """gin's record of what was used, defaults included. It is empty until the configured functions have been called."""

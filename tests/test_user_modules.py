@@ -1,6 +1,7 @@
 """User modules: what fails in them is one line that names their line, and a run knows with which text of them it was trained."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -102,3 +103,15 @@ def test_a_class_as_architecture_that_fails_is_told_by_its_own_line(here):
 def test_of_a_module_that_is_missing_its_helper_is_told_apart():
     assert user_modules.is_missing(ModuleNotFoundError(name="a.b"), "a.b.c") and user_modules.is_missing(ModuleNotFoundError(name="a"), "a.b")
     assert not user_modules.is_missing(ModuleNotFoundError(name="helper"), "a.b") and not user_modules.is_missing(ImportError(name="a"), "a")
+
+
+def test_a_build_lets_settings_of_one_s_own_network_be(tmp_path):
+    """A process of its own: build_model has no name there, which tests of networks beside it would give it."""
+    (tmp_path / "my_nets.py").write_text(
+        "import gin\n\n@gin.configurable\ndef built_net(*, image_size, image_channels, num_classes, depth: int = 3, width: int = 8):\n    return None\n"
+    )
+    (tmp_path / "net.gin").write_text("built_net.depth = 4\n")
+    params = ("built_net.width=4", "synthetic_nuclei.image_size=(64,64)", "synthetic_nuclei.slides=(1,0,0)")
+    words = ["build", "--dataset=synthetic_nuclei", "--data_dir=data", "--user_module=my_nets", "--gin_file=net.gin", *(f"--gin_param={p}" for p in params)]
+    done = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

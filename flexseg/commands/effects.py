@@ -78,7 +78,8 @@ def _refuse_files_of_other_networks(configuration: Configuration, chosen: str) -
         file = source.partition(", over ")[0].rpartition(":")[0]
         owners.setdefault(file, set()).add(key.rpartition(".")[0])
     for file, names in owners.items():
-        if file and chosen not in names and configuration.is_own(chosen) and all(_builds_a_network(configuration, name) for name in names):
+        others = file and chosen not in names and all(_builds_a_network(configuration, name) for name in names)
+        if others and configuration.is_own(chosen):
             source = configuration.sources.get("build_model.architecture", "the default")
             cure = "leave the file out" if source.startswith("--") else f"give --gin_file={file} last, or leave it out"
             expected, found = f"build_model.architecture = @{min(names)} beside it", f"@{chosen} ({source}), with which the file has no effect"
