@@ -169,6 +169,8 @@ def test_every_network_is_drawn_with_its_parts(name, tmp_path):
     plot_network(model, tmp_path / "net.svg")
     text = (tmp_path / "net.svg").read_text()
     assert f"{model.count_params():,} parameters" in text and ("bridge" in text or "encoder" in text or "down" in text)
+    arrows = [text.rfind(f"stroke: {colour}") for colour in ("#333333", "#8c8c8c")]  # to the next part, and further
+    assert 0 < max(arrows) < text.index("<!-- image -->")  # what is painted later lies above
 
 
 @pytest.mark.parametrize("name", SETTINGS)

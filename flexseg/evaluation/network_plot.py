@@ -44,7 +44,8 @@ def plot_network(model: keras.Model, path: Path) -> None:
         share = math.sqrt(part["parameters"] / largest)
         box = {"boxstyle": "round,pad=0.35", "facecolor": (1 - 0.45 * share, 1 - 0.25 * share, 1.0)}
         box |= {"edgecolor": _OUTPUT, "linewidth": 2.5} if part["output"] else {"edgecolor": _PLAIN}
-        boxes[name] = axes.text(place, -heights[name], text, ha="center", va="center", fontsize=7, bbox=box).get_bbox_patch()
+        words = axes.text(place, -heights[name], text, ha="center", va="center", fontsize=7, bbox=box, zorder=4)  # arrows pass behind
+        boxes[name] = words.get_bbox_patch()
     axes.set(xlim=(-0.7, len(names) - 0.3), ylim=(-max(heights.values()) - 0.6, 0.6))
     axes.axis("off")
     for source, target in flows:
