@@ -6,6 +6,7 @@
 """
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -55,17 +56,22 @@ class progress:  # noqa: N801  (used like a function)
         self._bar.close()
 
     def update(self, figures: Callable[[], dict[str, float]] = dict, *, count: int = 1) -> None:
-        """`count` more are done; what `figures` returns is shown behind, and asked for only when something is shown."""
+        """`count` more are done; what `figures` returns is shown behind, and asked for only when something is shown. NaN: not known yet."""
         self._done += count
         if not self._bar.disable:
-            self._bar.set_postfix({name: f"{value:.4g}" for name, value in figures().items()}, refresh=False)
+            self._bar.set_postfix(_known(figures), refresh=False)
             self._bar.update(count)
         elif time.monotonic() - self._said_at >= _SECONDS:
             self._said_at = time.monotonic()
             of = "" if self._total is None else f" of {self._total}"
-            say("%s: %d%s %ss%s", self._label, self._done, of, self._unit, "".join(f"  {name} {value:.4g}" for name, value in figures().items()))
+            say("%s: %d%s %ss%s", self._label, self._done, of, self._unit, "".join(f"  {name} {value}" for name, value in _known(figures).items()))
 
     def at(self, done: int, total: int) -> None:
         """`done` of `total` are done."""
         self._total = self._bar.total = total
         self.update(count=done - self._done)
+
+
+def _known(figures: Callable[[], dict[str, float]]) -> dict[str, str]:
+    """Without the means of nothing: a step's loss is read while the next one runs, so that behind the first there is none."""
+    return {name: f"{value:.4g}" for name, value in figures().items() if not math.isnan(value)}

@@ -8,6 +8,7 @@ import tensorflow as tf
 import toy_runs
 import toys
 
+from flexseg import console
 from flexseg.commands import dispatcher
 from flexseg.commands import train as train_command
 from flexseg.commands.effects import idle_bindings
@@ -150,6 +151,13 @@ def test_skipped_steps_that_are_not_in_a_row_are_survived_and_enter_no_mean(toy,
 
 def out_of_memory(self, batch, **_):
     raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[4,64,512,512]")
+
+
+def test_a_line_before_the_first_loss_is_known_shows_none(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(console, "_SECONDS", 0.0)  # a line a step
+    said = toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=3")
+    lines = [line for line in said.splitlines() if line.startswith("epoch 1/1: ")]
+    assert lines[0] == "epoch 1/1: 1 of 3 steps" and "loss" in lines[-1] and "nan" not in said
 
 
 @pytest.mark.parametrize(
