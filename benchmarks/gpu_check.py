@@ -1,12 +1,12 @@
 """What a GPU must show before long runs are trusted to it: `bash launch/test.sh --gpu`.
 
-    python benchmarks/gpu_check.py                               # one card, at most 10 minutes
+    python benchmarks/gpu_check.py                               # one card, at most 15 minutes
     python benchmarks/gpu_check.py --devices=cpu --steps=2 --image_size=32 --num_layers=3     # tries this program itself
 
 tnbc_flexunet.gin × {1 device, 2 logical devices on one card} × {mixed_bfloat16, mixed_float16} × XLA {off, on}, 200 steps each, beside float32
 without XLA; and, each once with XLA, the same with averages and recomputation, malignant_breastdm_flexunet.gin with its one sigmoid, and a
 FlexUNet of 64 filters and 5 levels, 3 × 3, on grey images of 576². With two devices the loss is reduced by example, because the batch reduction
-excludes XLA there. An H100 took half a minute for each, most of it compilation. Each number of devices has a process of its own, which is stopped
+excludes XLA there. An H200 took 50 s for each, most of it compilation. Each number of devices has a process of its own, which is stopped
 when no step ends for --silence seconds: a hang.
 
 Printed: the mean loss of the last quarter of the steps against float32's, images per second without the first quarter, skipped steps, and
@@ -34,7 +34,7 @@ flags.DEFINE_integer("image_size", 512, "Height and width of the network's input
 flags.DEFINE_integer("num_layers", 8, "Levels of the network, 8 in both settings.", lower_bound=2)
 flags.DEFINE_integer("global_batch_size", 2, "Examples a step over all devices, 2 in both settings.", lower_bound=2)
 flags.DEFINE_integer("gpu_memory_mib", 0, "Memory of each of two logical GPUs; 0 for 45 % of the smallest card's.", lower_bound=0)
-flags.DEFINE_float("minutes", 10, "What is not done by then is left out, and said.", lower_bound=0)
+flags.DEFINE_float("minutes", 15, "What is not done by then is left out, and said.", lower_bound=0)
 flags.DEFINE_float("silence", 180, "Seconds without a step, compilation included, that count as a hang.", lower_bound=1)
 flags.DEFINE_integer("child", 0, "Internal: run all combinations on this many devices.")
 flags.DEFINE_string("data_dir", None, "Internal: where the built dataset lies.")

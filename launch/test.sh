@@ -3,7 +3,7 @@
 #
 #   bash launch/test.sh                                  without the slow tests
 #   bash launch/test.sh --all                            with them
-#   bash launch/test.sh --gpu                            no tests: what one GPU must show, at most 10 minutes (benchmarks/gpu_check.py)
+#   bash launch/test.sh --gpu                            no tests: what one GPU must show, at most 15 minutes (benchmarks/gpu_check.py)
 #   bash launch/test.sh tests/test_split.py -k leak      further arguments go to pytest
 #
 # Without further arguments two tests run at a time. The slow tests come last, in processes of their own: TensorFlow keeps the memory of every function
