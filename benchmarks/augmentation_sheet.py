@@ -13,10 +13,15 @@ import argparse
 import time
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
-from flexseg.data.augmentation import OPERATIONS, Augment
+from flexseg.machine import choose_onednn
+
+choose_onednn()
+
+import tensorflow as tf  # noqa: E402 (it reads the variable when it is imported)
+
+from flexseg.data.augmentation import OPERATIONS, Augment  # noqa: E402
 
 COLUMNS = 4
 TIMED = ("rotation", "scale", "shear", "elastic", "brightness", "contrast")

@@ -9,9 +9,12 @@ import os
 import statistics
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from flexseg.machine import choose_onednn
 
-import tensorflow as tf  # noqa: E402 (its log level stands before it)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+choose_onednn()
+
+import tensorflow as tf  # noqa: E402 (it reads both variables when it is imported)
 
 from flexseg.models.raising import BilinearUp  # noqa: E402
 

@@ -3,8 +3,13 @@ a built dataset; buckets."""
 
 import gin
 import pytest
-import tensorflow as tf
-import toys
+
+from flexseg.machine import choose_onednn
+
+choose_onednn()
+
+import tensorflow as tf  # noqa: E402 (it reads TF_ENABLE_ONEDNN_OPTS when it is imported)
+import toys  # noqa: E402
 
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4)
 

@@ -2,76 +2,79 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 
+import processes
 import pytest
 
+from flexseg.training import watchdog as watchdog_module
 from flexseg.training.watchdog import Watchdog
 
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from flexseg.training.watchdog import Watchdog
 
 def stand_still(seconds):
     time.sleep(seconds)
 
-with Watchdog(multiple=4, minutes=float(sys.argv[1]), report_to=Path(sys.argv[2])) as watchdog:
-    for _ in range(10):
-        time.sleep(0.1)
-        watchdog.beat()
-    print("beaten", flush=True)
-    for _ in range(int(sys.argv[4])):
-        stand_still(float(sys.argv[3]))
-        watchdog.alive()
-print("whole")
-"""
+
+def watched(words) -> int:
+    """In a process of its own: ten beats, then so many times nothing for so long."""
+    watchdog_module._REPORT_SECONDS = 3.0  # a log that hangs is waited for so long
+    minutes, log, still, times = float(words[0]), Path(words[1]), float(words[2]), int(words[3])
+    with Watchdog(multiple=4, minutes=minutes, report_to=log) as watchdog:
+        for _ in range(10):
+            time.sleep(0.1)
+            watchdog.beat()
+        print("beaten", flush=True)
+        for _ in range(times):
+            stand_still(still)
+            watchdog.alive()
+    print("whole", flush=True)
+    return 0
 
 
 def start(log, *, minutes, still, times=1):
-    log.write_text("a line of the run\n")
-    command = [sys.executable, "-c", SCRIPT, str(minutes), str(log), str(still), str(times)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "beaten\n"
+    process = processes.start("test_watchdog:watched", [str(word) for word in (minutes, log, still, times)])
+    process.wait_for("beaten")
     return process
 
 
 def test_a_process_in_which_nothing_moves_leaves_with_75_and_all_its_stacks(tmp_path):
-    began, process = time.monotonic(), start(tmp_path / "log.txt", minutes=1 / 60, still=100)
-    said, wrong = process.communicate(timeout=60)
-    assert process.returncode == 75 and "whole" not in said and time.monotonic() - began < 30
+    (tmp_path / "log.txt").write_text("a line of the run\n")
+    began = time.monotonic()
+    ended = start(tmp_path / "log.txt", minutes=1 / 60, still=100).wait(60)
+    assert ended.returncode == 75 and "whole" not in ended.stdout and time.monotonic() - began < 30
     log = (tmp_path / "log.txt").read_text()
     assert log.startswith("a line of the run\nwatchdog: nothing moved for 1 s")
-    for text in (wrong, log):
+    for text in (ended.stderr, log):
         assert "in stand_still" in text and "Thread" in text
 
 
 @pytest.mark.parametrize("what", [os.mkfifo, os.mkdir])
 def test_a_log_that_cannot_be_written_does_not_keep_the_process(tmp_path, what):
     what(tmp_path / "log")  # a pipe that nobody reads hangs as a file system does
-    command = [sys.executable, "-c", SCRIPT, str(1 / 60), str(tmp_path / "log"), "100", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = start(tmp_path / "log", minutes=1 / 60, still=100).wait(60)
     assert done.returncode == 75 and "in stand_still" in done.stderr
 
 
 def test_a_pause_within_the_time_allowed_is_none_of_its_business(tmp_path):
     process = start(tmp_path / "log.txt", minutes=2 / 60, still=1)
-    assert process.communicate(timeout=60)[0] == "whole\n" and process.returncode == 0
+    ended = process.wait(60)
+    assert ended.stdout == "beaten\nwhole\n" and ended.returncode == 0
 
 
 def test_a_long_push_that_moves_keeps_the_process(tmp_path):
     process = start(tmp_path / "log.txt", minutes=2 / 60, still=1, times=5)
-    assert process.communicate(timeout=60)[0] == "whole\n" and process.returncode == 0
+    ended = process.wait(60)
+    assert ended.stdout == "beaten\nwhole\n" and ended.returncode == 0
 
 
 def test_a_process_that_was_suspended_goes_on(tmp_path):
     process = start(tmp_path / "log.txt", minutes=2 / 60, still=1)
-    os.kill(process.pid, signal.SIGSTOP)
-    time.sleep(5)
-    os.kill(process.pid, signal.SIGCONT)
-    assert process.communicate(timeout=60)[0] == "whole\n" and process.returncode == 0
+    process.send(signal.SIGSTOP)
+    time.sleep(3)  # longer than the time allowed
+    process.send(signal.SIGCONT)
+    ended = process.wait(60)
+    assert ended.stdout == "beaten\nwhole\n" and ended.returncode == 0
 
 
 def test_the_time_allowed_follows_the_median_of_the_beats(monkeypatch):

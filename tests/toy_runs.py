@@ -10,13 +10,12 @@ What a command leaves behind in the process (gin's state, op determinism, where 
 import contextlib
 import io
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent import futures
 from pathlib import Path
 
 import gin
 import numpy as np
+import processes
 from tensorflow.python.framework import config as tf_config  # enabling op determinism is public, putting it back is not
 
 from flexseg.commands import dispatcher
@@ -27,7 +26,7 @@ from flexseg.data.dataset import BuiltDataset
 from flexseg.inference.weights import read_folder
 from flexseg.launch.local import free_addresses
 
-FAULTY_RUN = Path(__file__).parents[1] / "benchmarks" / "faults" / "faulty_run.py"
+FAULTY_RUN = str(Path(__file__).parents[1] / "benchmarks" / "faults" / "faulty_run.py")
 TINY = (
     "build_model.architecture=@flex_unet", "flex_unet.base_filters=2", "flex_unet.num_layers=2", "flex_unet.dropout_rate=0.0",
     "flex_unet.normalization='none'", "input.image_size=(32,32)", "augment.enabled=False", "train.precision='float32'", "train.epochs=2",
@@ -97,8 +96,7 @@ def process(
     dataset: BuiltDataset, workdir: Path, *params: str, fault: str = "none", call: int = 0, **flags
 ) -> subprocess.CompletedProcess:
     """`flexseg train` in a process of its own, with a fault (see benchmarks/faults/faulty_run.py); its output is text."""
-    command = [sys.executable, str(FAULTY_RUN), fault, str(call), *train_command_line(dataset, workdir, *params, **flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return processes.start(FAULTY_RUN, [fault, str(call), *train_command_line(dataset, workdir, *params, **flags)]).wait(600)
 
 
 def workers(
@@ -108,19 +106,16 @@ def workers(
     """`flexseg train` in `count` worker processes; by worker: faults (see benchmarks/faults/faulty_run.py), other run directories, further bindings and flags."""
     addresses = free_addresses(count)
     started = []
-    for worker in range(count):
-        fault, call = faults.get(worker, ("none", 0))
-        flags = {"workers": ",".join(addresses), "worker": worker, **flags_of.get(worker, {})}
-        words = train_command_line(dataset, workdirs.get(worker, workdir), *params, *params_of.get(worker, ()), **flags)
-        command = [sys.executable, str(FAULTY_RUN), fault, str(call), *words]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     try:
-        with futures.ThreadPoolExecutor(count) as pool:  # all pipes are read at once: a full one would stop its worker
-            said = list(pool.map(lambda process: process.communicate(timeout=seconds), started))
+        for worker in range(count):
+            fault, call = faults.get(worker, ("none", 0))
+            flags = {"workers": ",".join(addresses), "worker": worker, **flags_of.get(worker, {})}
+            words = train_command_line(dataset, workdirs.get(worker, workdir), *params, *params_of.get(worker, ()), **flags)
+            started.append(processes.start(FAULTY_RUN, [fault, str(call), *words]))
+        return [process.wait(seconds) for process in started]
     finally:
         for process in started:
             process.kill()
-    return [subprocess.CompletedProcess(process.args, process.returncode, *both) for process, both in zip(started, said, strict=True)]
 
 
 def train_command_line(dataset: BuiltDataset, workdir: Path, *params: str, **flags) -> list[str]:

@@ -17,6 +17,7 @@ from flexseg.commands.effects import idle_bindings, refuse_supplied
 from flexseg.commands.quiet import load_tensorflow
 from flexseg.configure import Configuration, configure
 from flexseg.errors import UserError
+from flexseg.machine import onednn_by_default
 from flexseg.user_modules import Record, changes, is_missing
 
 if TYPE_CHECKING:
@@ -43,6 +44,27 @@ def read_experiment(gin_file: Sequence[str], gin_param: Sequence[str], *, user_m
     from flexseg.training.assembly import Experiment
 
     return Experiment.from_gin(), configuration
+
+
+def recorded_onednn(workdir: str | None) -> bool | None:
+    """Whether a run was begun with oneDNN, read before TensorFlow is imported; None where there is no run that can be read.
+
+    Whatever is wrong with the directory is said later, by what opens it.
+    """
+    from flexseg.files.bucket import Bucket, is_bucket
+
+    if not workdir:
+        return None
+    try:
+        name = "environment.json"
+        text = Bucket(workdir, flag="--workdir").read(name) if is_bucket(workdir) else Path(workdir, name).read_bytes()
+        environment = json.loads(text or "null")
+    except (UserError, OSError, ValueError):
+        return None
+    if not isinstance(environment, dict):
+        return None
+    recorded = environment.get("onednn", onednn_by_default())  # runs of 0.1.0 recorded nothing, and TensorFlow decided
+    return recorded if isinstance(recorded, bool) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +103,7 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
     Raises:
       UserError: when there is no such run or no such weights.
     """
-    load_tensorflow()
+    load_tensorflow(onednn=recorded_onednn(workdir))
     from flexseg.training.remote_run import run_directory
 
     with run_directory(workdir) as run:

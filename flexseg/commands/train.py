@@ -70,12 +70,14 @@ def run(
 ) -> str | None:
     """Trains and returns the run directory; the arguments are the flags of `flexseg train`."""
     from flexseg.commands.effects import idle_bindings
-    from flexseg.commands.runs import read_experiment
+    from flexseg.commands.quiet import load_tensorflow
+    from flexseg.commands.runs import read_experiment, recorded_onednn
     from flexseg.errors import UserError
 
     for flag, value in (("--dataset", dataset), ("--workdir", workdir or dry_run)):
         if not value:
             raise UserError(flag, expected="a value", found="none", cure="flexseg train --dataset=NAME --data_dir=DIR --workdir=RUN")
+    load_tensorflow(onednn=recorded_onednn(workdir))
     experiment, configuration = read_experiment(list(gin_file) or [DEFAULT_CONFIG], gin_param, user_modules=user_module)
 
     from flexseg.commands.dispatcher import write_tracebacks_to

@@ -11,14 +11,17 @@ from collections.abc import Mapping
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
 
+_NO_CURES: Mapping[str, str] = {}
 
-def agree(replicas: Replicas, facts: Mapping[str, str], *, refusal: UserError | None) -> None:
+
+def agree(replicas: Replicas, facts: Mapping[str, str], *, refusal: UserError | None, cures: Mapping[str, str] = _NO_CURES) -> None:
     """Compares the workers; all must call it.
 
     Args:
       replicas: the devices.
       facts: what must be the same everywhere, by name.
       refusal: what keeps this worker from going on, if anything does.
+      cures: by the name of a fact, what to do where it differs; default: start all workers alike.
 
     Raises:
       UserError: the refusal of this worker or of another one, or the first difference between the chief and another.
@@ -38,7 +41,7 @@ def agree(replicas: Replicas, facts: Mapping[str, str], *, refusal: UserError | 
             mine, theirs = chief.get(name, "nothing"), other["facts"].get(name, "nothing")
             if mine != theirs:
                 mine, theirs = _difference(mine, theirs)
-                cure = "start all workers with the same command, on the same data"
+                cure = cures.get(name, "start all workers with the same command, on the same data")
                 raise UserError(f"worker {worker}", expected=f"the chief's {name}: {mine}", found=theirs, cure=cure)
 
 

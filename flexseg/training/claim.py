@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from flexseg import machine
 from flexseg.data.dataset import BuiltDataset
 from flexseg.distribution.agreement import agree
 from flexseg.distribution.replicas import Replicas
@@ -19,6 +20,8 @@ from flexseg.training.interruption import Interrupted, Interruption
 from flexseg.training.run_directory import RunDirectory
 
 _PACKAGES = ("flexseg", "tensorflow", "keras", "numpy")  # whose versions must be the same on all workers
+_ONEDNN = "oneDNN"
+_CURES = {_ONEDNN: f"start all workers with {machine.VARIABLE}=1 flexseg train …, or all with {machine.VARIABLE}=0"}
 
 
 @contextlib.contextmanager
@@ -77,7 +80,7 @@ def claimed(
         except UserError as error:
             refusal = refusal or error
         try:
-            agree(replicas, {**facts, **_machine(replicas, dataset)}, refusal=refusal)
+            agree(replicas, {**facts, **_machine(replicas, dataset)}, refusal=refusal, cures=_CURES)
             yield check, interruption
         except (UserError, Interrupted):
             if replicas.is_chief and fresh and not run.started:
@@ -91,4 +94,5 @@ def _machine(replicas: Replicas, dataset: BuiltDataset) -> dict[str, str]:
         "dataset": f"{dataset.name}, manifest {hashlib.sha256((dataset.directory / 'manifest.json').read_bytes()).hexdigest()[:16]}",
         "packages": "\n".join(f"{name} {metadata.version(name)}" for name in _PACKAGES),
         "devices": f"{replicas.workers} workers × {replicas.here}",
+        _ONEDNN: "on" if machine.onednn_in_use() else "off",
     }

@@ -6,12 +6,12 @@
 """
 
 import contextlib
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from flexseg.errors import UserError
+from flexseg.machine import cpu_flags
 
 
 def resolve_precision(setting: str, *, on_gpu: bool) -> str:
@@ -26,11 +26,7 @@ def resolve_precision(setting: str, *, on_gpu: bool) -> str:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
         capability = min(detail.get("compute_capability", (0, 0)) for detail in details)
         return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return "float32"
-    return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+    return "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "float32"
 
 
 def resolve_xla(setting: str, *, on_gpu: bool, excluded_by: list[str]) -> bool:

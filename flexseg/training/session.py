@@ -19,6 +19,7 @@ import keras
 import psutil
 import tensorflow as tf
 
+from flexseg import machine
 from flexseg.console import say
 from flexseg.data.dataset import BuiltDataset
 from flexseg.distribution.cluster import Cluster
@@ -115,9 +116,13 @@ class Session:
         with precision_scope(self._precision):
             assembly, trainer = self._make()
             resumed = trainer.restore()
-            earlier = self._from_chief(run.read_environment)["user_modules"] if resumed else {}
+            stored = self._from_chief(run.read_environment) if resumed else {}
+            earlier = stored.get("user_modules", {})
             for sentence in changes(earlier):
                 say("warning: %s", sentence)
+            if resumed and (before := stored.get("onednn", machine.onednn_by_default())) != machine.onednn_in_use():
+                was, now = ("on", "off") if before else ("off", "on")
+                say("warning: oneDNN was %s in this run and is %s here; %s=%d keeps its bits", was, now, machine.VARIABLE, before)
             if init_from and resumed:
                 say("this run goes on from its own checkpoint; --init_from=%s served its beginning", init_from)
             elif not resumed:
@@ -180,6 +185,7 @@ class Session:
             "packages": {name: metadata.version(name) for name in packages},
             "devices": self._replicas.description,
             "threads": os.cpu_count(),
+            "onednn": machine.onednn_in_use(),
             "dataset": self._dataset.name,
             "dataset_directory": str(self._dataset.directory.absolute()),
             "precision": self._precision,
@@ -196,6 +202,7 @@ class Session:
         head = main_output(assembly.model.output).shape[-1]
         steps, optimizer, cuts = trainer.steps, self._experiment.optimizer, self._experiment.train.accumulation_steps
         share = steps.batch_size // self._replicas.count
+        onednn = machine.onednn_in_use()
         scaling = f": {optimizer.learning_rate:.4g} of a batch of {optimizer.base_batch_size}, scaling {optimizer.scaling}"
         scaling = scaling if optimizer.base_batch_size else ""
         encoder = ""
@@ -207,6 +214,7 @@ class Session:
             "cases": ", ".join(f"{name} {len(table)}" for name, table in manifest.splits.items()),
             "classes": ", ".join(f"{name} {count / every:.2%}" for name, count in pixels.items()),
             "devices": self._replicas.description,
+            "onednn": f"{'on' if onednn else 'off'} for CPU kernels; {machine.VARIABLE}={int(not onednn)} turns it {'off' if onednn else 'on'}",
             "precision": f"{self._precision}, XLA {'on' if assembly.xla else 'off'}",
             "batch": f"{steps.batch_size} = {self._replicas.count} × {share // cuts}{f' × {cuts} micro-batches' if cuts > 1 else ''}, "
             f"{steps.per_epoch} step{'' if steps.per_epoch == 1 else 's'} an epoch",

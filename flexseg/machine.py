@@ -1,0 +1,70 @@
+"""What this machine's CPU does best. Whether TensorFlow's CPU kernels come from oneDNN is decided before TensorFlow is imported.
+
+    choose_onednn(recorded=None)      # sets TF_ENABLE_ONEDNN_OPTS, which TensorFlow reads once, at its import
+    import tensorflow
+    onednn_in_use()                   # True
+
+TensorFlow's Linux wheels hold oneDNN's kernels and leave them off on x86 CPUs without AVX-512 VNNI, AVX-512 BF16, AVX-VNNI or AMX. They need AVX2
+alone. With them a step of FlexUNet (256², float32, an EPYC with AVX2 and nothing newer) is 1.77 times as fast. They round differently, so a run keeps
+what it was begun with.
+"""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from flexseg.errors import UserError
+
+VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
+# DefaultOneDnnPolicy() in tensorflow/core/util/port.cc, TensorFlow 2.21; in the words of /proc/cpuinfo.
+_ON_BY_DEFAULT = frozenset({"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"})
+_VALUES = {"1": True, "true": True, "0": False, "false": False}  # ReadBoolFromEnvVar in tsl/util/env_var.cc
+
+
+def choose_onednn(*, recorded: bool | None = None) -> None:
+    """Sets TF_ENABLE_ONEDNN_OPTS for this process and those that it starts, where the user has not set it.
+
+    Args:
+      recorded: what the run at hand was begun with; None for a new run.
+
+    Raises:
+      UserError: where the variable holds what TensorFlow does not read.
+    """
+    wanted = wanted_onednn(recorded=recorded)
+    if wanted is not None and VARIABLE not in os.environ and "tensorflow" not in sys.modules:
+        os.environ[VARIABLE] = str(int(wanted))
+
+
+def wanted_onednn(*, recorded: bool | None = None) -> bool | None:
+    """The user's variable; else what was recorded; else on where the CPU has AVX2; else None: TensorFlow decides."""
+    if VARIABLE in os.environ:
+        value = os.environ[VARIABLE].lower()
+        if value not in _VALUES:
+            raise UserError(VARIABLE, expected="0 or 1", found=repr(value), cure=f"unset {VARIABLE}, or {VARIABLE}=1")
+        return _VALUES[value]
+    if recorded is not None:
+        return recorded
+    return True if "avx2" in cpu_flags() else None
+
+
+def onednn_by_default() -> bool:
+    """What TensorFlow decides by itself on this CPU; with it ran all runs that recorded nothing."""
+    return not _ON_BY_DEFAULT.isdisjoint(cpu_flags())
+
+
+def onednn_in_use() -> bool:
+    """Whether the TensorFlow of this process, which must be imported, takes oneDNN's kernels.
+
+    No public function tells; this one stands behind `tf.test`'s own checks.
+    """
+    return sys.modules["tensorflow.python.util._pywrap_util_port"].IsMklEnabled()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of an x86 CPU, as Linux names them; empty elsewhere."""
+    table = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not table.is_file():
+        return frozenset()
+    lines = (line.partition(":") for line in table.read_text().splitlines())
+    return frozenset(next((words.split() for name, _, words in lines if name.strip() == "flags"), ()))
