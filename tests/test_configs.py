@@ -1,11 +1,10 @@
 """Every shipped config trains; the networks' settings, small ones and published ones, are built and counted."""
 
 import re
-import subprocess
-import sys
 from importlib import resources
 from pathlib import Path
 
+import processes
 import pytest
 import toys
 from test_breastdm import write as write_patient
@@ -71,9 +70,6 @@ def test_a_dry_run_is_not_refused(config, data_dir):
     replicas = 2 if config in ("default.gin", "quickstart.gin") or "multi_gpu" in config else 1
     # In a process of its own: the reference's two settings take 125 million parameters and give the memory back only at the end.
     command = [
-        sys.executable,
-        "-m",
-        "flexseg.commands.dispatcher",
         "train",
         *(f"--gin_file={name}" for name in (("default.gin", config) if "/" in config else (config,))),  # a model's file stands over another
         f"--dataset={dataset_of(config)}",
@@ -83,7 +79,7 @@ def test_a_dry_run_is_not_refused(config, data_dir):
         command.append("--gin_param=input.image_size=(128,128)")
     if "multi_gpu" in config:  # minutes on two cores with sixteen
         command.append("--gin_param=train.global_batch_size=2")
-    done = subprocess.run([*command, f"--logical_cpus={replicas}", "--dry_run"], capture_output=True, text=True, cwd=data_dir, timeout=900)
+    done = processes.start("flexseg.commands.dispatcher:run", [*command, f"--logical_cpus={replicas}", "--dry_run"], cwd=data_dir).wait(900)
     assert done.returncode == 0, done.stderr
     assert f"{replicas} × CPU" in done.stdout and "second step" in done.stdout
     assert "/" in config or "has no effect" not in done.stdout

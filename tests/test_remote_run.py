@@ -74,11 +74,18 @@ def test_the_stacks_of_a_run_in_which_nothing_moves_stand_in_the_bucket(toy, s3_
     assert "in wait_for_ever" in Bucket(s3_url, flag="--workdir").read("log.txt").decode()
 
 
+@pytest.fixture(scope="module")
+def on_a_disk(toy, tmp_path_factory):
+    """The outcome of a run that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("disk") / "run"
+    toy_runs.train(toy, workdir, *PARAMS)
+    return toy_runs.outcome(workdir)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("call", [3, 12, 25, 33])
-def test_a_run_killed_within_a_push_goes_on_as_if_nothing_had_happened(toy, s3_url, tmp_path, call):
-    toy_runs.train(toy, tmp_path / "disk", *PARAMS)
+def test_a_run_killed_within_a_push_goes_on_as_if_nothing_had_happened(toy, s3_url, tmp_path, on_a_disk, call):
     assert toy_runs.process(toy, s3_url, *PARAMS, fault="upload", call=call).returncode == -9
     again = toy_runs.process(toy, s3_url, *PARAMS)
     assert again.returncode == 0 and "was not given back" in again.stdout, again.stderr
-    assert toy_runs.outcome(bring(s3_url, tmp_path / "there")) == toy_runs.outcome(tmp_path / "disk")
+    assert toy_runs.outcome(bring(s3_url, tmp_path / "there")) == on_a_disk

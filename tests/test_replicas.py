@@ -21,7 +21,7 @@ IMAGES = _random.uniform(0, 255, (BATCH, SIZE, SIZE, 3))
 MASKS = (IMAGES.mean(-1, keepdims=True) > 128).astype(np.uint8)
 MASKS[0, :9] = 255
 WEIGHTS = np.array([1.0, 0.5, 2.0, 0.25, 1.0, 1.0, 0.25, 3.0])
-UNET = {"images": IMAGES, "masks": MASKS, "base_filters": 4, "num_layers": 3}
+UNET = {"images": IMAGES, "masks": MASKS, "base_filters": 4, "num_layers": 2}
 KEEP_GRADIENT = OptimizerSettings(name="SGD", learning_rate=1.0, momentum=MOMENTUM)  # after one step at rate 1 the momentum is minus the gradient
 
 
@@ -41,7 +41,7 @@ def reduced_gradients(count, policy, **options) -> dict[str, np.ndarray]:
 
 
 def assert_alike(found, expected, bound):
-    assert len(expected) > 20 and all(np.abs(gradient).max() > 0 for gradient in expected.values())
+    assert len(expected) > 10 and all(np.abs(gradient).max() > 0 for gradient in expected.values())
     for name, gradient in expected.items():
         assert np.linalg.norm(found[name] - gradient) <= bound * np.linalg.norm(gradient), name
 
@@ -49,7 +49,7 @@ def assert_alike(found, expected, bound):
 @pytest.mark.parametrize(("normalization", "xla"), VARIANTS)
 def test_the_reduced_gradient_of_every_weight_is_that_of_one_device(normalization, xla):
     expected = reduced_gradients(1, "float64", normalization=normalization)
-    for count in (2, 4) if not xla else (4,):
+    for count in (2,) if xla else (2, 4):  # XLA compiles for each replica anew
         assert_alike(reduced_gradients(count, "float64", normalization=normalization, xla=xla), expected, 1e-10)
 
 
@@ -83,7 +83,7 @@ def test_weights_after_some_steps_are_those_of_one_device(normalization, xla, se
     optimizer, steps = settings
     rates = (optimizer.learning_rate,) * steps
     expected = weights_after(1, optimizer, rates, normalization=normalization)
-    for count in (2,) if xla else (2, 4):
+    for count in (2,) if xla or optimizer is ADAM else (2, 4):
         assert_same_way(weights_after(count, optimizer, rates, xla=xla, normalization=normalization), expected)
 
 
@@ -118,11 +118,12 @@ def test_a_loss_of_the_whole_global_batch_has_the_gradients_of_one_device(normal
 @pytest.mark.parametrize("policy", ["float32", slow_unless(False, "mixed_bfloat16"), slow_unless(False, "mixed_float16")])
 def test_after_any_step_every_replica_holds_the_same(policy, normalization):
     with precision_scope(policy):
-        made = rig(4, ADAM, policy=policy, normalization=normalization, dropout_rate=0.1, **UNET)
+        count = 4 if policy == "float32" else 2
+        made = rig(count, ADAM, policy=policy, normalization=normalization, dropout_rate=0.1, **UNET)
         for number in range(3):
             made.run(number, rate=1e-2, weights=WEIGHTS)
         first = made.everything(0)
-        for replica in (1, 2, 3):
+        for replica in range(1, count):
             for one, other in zip(first, made.everything(replica), strict=True):
                 np.testing.assert_array_equal(one, other)
 
@@ -151,24 +152,28 @@ def test_gradients_moving_statistics_and_values_cross_once_and_nothing_else_does
 
 
 @pytest.mark.parametrize(
-    ("normalization", "policy", "xla"),
-    [slow_unless((n, p, x) == ("none", "float32", True), n, p, x) for n in ("none", "batch") for p in ("float32", "mixed_bfloat16", "mixed_float16") for x in (False, True)],
-)
+    ("normalization", "policy", "xla"),  # every pair of settings
+    [slow_unless((n, p, x) == ("none", "float32", True), n, p, x) for n, p, x in (
+        ("none", "float32", True), ("batch", "float32", False), ("none", "mixed_bfloat16", False), ("batch", "mixed_bfloat16", True),
+        ("none", "mixed_float16", True), ("batch", "mixed_float16", False),
+    )],
+)  # fmt: skip
 def test_a_nan_on_any_replica_changes_nothing_and_training_goes_on(normalization, policy, xla):
+    count = 2 if xla else 4
     with precision_scope(policy):
-        made = rig(4, ADAM, policy=policy, normalization=normalization, dropout_rate=0.1, xla=xla, **{**UNET, "num_layers": 2})
+        made = rig(count, ADAM, policy=policy, normalization=normalization, dropout_rate=0.1, xla=xla, **UNET)
         assert bool(made.run(0, rate=1e-2, weights=WEIGHTS).applied)
         before = made.everything()
-        for number, replica in enumerate(range(4), start=1):
+        for number, replica in enumerate(range(count), start=1):
             images = IMAGES.copy()
-            images[2 * replica + 1, 5, 7, 1] = np.nan
+            images[BATCH // count * replica + 1, 5, 7, 1] = np.nan
             assert not bool(made.run(number, images, rate=1e-2, weights=WEIGHTS).applied)
             assert made.replicas.read(made.scale.scale) == (INITIAL / 2**number if policy == "mixed_float16" else 1)
-            for each in range(4):
+            for each in range(count):
                 for was, now in zip(before, made.everything(each), strict=True):
                     np.testing.assert_array_equal(now, was)
         assert bool(made.run(9, rate=1e-2, weights=WEIGHTS).applied)
-        for each in range(1, 4):
+        for each in range(1, count):
             for one, other in zip(made.everything(0), made.everything(each), strict=True):
                 np.testing.assert_array_equal(one, other)
         assert all(np.isfinite(v).all() for v in made.everything())

@@ -204,7 +204,7 @@ def test_gradients_in_packs_are_the_same_gradients(monkeypatch):
     found = []
     for pack_mib in (0, 1):
         with precision_scope("float64"):
-            made = rig(2, KEEP_GRADIENT, **{**UNET, "base_filters": 32})
+            made = rig(2, KEEP_GRADIENT, **{**UNET, "base_filters": 32, "num_layers": 3})
             made.replicas.communication = Communication(all_reduce="ring", pack_mib=pack_mib).options()
             made.run(0, rate=1.0, weights=WEIGHTS)
             graph = made.step._compiled._list_all_concrete_functions()[0].graph
