@@ -6,7 +6,7 @@
 #   bash launch/test.sh --gpu                            no tests: what one GPU must show, at most 15 minutes (benchmarks/gpu_check.py)
 #   bash launch/test.sh tests/test_split.py -k leak      further arguments go to pytest
 #
-# Without further arguments two tests run at a time. The slow tests come last, in processes of their own: TensorFlow keeps the memory of every function
+# The ten slowest of each kind are named at the end. Without further arguments two tests run at a time. The slow tests come last, in processes of their own: TensorFlow keeps the memory of every function
 # that ran, 19 GB by the end of all of them. Fails when ruff or pytest does; all run in any case.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -46,7 +46,7 @@ python -m ruff check || ruff=$?
 pytest=0 chosen=0
 for selection in "${selections[@]}"; do
     code=0
-    python -m pytest -m "$selection" ${arguments[@]+"${arguments[@]}"} || code=$?
+    python -m pytest -m "$selection" --durations=10 ${arguments[@]+"${arguments[@]}"} || code=$?
     [[ $code == 5 ]] && continue # none of these was chosen
     chosen=1
     [[ $code == 0 ]] || pytest=$code

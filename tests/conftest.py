@@ -1,6 +1,8 @@
 """Shared by all tests: four logical CPU devices, so that in-process tests may run on up to four replicas; gin's state put back;
 a built dataset; buckets."""
 
+import gc
+
 import gin
 import pytest
 
@@ -12,6 +14,13 @@ import tensorflow as tf  # noqa: E402 (it reads TF_ENABLE_ONEDNN_OPTS when it is
 import toys  # noqa: E402
 
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4)
+
+
+def pytest_collection_finish():
+    """Python's collector visits every object, and TensorFlow's and Keras's modules have millions: without them the tests take an eighth less."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

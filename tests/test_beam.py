@@ -19,7 +19,7 @@ def records(dataset):
     }
 
 
-@pytest.mark.parametrize("dataset", ["image_mask_folder", "synthetic_nuclei"])
+@pytest.mark.parametrize("dataset", ["image_mask_folder", pytest.param("synthetic_nuclei", marks=pytest.mark.slow)])
 def test_the_same_records_and_the_same_manifest(tmp_path, dataset):
     if dataset == "image_mask_folder":
         names = [f"{split}/{split}{number:02d}" for split, count in (("train", 23), ("valid", 5), ("test", 4)) for number in range(count)]

@@ -74,7 +74,7 @@ def test_every_encoder_has_a_count():
     assert set(PARAMETERS) == set(ENCODERS)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in FAMILIES else [pytest.mark.slow]) for name in PARAMETERS])
 def test_every_encoder_has_keras_s_weights_and_a_map_of_every_size(name):
     with shapes_alone():
         model, maps = made(name)
@@ -83,7 +83,12 @@ def test_every_encoder_has_keras_s_weights_and_a_map_of_every_size(name):
     assert model.count_params() == PARAMETERS[name] - (7 if name.startswith("EfficientNetB") else 0)  # mean, variance and count of their pixels
 
 
-@pytest.mark.parametrize(("name", "layout"), [*((name, "published") for name in FAMILIES), ("ConvNeXtTiny", "keras_3"), ("MobileNetV3Small", "keras_3")])
+LAYOUTS = [("ResNet50", "published"), ("EfficientNetB0", "published"), ("MobileNetV3Small", "keras_3")]
+LAYOUTS += [pytest.param(name, "published", marks=pytest.mark.slow) for name in FAMILIES if (name, "published") not in LAYOUTS]
+LAYOUTS += [pytest.param("ConvNeXtTiny", "keras_3", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("name", "layout"), LAYOUTS)
 def test_a_file_of_keras_s_layout_gives_keras_s_features(name, layout, tmp_path):
     own = application(name)
     path = tmp_path / "own.weights.h5"
@@ -288,6 +293,7 @@ def toy(tmp_path_factory):
 ENCODED = ("build_model.architecture=@encoder_unet", "encoder_unet.encoder='MobileNetV3Small'", "encoder_unet.base_filters=2", "train.epochs=1")
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_file_that_nothing_needs_afterwards(toy, tmp_path):
     path = tmp_path / "own_notop.h5"
     own = application("MobileNetV3Small", (32, 32))

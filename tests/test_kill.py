@@ -22,12 +22,10 @@ CASES = [
     ("float32", 1, "none", "on", False), ("float32", 2, "batch", "off", True), ("mixed_bfloat16", 1, "batch", "off", True),
     ("mixed_bfloat16", 2, "none", "off", True), ("float32", 2, "batch", "on", False),
 ]  # fmt: skip
-FAST = ("float32", 2, "batch", "off", True)
 
 
-@pytest.mark.parametrize(
-    ("precision", "count", "normalization", "xla", "deterministic"), [pytest.param(*c, marks=() if c == FAST else pytest.mark.slow) for c in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "count", "normalization", "xla", "deterministic"), CASES)
 def test_a_run_killed_three_times_ends_to_the_bit_as_one_that_was_not(toy, tmp_path, precision, count, normalization, xla, deterministic):
     params = (
         *PARAMS, f"train.precision='{precision}'", f"flex_unet.normalization='{normalization}'", f"train.xla='{xla}'",

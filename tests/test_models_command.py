@@ -47,7 +47,12 @@ def test_the_published_flex_unet_costs_what_the_reference_s_does():
     assert cost.parameters == 124_996_866 and round(cost.macs / 1e9, 1) == 57.8, "REFERENCE_SYSTEM.md section 4"
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in ("swin_unet", "transunet")])
+QUICK = ("flex_unet", "attention_unet", "multires_unet", "sharp_unet", "unet3_plus", "xception_unet")
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in SETTINGS if name not in ("swin_unet", "transunet")
+])  # fmt: skip
 def test_convolutions_are_counted_as_tensorflow_s_profiler_counts_them(name):
     """Its counter knows no einsum, and calls a multiplication and an addition two operations."""
     model = small(name)

@@ -128,6 +128,7 @@ def test_a_killed_worker_ends_the_others_with_75_and_nothing_is_lost(toy, tmp_pa
     assert_is(workdir, whole)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_validation_ends_all_within_it(toy, tmp_path, whole):
     workdir = tmp_path / "run"
     ended = several(toy, workdir, *LENGTH, count=2, codes=(75,), faults={1: ("validation_SIGUSR1", 2)})
