@@ -6,8 +6,9 @@
 #   bash launch/test.sh --gpu                            no tests: what one GPU must show, at most 15 minutes (benchmarks/gpu_check.py)
 #   bash launch/test.sh tests/test_split.py -k leak      further arguments go to pytest
 #
-# The ten slowest of each kind are named at the end. Without further arguments two tests run at a time. The slow tests come last, in processes of their own: TensorFlow keeps the memory of every function
-# that ran, 19 GB by the end of all of them. Fails when ruff or pytest does; all run in any case.
+# Without further arguments two tests run at a time. The slow tests come last, in processes of their own: TensorFlow keeps the memory of every
+# function that ran, 19 GB by the end of all of them. The ten slowest of each kind are named at the end. Fails when ruff or pytest does; all run in
+# any case.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -18,7 +19,7 @@ for argument in "$@"; do
     case $argument in
     --all) selections+=("slow") ;;
     --gpu) gpu=1 ;;
-    --help | -h) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit ;;
+    --help | -h) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit ;;
     *) arguments+=("$argument") ;;
     esac
 done

@@ -77,6 +77,8 @@ def test_a_dry_run_is_not_refused(config, data_dir):
     ]
     if "/" in config or "image_size = (512, 512)" in (FOLDER / config).read_text():  # for GPUs; 128 is the least that eight layers take
         command.append("--gin_param=input.image_size=(128,128)")
+    if (FOLDER / config).read_text().count("include") and "flexunet" in config:  # another one's network, which is tried at its size
+        command.append("--gin_param=flex_unet.base_filters=4")
     if "multi_gpu" in config:  # minutes on two cores with sixteen
         command.append("--gin_param=train.global_batch_size=2")
     done = processes.start("flexseg.commands.dispatcher:run", [*command, f"--logical_cpus={replicas}", "--dry_run"], cwd=data_dir).wait(900)

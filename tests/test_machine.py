@@ -11,6 +11,7 @@ import toy_runs
 from flexseg import machine
 from flexseg.commands.runs import recorded_onednn
 from flexseg.errors import UserError
+from flexseg.launch.local import free_addresses
 
 AVX2, NEWER, NONE = frozenset({"avx", "avx2", "fma"}), frozenset({"avx2", "avx512f", "avx512_vnni"}), frozenset({"sse4_2"})
 
@@ -87,6 +88,21 @@ def test_a_run_keeps_its_kernels_and_a_process_that_has_others_is_told(toy, tmp_
     said = toy_runs.train(toy, run, "train.epochs=2")
     was, now = ("on", "off") if other else ("off", "on")
     assert f"warning: oneDNN was {was} in this run and is {now} here; {machine.VARIABLE}={int(other)} keeps its bits" in said
+
+
+@pytest.mark.slow
+def test_workers_whose_kernels_differ_are_all_stopped_with_the_line_to_type(toy, tmp_path):
+    """By subprocess: what TensorFlow reads when it is imported must differ."""
+    addresses, started = ",".join(free_addresses(2)), []
+    for worker, value in enumerate("10"):
+        words = toy_runs.train_command_line(toy, tmp_path / "run", workers=addresses, worker=worker)
+        command = [sys.executable, "-m", "flexseg.commands.dispatcher", *words]
+        started.append(subprocess.Popen(command, env=os.environ | {machine.VARIABLE: value}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    for process in started:
+        _, wrong = process.communicate(timeout=300)
+        assert process.returncode == 1
+        assert "worker 1: expected the chief's oneDNN: on, found off. To mend it: start all workers with TF_ENABLE_ONEDNN_OPTS=1 flexseg train" in wrong
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_recorded_nothing_keeps_what_tensorflow_decided(tmp_path, monkeypatch):

@@ -56,6 +56,6 @@ def peaks(built, workdir, epochs):
 def test_memory_grows_neither_with_the_dataset_nor_with_the_steps(tmp_path):
     few, many = dataset(tmp_path / "few", 200), dataset(tmp_path / "many", 4000)
     assert len(Manifest.load(many.directory / "manifest.json").splits["train"]) == 4000
-    (after_500_of_few, *_, after_2500_of_few), (after_500_of_many,) = peaks(few, tmp_path / "a", 5), peaks(many, tmp_path / "b", 1)
+    (after_500_of_few, *_, after_1500_of_few), (after_500_of_many,) = peaks(few, tmp_path / "a", 3), peaks(many, tmp_path / "b", 1)
     assert abs(after_500_of_many - after_500_of_few) < 0.1 * after_500_of_few, (after_500_of_few, after_500_of_many)
-    assert after_2500_of_few < 1.03 * after_500_of_few, (after_500_of_few, after_2500_of_few)
+    assert after_1500_of_few < 1.015 * after_500_of_few, (after_500_of_few, after_1500_of_few)

@@ -1,11 +1,11 @@
 """What a step can be asked for beside: accumulation, averages, recomputation, several steps a call, another way for the gradients."""
 
 import functools
-import subprocess
-import sys
+from pathlib import Path
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 import toy_runs
@@ -15,6 +15,7 @@ from test_step import ADAM, SGD, rig
 from flexseg.distribution.communication import Communication
 from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
+from flexseg.models.flex_unet import flex_unet
 from flexseg.objectives.losses import loss_named
 from flexseg.objectives.measures import Measures
 from flexseg.training.forward_backward import make_forward_backward
@@ -130,28 +131,33 @@ def test_recomputation_changes_no_gradient_no_statistic_and_no_name(normalizatio
         np.testing.assert_allclose(mine, plain, rtol=1e-10)
 
 
-MEMORY = """
-import sys
-import keras, numpy as np, tensorflow as tf
-from flexseg.models.flex_unet import flex_unet
-model = flex_unet(image_size=(256, 256), image_channels=3, num_classes=2, base_filters=16, num_layers=4, activation="mish", remat=sys.argv[1] == "True")
-def gradient(weights, image):
-    with tf.GradientTape() as tape:
-        tape.watch(weights)
-        value = tf.reduce_mean(model.stateless_call(weights, [v.value for v in model.non_trainable_variables], image, training=True)[0] ** 2)
-    return tape.gradient(value, weights)
-def peak():  # of this process alone, where getrusage begins with its parent's
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-before = peak()
-tf.function(gradient, autograph=False, jit_compile=sys.argv[2] == "True")([v.value for v in model.trainable_variables], tf.zeros([16, 256, 256, 3]))
-print(peak() - before)
-"""
+def peak() -> int:
+    """KiB, of this process alone, where getrusage begins with its parent's."""
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+
+
+def memory_of_a_gradient(words) -> int:
+    """Prints by how many KiB a process of its own grows; `words` say whether blocks are computed again, and XLA."""
+    remat, xla = (word == "True" for word in words)
+    model = flex_unet(image_size=(256, 256), image_channels=3, num_classes=2, base_filters=16, num_layers=4, activation="mish", remat=remat)
+
+    def gradient(weights, image):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            value = tf.reduce_mean(model.stateless_call(weights, [v.value for v in model.non_trainable_variables], image, training=True)[0] ** 2)
+        return tape.gradient(value, weights)
+
+    before = peak()
+    tf.function(gradient, autograph=False, jit_compile=xla)([v.value for v in model.trainable_variables], tf.zeros([16, 256, 256, 3]))
+    print(peak() - before)
+    return 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("xla", [False, True])
 def test_recomputation_saves_memory(xla):
-    peaks = [int(subprocess.check_output([sys.executable, "-c", MEMORY, str(remat), str(xla)], stderr=subprocess.DEVNULL)) for remat in (False, True)]
+    grown = [processes.start("test_step_options:memory_of_a_gradient", [str(remat), str(xla)]).wait(300) for remat in (False, True)]
+    peaks = [int(process.stdout) for process in grown]
     assert peaks[1] < 0.7 * peaks[0], peaks
 
 
