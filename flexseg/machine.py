@@ -1,6 +1,6 @@
 """What this machine's CPU does best. Whether TensorFlow's CPU kernels come from oneDNN is decided before TensorFlow is imported.
 
-    choose_onednn(recorded=None)      # sets TF_ENABLE_ONEDNN_OPTS, which TensorFlow reads once, at its import
+    choose_onednn(recorded=None)      # sets TF_ENABLE_ONEDNN_OPTS, which TensorFlow reads once, when it is imported
     import tensorflow
     onednn_in_use()                   # True
 
@@ -22,18 +22,23 @@ _ON_BY_DEFAULT = frozenset({"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile"
 _VALUES = {"1": True, "true": True, "0": False, "false": False}  # ReadBoolFromEnvVar in tsl/util/env_var.cc
 
 
-def choose_onednn(*, recorded: bool | None = None) -> None:
-    """Sets TF_ENABLE_ONEDNN_OPTS for this process and those that it starts, where the user has not set it.
+def choose_onednn(*, recorded: bool | None = None) -> bool:
+    """Sets TF_ENABLE_ONEDNN_OPTS, where the user has not set it and TensorFlow is not imported yet.
 
     Args:
       recorded: what the run at hand was begun with; None for a new run.
+
+    Returns:
+      Whether it set the variable, which then is not the user's.
 
     Raises:
       UserError: where the variable holds what TensorFlow does not read.
     """
     wanted = wanted_onednn(recorded=recorded)
-    if wanted is not None and VARIABLE not in os.environ and "tensorflow" not in sys.modules:
-        os.environ[VARIABLE] = str(int(wanted))
+    if wanted is None or VARIABLE in os.environ or "tensorflow" in sys.modules:
+        return False
+    os.environ[VARIABLE] = str(int(wanted))
+    return True
 
 
 def wanted_onednn(*, recorded: bool | None = None) -> bool | None:
@@ -48,9 +53,9 @@ def wanted_onednn(*, recorded: bool | None = None) -> bool | None:
     return True if "avx2" in cpu_flags() else None
 
 
-def onednn_by_default() -> bool:
-    """What TensorFlow decides by itself on this CPU; with it ran all runs that recorded nothing."""
-    return not _ON_BY_DEFAULT.isdisjoint(cpu_flags())
+def onednn_by_default() -> bool | None:
+    """What TensorFlow decides by itself on this x86 CPU, None on others; with it ran all runs that recorded nothing."""
+    return not _ON_BY_DEFAULT.isdisjoint(cpu_flags()) if cpu_flags() else None
 
 
 def onednn_in_use() -> bool:
@@ -63,8 +68,11 @@ def onednn_in_use() -> bool:
 
 def cpu_flags() -> frozenset[str]:
     """Instruction sets of an x86 CPU, as Linux names them; empty elsewhere."""
-    table = Path("/proc/cpuinfo")
-    if platform.machine() != "x86_64" or not table.is_file():
+    try:
+        table = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        table = ""
+    if platform.machine() != "x86_64":
         return frozenset()
-    lines = (line.partition(":") for line in table.read_text().splitlines())
+    lines = (line.partition(":") for line in table.splitlines())
     return frozenset(next((words.split() for name, _, words in lines if name.strip() == "flags"), ()))

@@ -33,9 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
+    from flexseg.errors import UserError
 
     leave_gpus_alone()
-    load_tensorflow()
+    try:
+        load_tensorflow()
+    except UserError as error:
+        print(f"data_service: {error}", file=sys.stderr)
+        return 1
     import tensorflow as tf
 
     service, ended = tf.data.experimental.service, threading.Event()

@@ -8,9 +8,11 @@ JPEG is refused. Whoever built a dataset from an own folder has these files alre
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
+from flexseg.errors import UserError
 
 
 def export_images(*, dataset: str, data_dir: str, split: str, output: str) -> int:
@@ -45,4 +47,8 @@ if __name__ == "__main__":
         parser.add_argument(f"--{flag}", required=True)
     arguments = vars(parser.parse_args())
     leave_gpus_alone()
-    print(f"{export_images(**arguments)} images written: {arguments['output']}")
+    try:
+        written = export_images(**arguments)
+    except UserError as error:
+        sys.exit(f"export_images: {error}")
+    print(f"{written} images written: {arguments['output']}")

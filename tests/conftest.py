@@ -2,22 +2,23 @@
 a built dataset; buckets."""
 
 import gc
+import sys
 
 import gin
 import pytest
 
 from flexseg.machine import choose_onednn
 
-choose_onednn()
-
-import tensorflow as tf  # noqa: E402 (it reads TF_ENABLE_ONEDNN_OPTS when it is imported)
-import toys  # noqa: E402
-
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4)
+choose_onednn()  # before a test module imports TensorFlow; those that need none leave it out
 
 
 def pytest_collection_finish():
-    """Python's collector visits every object, and TensorFlow's and Keras's modules have millions: without them the tests take an eighth less."""
+    """Logical devices come before the first operation. Python's collector visits every object, and TensorFlow's and Keras's modules have millions:
+    without them the tests take an eighth less."""
+    if "tensorflow" in sys.modules:
+        import tensorflow as tf
+
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -32,6 +33,8 @@ def _fresh_gin():
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """A built dataset of RGB images in four sizes: 19 train, 5 valid, 1 test; its folder is `toy.directory.parents[3] / "source"`."""
+    import toys
+
     place = tmp_path_factory.mktemp("toy")
     sizes = ((24, 31), (40, 28), (32, 32), (17, 64))
     names = [f"{split}/{split}{number:02d}" for split, count in (("train", 19), ("valid", 5), ("test", 1)) for number in range(count)]

@@ -4,9 +4,11 @@
     ended.returncode, ended.stdout, ended.stderr
 
 The import takes longer than most of these processes work. Python's fork server does it once, computes nothing, and every process is a fork of it: it
-knows nothing of another one, and a signal ends it as it ends any. What is about the start itself (flags, help, the console script) takes subprocess.
+knows nothing of another one, and a signal ends it as it ends any. Its seed of hashes is the server's, and it leaves as a fork does, without what Python
+does at exit: so what is about a start (flags, help, the console script) takes subprocess, and so does a case of each kind beside it.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -51,15 +53,19 @@ class Started:
     def wait_for(self, start: str, seconds: float = 300) -> None:
         """Returns once a line of its standard output begins so."""
         deadline = time.monotonic() + seconds
-        while not any(line.startswith(start) for line in self._files[0].read_text().splitlines()):
-            if time.monotonic() > deadline or self.returncode is not None:
+        while True:
+            last_look = self.returncode is not None or time.monotonic() > deadline
+            if any(line.startswith(start) for line in self._files[0].read_text(errors="replace").splitlines()):
+                return
+            if last_look:
                 raise AssertionError(f"no line that begins with {start!r}: {self.wait(0)}")
             time.sleep(0.02)
 
     def send(self, number: signal.Signals) -> None:
         """Sends it a signal; nothing where it has ended."""
         if self._process.is_alive():
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Ends it with SIGKILL."""

@@ -27,6 +27,7 @@ def test_every_combination_is_run_and_reported():
     assert all(float(row[5]) > 0 for row in rows if row[0].startswith("tnbc")), "a float32 loss stands beside each"
 
 
+@pytest.mark.slow
 def test_what_says_nothing_is_called_a_hang():
     done = check("--silence=1")
     assert done.returncode == 1 and "hang: nothing for 1 s in" in done.stdout

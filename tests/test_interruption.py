@@ -1,4 +1,4 @@
-"""What ends a run early: signals, the stop file, a full disk, another trainer. Real processes, real exit codes; the same command goes on."""
+"""What ends a run early: signals, the stop file, a full disk, another trainer. Processes of their own, and their exit codes; the same command goes on."""
 
 import errno
 import os

@@ -40,8 +40,8 @@ def start(log, *, minutes, still, times=1):
 
 def test_a_process_in_which_nothing_moves_leaves_with_75_and_all_its_stacks(tmp_path):
     (tmp_path / "log.txt").write_text("a line of the run\n")
-    began = time.monotonic()
-    ended = start(tmp_path / "log.txt", minutes=1 / 60, still=100).wait(60)
+    process = start(tmp_path / "log.txt", minutes=1 / 60, still=100)
+    began, ended = time.monotonic(), process.wait(60)
     assert ended.returncode == 75 and "whole" not in ended.stdout and time.monotonic() - began < 30
     log = (tmp_path / "log.txt").read_text()
     assert log.startswith("a line of the run\nwatchdog: nothing moved for 1 s")

@@ -1,4 +1,4 @@
-"""Several workers are one training: real processes under MultiWorkerMirroredStrategy, against one device and against each other.
+"""Several workers are one training: processes under MultiWorkerMirroredStrategy, against one device and against each other.
 
 In float64, where correct variants agree to rounding; dropout and augmentation off; momentum, which after one step is minus rate times gradient.
 """
@@ -18,8 +18,7 @@ EXACT = (
     "optimizer.name='SGD'", "optimizer.momentum=0.9", "plateau.learning_rate_reducer=False",
 )  # fmt: skip
 RATE = 0.1
-# Two workers and four, normalization and none, XLA and none: each with each once; on replicas of one process all of them (test_replicas.py).
-VARIANTS = (("none", "on", 2), ("group", "off", 2), ("none", "off", 4))
+VARIANTS = (("none", "on", 2), ("group", "off", 2), ("group", "on", 4))  # neither, on two: every test below
 
 
 def slow_unless(fast, *values):

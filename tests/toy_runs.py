@@ -10,6 +10,7 @@ What a command leaves behind in the process (gin's state, op determinism, where 
 import contextlib
 import io
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -93,10 +94,13 @@ def outcome(workdir: Path) -> dict[str, bytes | str]:
 
 
 def process(
-    dataset: BuiltDataset, workdir: Path, *params: str, fault: str = "none", call: int = 0, **flags
+    dataset: BuiltDataset, workdir: Path, *params: str, fault: str = "none", call: int = 0, forked: bool = True, **flags
 ) -> subprocess.CompletedProcess:
-    """`flexseg train` in a process of its own, with a fault (see benchmarks/faults/faulty_run.py); its output is text."""
-    return processes.start(FAULTY_RUN, [fault, str(call), *train_command_line(dataset, workdir, *params, **flags)]).wait(600)
+    """`flexseg train` in a process of its own, forked or begun anew, with a fault (see benchmarks/faults/faulty_run.py); its output is text."""
+    words = [fault, str(call), *train_command_line(dataset, workdir, *params, **flags)]
+    if forked:
+        return processes.start(FAULTY_RUN, words).wait(600)
+    return subprocess.run([sys.executable, FAULTY_RUN, *words], capture_output=True, text=True, timeout=600)
 
 
 def workers(

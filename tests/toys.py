@@ -12,6 +12,7 @@ import io
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gin
 import numpy as np
@@ -19,8 +20,10 @@ import pytest
 from PIL import Image
 
 from flexseg.commands import build as build_command
-from flexseg.data.dataset import BuiltDataset
 from flexseg.errors import UserError
+
+if TYPE_CHECKING:
+    from flexseg.data.dataset import BuiltDataset
 
 FOUR = {"train/a": (16, 16), "train/b": (12, 20), "valid/c": (16, 16), "test/d": (9, 30)}  # sound cases in three splits
 
@@ -55,8 +58,10 @@ def write_folder(folder: Path, cases: dict[str, tuple[int, int]] | Iterable[str]
     return folder
 
 
-def build(place: Path, *, source: Path | None, **options) -> BuiltDataset:
+def build(place: Path, *, source: Path | None, **options) -> "BuiltDataset":
     """Runs `flexseg build` in this process with `place / "data"` as its data_dir; its output is dropped and gin left clean."""
+    from flexseg.data.dataset import BuiltDataset  # with TensorFlow, which tests of folders alone do without
+
     arguments = {"data_dir": str(place / "data"), "source": None if source is None else str(source), **options}
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -81,7 +86,7 @@ def refusal(place: Path, **options) -> UserError:
     return caught.value
 
 
-def pixels(dataset: BuiltDataset, case_id: str) -> tuple[np.ndarray, np.ndarray]:
+def pixels(dataset: "BuiltDataset", case_id: str) -> tuple[np.ndarray, np.ndarray]:
     """(image, class ids) of a case, whatever split it is in."""
     for split, table in dataset.manifest.splits.items():
         if case_id in table.case_id:
@@ -89,7 +94,7 @@ def pixels(dataset: BuiltDataset, case_id: str) -> tuple[np.ndarray, np.ndarray]
     raise KeyError(case_id)
 
 
-def groups(dataset: BuiltDataset) -> dict[str, str]:
+def groups(dataset: "BuiltDataset") -> dict[str, str]:
     return {case: group for table in dataset.manifest.splits.values() for case, group in zip(table.case_id, table.group_id, strict=True)}
 
 

@@ -7,6 +7,7 @@ TensorFlow 2.21 writes about ten lines on oneDNN and on CUDA drivers that it did
 applies (tensorflow#100442). They would stand in front of everything flexseg says. When the import fails they are printed after all.
 """
 
+import functools
 import os
 import sys
 import tempfile
@@ -27,9 +28,9 @@ def load_tensorflow(*, onednn: bool | None = None) -> None:
       onednn: what the run at hand was begun with, see `machine.choose_onednn`. Where TensorFlow was imported before with something else, as in a
         notebook, that is said.
     """
-    machine.choose_onednn(recorded=onednn)
+    chosen_here = machine.choose_onednn(recorded=onednn)
     if "tensorflow" in sys.modules:
-        _tell_of_other_kernels(onednn)
+        _tell_of_other_kernels(machine.wanted_onednn(recorded=onednn), machine.onednn_in_use(), of_a_run=onednn is not None)
         return
     sys.stderr.flush()
     kept = os.dup(2)
@@ -46,15 +47,16 @@ def load_tensorflow(*, onednn: bool | None = None) -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+            if chosen_here:  # the next run in this process may want something else
+                del os.environ[machine.VARIABLE]
 
 
-def _tell_of_other_kernels(recorded: bool | None) -> None:
-    wanted, in_use = machine.wanted_onednn(recorded=recorded), machine.onednn_in_use()
+@functools.cache  # a notebook is told once
+def _tell_of_other_kernels(wanted: bool | None, in_use: bool, *, of_a_run: bool) -> None:
     if wanted is not None and wanted != in_use:
         from flexseg.console import say  # --help does without it
 
         words = ("without", "with")
-        say(
-            "warning: TensorFlow was imported before flexseg, %s oneDNN; %s it is what %s. In a new process, set %s=%d before the first import.",
-            words[in_use], words[wanted], "this run was begun with" if recorded is not None else "this CPU is fastest with", machine.VARIABLE, wanted,
-        )  # fmt: skip
+        reason = f"this run was trained {words[wanted]} it" if of_a_run else f"on this CPU it is faster {words[wanted]} it"
+        again = f"Start a new one, with {machine.VARIABLE}={wanted:d} before the import."
+        say("warning: TensorFlow was imported in this process %s oneDNN; %s. %s", words[in_use], reason, again)

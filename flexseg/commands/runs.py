@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from flexseg.training.assembly import Assembly, Experiment
     from flexseg.training.run_directory import RunDirectory
 
+_MOST_BYTES = 2**20  # of an environment.json: a run writes a few thousand
 BUILD_ONLY = ("label_map", "split", "synthetic_nuclei", "volumes", "breastdm", "malignant_breastdm")
 
 
 def read_experiment(gin_file: Sequence[str], gin_param: Sequence[str], *, user_modules: Sequence[str]) -> tuple["Experiment", Configuration]:
-    """Parses the configuration and makes all settings of an experiment.
+    """Parses the configuration and makes all settings of an experiment; TensorFlow is loaded by then (see quiet.py).
 
     Raises:
       UserError: for anything wrong in it, bindings of `flexseg build` included.
     """
-    load_tensorflow()
     configuration = configure(gin_file, gin_param, modules=("flexseg.training.assembly",), user_modules=user_modules)
     for key in configuration.bindings:
         if key.split(".")[0] in BUILD_ONLY:
@@ -47,7 +47,7 @@ def read_experiment(gin_file: Sequence[str], gin_param: Sequence[str], *, user_m
 
 
 def recorded_onednn(workdir: str | None) -> bool | None:
-    """Whether a run was begun with oneDNN, read before TensorFlow is imported; None where there is no run that can be read.
+    """Whether a run was trained with oneDNN, read before TensorFlow is imported; None where there is no run that can be read.
 
     Whatever is wrong with the directory is said later, by what opens it.
     """
@@ -56,10 +56,13 @@ def recorded_onednn(workdir: str | None) -> bool | None:
     if not workdir:
         return None
     try:
-        name = "environment.json"
-        text = Bucket(workdir, flag="--workdir").read(name) if is_bucket(workdir) else Path(workdir, name).read_bytes()
+        name, text = "environment.json", b""
+        if is_bucket(workdir):
+            text = Bucket(workdir, flag="--workdir").read(name)
+        elif (path := Path(workdir, name)).is_file() and path.stat().st_size <= _MOST_BYTES:
+            text = path.read_bytes()
         environment = json.loads(text or "null")
-    except (UserError, OSError, ValueError):
+    except (UserError, OSError, ValueError, RecursionError):
         return None
     if not isinstance(environment, dict):
         return None

@@ -21,7 +21,7 @@ def agree(replicas: Replicas, facts: Mapping[str, str], *, refusal: UserError | 
       replicas: the devices.
       facts: what must be the same everywhere, by name.
       refusal: what keeps this worker from going on, if anything does.
-      cures: by the name of a fact, what to do where it differs; default: start all workers alike.
+      cures: by the name of a fact, what to do where it differs, with {} for the chief's; default: start all workers alike.
 
     Raises:
       UserError: the refusal of this worker or of another one, or the first difference between the chief and another.
@@ -40,8 +40,8 @@ def agree(replicas: Replicas, facts: Mapping[str, str], *, refusal: UserError | 
         for name in sorted({*chief, *other["facts"]}):
             mine, theirs = chief.get(name, "nothing"), other["facts"].get(name, "nothing")
             if mine != theirs:
+                cure = cures.get(name, "start all workers with the same command, on the same data").format(mine)
                 mine, theirs = _difference(mine, theirs)
-                cure = cures.get(name, "start all workers with the same command, on the same data")
                 raise UserError(f"worker {worker}", expected=f"the chief's {name}: {mine}", found=theirs, cure=cure)
 
 

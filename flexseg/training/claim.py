@@ -20,8 +20,7 @@ from flexseg.training.interruption import Interrupted, Interruption
 from flexseg.training.run_directory import RunDirectory
 
 _PACKAGES = ("flexseg", "tensorflow", "keras", "numpy")  # whose versions must be the same on all workers
-_ONEDNN = "oneDNN"
-_CURES = {_ONEDNN: f"start all workers with {machine.VARIABLE}=1 flexseg train …, or all with {machine.VARIABLE}=0"}
+_CURES = {machine.VARIABLE: f"on all workers {machine.VARIABLE}={{}} flexseg train …"}
 
 
 @contextlib.contextmanager
@@ -94,5 +93,5 @@ def _machine(replicas: Replicas, dataset: BuiltDataset) -> dict[str, str]:
         "dataset": f"{dataset.name}, manifest {hashlib.sha256((dataset.directory / 'manifest.json').read_bytes()).hexdigest()[:16]}",
         "packages": "\n".join(f"{name} {metadata.version(name)}" for name in _PACKAGES),
         "devices": f"{replicas.workers} workers × {replicas.here}",
-        _ONEDNN: "on" if machine.onednn_in_use() else "off",
+        machine.VARIABLE: str(int(machine.onednn_in_use())),
     }

@@ -120,7 +120,8 @@ class Session:
             earlier = stored.get("user_modules", {})
             for sentence in changes(earlier):
                 say("warning: %s", sentence)
-            if resumed and (before := stored.get("onednn", machine.onednn_by_default())) != machine.onednn_in_use():
+            before = stored.get("onednn", machine.onednn_by_default())
+            if resumed and isinstance(before, bool) and before != machine.onednn_in_use():
                 was, now = ("on", "off") if before else ("off", "on")
                 say("warning: oneDNN was %s in this run and is %s here; %s=%d keeps its bits", was, now, machine.VARIABLE, before)
             if init_from and resumed:
