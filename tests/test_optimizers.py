@@ -44,14 +44,14 @@ def test_each_name_builds_the_optimizer_of_keras_with_its_defaults():
 @pytest.mark.parametrize(
     ("settings", "plain"),
     [
-        ({"name": "Adam", "beta_1": 0.75, "beta_2": 1 - 2**-9, "epsilon": 2**-10}, keras.optimizers.Adam(0.5, 0.75, 1 - 2**-9, 2**-10)),
-        ({"name": "SGD", "momentum": 0.0}, keras.optimizers.SGD(0.5)),
-        ({"name": "SGD", "momentum": 0.75}, keras.optimizers.SGD(0.5, 0.75)),
-        ({"name": "SGD", "momentum": 0.75, "nesterov": True}, keras.optimizers.SGD(0.5, 0.75, True)),
+        ({"name": "Adam", "beta_1": 0.75, "beta_2": 1 - 2**-9, "epsilon": 2**-10}, lambda: keras.optimizers.Adam(0.5, 0.75, 1 - 2**-9, 2**-10)),
+        ({"name": "SGD", "momentum": 0.0}, lambda: keras.optimizers.SGD(0.5)),
+        ({"name": "SGD", "momentum": 0.75}, lambda: keras.optimizers.SGD(0.5, 0.75)),
+        ({"name": "SGD", "momentum": 0.75, "nesterov": True}, lambda: keras.optimizers.SGD(0.5, 0.75, True)),
     ],
 )
 def test_the_fused_update_is_that_of_keras(settings, plain, dtype):
-    ours, plain = OptimizerSettings(learning_rate=0.5, **settings).build(), type(plain).from_config(plain.get_config())
+    ours, plain = OptimizerSettings(learning_rate=0.5, **settings).build(), plain()
     weights = [[keras.Variable(np.ones_like(g), dtype=dtype) for g in GRADIENTS] for _ in range(2)]
     ours.build(weights[0])
     for count in (1, 2, 3):
