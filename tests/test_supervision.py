@@ -1,5 +1,7 @@
 """Deep supervision: one loss on several outputs, over examples and over the batch, and a run with it from the command line."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,46 +13,55 @@ from flexseg.objectives.measures import Measures
 from flexseg.objectives.objective import Objective
 from flexseg.objectives.supervision import Supervised
 
-RNG = np.random.default_rng(0)
-OUTPUTS = [tf.constant(RNG.normal(size=(3, *size, 2))) for size in ((16, 24), (8, 12), (2, 3))]
-MASK = tf.constant(RNG.integers(0, 2, (3, 16, 24, 1)).astype(np.uint8))
 WEIGHT = np.array([1.0, 0.5, 0.0])
 WEIGHTS = (1.0, 0.5, 0.25)
 
 
+@functools.cache
+def given() -> tuple[list[tf.Tensor], tf.Tensor]:
+    """(outputs from fine to coarse, masks)."""
+    random = np.random.default_rng(0)
+    outputs = [tf.constant(random.normal(size=(3, *size, 2))) for size in ((16, 24), (8, 12), (2, 3))]
+    return outputs, tf.constant(random.integers(0, 2, (3, 16, 24, 1)).astype(np.uint8))
+
+
 def losses(loss):
     """Of every output at the mask's size, raised by TensorFlow."""
-    return [loss.example_loss(tf.cast(tf.image.resize(output, (16, 24)), tf.float64), MASK) for output in OUTPUTS]
+    outputs, mask = given()
+    return [loss.example_loss(tf.cast(tf.image.resize(output, (16, 24)), tf.float64), mask) for output in outputs]
 
 
 def test_the_loss_is_the_weighted_sum_of_the_outputs_losses():
+    outputs, mask = given()
     loss = loss_named("ce_dice", num_classes=2, background=0)
     expected = sum(weight * value for weight, value in zip(WEIGHTS, losses(loss), strict=True))
-    np.testing.assert_allclose(Supervised(loss, WEIGHTS).example_loss(OUTPUTS, MASK), expected, rtol=1e-6)
+    np.testing.assert_allclose(Supervised(loss, WEIGHTS).example_loss(outputs, mask), expected, rtol=1e-6)
 
 
 def test_the_sums_of_all_outputs_cross_the_network_once():
+    outputs, mask = given()
     loss, crossed = loss_named("ce_dice", num_classes=2, background=0), []
 
     def doubled(vector):
         crossed.append(vector.shape)
         return 2 * vector
 
-    found = Supervised(loss, WEIGHTS).batch_loss(OUTPUTS, MASK, WEIGHT, doubled)
+    found = Supervised(loss, WEIGHTS).batch_loss(outputs, mask, WEIGHT, doubled)
     assert crossed == [(3 * loss.size,)]
-    raised = [tf.cast(tf.image.resize(output, (16, 24)), tf.float64) for output in OUTPUTS]
-    expected = sum(factor * loss.batch_loss(logits, MASK, WEIGHT, lambda v: 2 * v) for factor, logits in zip(WEIGHTS, raised, strict=True))
+    raised = [tf.cast(tf.image.resize(output, (16, 24)), tf.float64) for output in outputs]
+    expected = sum(factor * loss.batch_loss(logits, mask, WEIGHT, lambda v: 2 * v) for factor, logits in zip(WEIGHTS, raised, strict=True))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_metrics_are_those_of_the_main_output():
+    outputs, mask = given()
     from flexseg.objectives.metrics import metric_named
 
     metric = metric_named("mean_foreground_dice", num_classes=2, background=0)
     loss = Objective(loss="focal").bind(num_classes=2, background=0, outputs=3)
     measures = Measures(loss=loss, reduction="example", metrics=[metric])
-    _, values = measures(OUTPUTS, MASK, WEIGHT, total_weight=1.5, replicas=1, sum_over_replicas=tf.identity)
-    np.testing.assert_allclose(values[2:], tf.cast(metric.sums(OUTPUTS[0], MASK, WEIGHT), values.dtype))
+    _, values = measures(outputs, mask, WEIGHT, total_weight=1.5, replicas=1, sum_over_replicas=tf.identity)
+    np.testing.assert_allclose(values[2:], tf.cast(metric.sums(outputs[0], mask, WEIGHT), values.dtype))
     mean = sum(losses(loss_named("focal", num_classes=2, background=0))) / 3
     np.testing.assert_allclose(values[0], np.sum(WEIGHT * mean), rtol=1e-6)
 
