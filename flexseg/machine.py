@@ -5,8 +5,8 @@
     onednn_in_use()                   # True
 
 TensorFlow's Linux wheels hold oneDNN's kernels and leave them off on x86 CPUs without AVX-512 VNNI, AVX-512 BF16, AVX-VNNI or AMX. They need AVX2
-alone. With them a step of FlexUNet (256², float32, an EPYC with AVX2 and nothing newer) is 1.77 times as fast. They round differently, so a run keeps
-what it was begun with.
+alone, and are faster with it than what TensorFlow takes instead (figures in BUILD_NOTES.md). They round differently, so a run keeps what it was
+begun with.
 """
 
 import os

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -30,24 +30,23 @@ _BEGINS = "TF_CPP_MIN_LOG_LEVEL"
 class Started:
     """A running process; its output goes to files.
 
-    Attributes:
-      pid: its number.
-      returncode: as subprocess has it; None while it runs.
+    Args:
+      target, words, cwd: see `start`.
     """
 
-    def __init__(self, target: str, words: Sequence[str], environment: Mapping[str, str], cwd: Path | None):
+    def __init__(self, target: str, words: Sequence[str], cwd: Path | None):
         self.args = [target, *words]
         self._folder = tempfile.TemporaryDirectory()
         self._files = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
         for file in self._files:
             file.touch()
-        arguments = (target, list(words), dict(environment), str(cwd or Path.cwd()), [str(file) for file in self._files])
+        arguments = (target, list(words), dict(os.environ), str(cwd or Path.cwd()), [str(file) for file in self._files])
         self._process = _CONTEXT.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
-        self.pid = self._process.pid
 
     @property
     def returncode(self) -> int | None:
+        """As subprocess has it; None while it runs."""
         return self._process.exitcode
 
     def wait_for(self, start: str, seconds: float = 300) -> None:
@@ -65,7 +64,7 @@ class Started:
         """Sends it a signal; nothing where it has ended."""
         if self._process.is_alive():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+                os.kill(self._process.pid, number)
 
     def kill(self) -> None:
         """Ends it with SIGKILL."""
@@ -88,13 +87,13 @@ class Started:
         return subprocess.CompletedProcess(self.args, self.returncode, *said)
 
 
-def start(target: str, words: Sequence[str], *, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> Started:
-    """Starts `module:function(words)`, or `script.py` with these arguments.
+def start(target: str, words: Sequence[str], *, cwd: Path | None = None) -> Started:
+    """Starts `module:function(words)`, or `script.py` with these arguments, in the environment of this process; what TensorFlow reads when it is
+    imported stays as it was for the first one.
 
     Args:
       target: the function returns the exit code.
       words: its arguments.
-      environment: of the process; default this one's. What TensorFlow reads when it is imported stays as it is here.
       cwd: where it runs; default here.
     """
     before = os.environ.get(_BEGINS)
@@ -106,7 +105,7 @@ def start(target: str, words: Sequence[str], *, environment: Mapping[str, str] |
         os.environ.pop(_BEGINS)
         if before is not None:
             os.environ[_BEGINS] = before
-    return Started(target, words, os.environ if environment is None else environment, cwd)
+    return Started(target, words, cwd)
 
 
 def _run(target: str, words: list[str], environment: dict[str, str], cwd: str, files: list[str]) -> None:
