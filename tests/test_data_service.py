@@ -76,6 +76,7 @@ def test_what_is_no_host_that_answers_is_refused(hosts):
     refuse_unreachable(hosts)
 
 
+@pytest.mark.slow
 def test_a_worker_under_a_name_that_nobody_knows_is_refused_and_the_command_ends(toy, tmp_path):
     with serving(1, host="no.such.host.invalid") as (addresses, _):
         words = toy_runs.train_command_line(toy, tmp_path / "run", *PARAMS, data_service=addresses[0])

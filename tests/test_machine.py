@@ -66,6 +66,7 @@ def test_this_cpu_is_read_as_tensorflow_reads_it():
     assert done.stdout == "True\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_kernels_and_a_process_that_has_others_is_told(toy, tmp_path):
     """An evaluation in a new process takes what environment.json says; with TensorFlow imported before, it cannot, and says so."""
     run = tmp_path / "run"
