@@ -1,5 +1,6 @@
 """How long `flexseg check` takes, and how much memory: a folder of generated pairs of 512 × 512 pixels.
 
+Usage:
     python benchmarks/check_speed.py --pairs=5000        # 10,000 files
 """
 

@@ -1,5 +1,6 @@
 """Contents: what is to be written, split by split, before TFDS writes it.
 
+Usage:
     contents = FileContents(inventory, split=split, max_pixels=150_000_000)
     for example in contents.examples("train"): example.image, example.mask
 """

@@ -1,5 +1,6 @@
 """Whether a value of a gin file fits the annotation of the parameter it is bound to; gin itself lets `lr='0.1'` pass.
 
+Usage:
     fit(3, float)                                # 3.0
     fit([2, 3], tuple[int, int])                 # (2, 3)
     fit("sdg", Literal["adam", "sgd"])           # TypeError

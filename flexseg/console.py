@@ -1,5 +1,6 @@
 """What a command says while it works: a progress bar on a terminal, plain lines elsewhere, and everything in a run's `log.txt`.
 
+Usage:
     say("resumed at step %d", step)
     with progress("epoch 3/100", total=400) as bar:
         bar.update(lambda: {"loss": 0.12})

@@ -44,6 +44,7 @@ cd "$root"
 [[ ${#arguments[@]} != 0 ]] || arguments=(-n 2 --dist loadgroup)
 ruff=0
 python -m ruff check || ruff=$?
+python -m ruff format --check --quiet || { ruff=1; echo "run: ruff format"; }
 pytest=0 chosen=0
 for selection in "${selections[@]}"; do
     code=0
@@ -52,6 +53,6 @@ for selection in "${selections[@]}"; do
     chosen=1
     [[ $code == 0 ]] || pytest=$code
 done
-[[ $ruff == 0 ]] || fail "ruff check failed, see above"
+[[ $ruff == 0 ]] || fail "ruff failed, see above"
 [[ $chosen == 1 ]] || exit 5
 exit "$pytest"

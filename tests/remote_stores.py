@@ -1,5 +1,6 @@
 """Servers of both kinds of bucket, and the runs that tests push to them.
 
+Usage:
     with training(s3_url, tmp_path / "here") as (remote, run, at):
         step(run, at + 1, best=True)
         remote.push()

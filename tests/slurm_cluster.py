@@ -81,7 +81,13 @@ PartitionName=all Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP
     script = f"mount --bind {place}/hosts /etc/hosts && " + "".join(f"{{ {daemon} & }}; sleep 0.5; " for daemon in daemons) + "wait"
     log = (place / "daemons.log").open("w")
     # A pid namespace too: what its first process leaves behind, jobs most of all, ends with it.
-    group = subprocess.Popen(["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", script], env=environment, stdout=log, stderr=log, start_new_session=True)
+    group = subprocess.Popen(
+        ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c", script],
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
 
     def run(*command: str, cwd: Path = place) -> subprocess.CompletedProcess:
         return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120)

@@ -17,7 +17,17 @@ ROOMS = (  # a room imports only from itself and from what stands before it
     "errors", "machine", "user_modules", "console", "configs", "files", "datasets", "data", "models", "objectives", "distribution", "inference", "evaluation", "training",
     "annotations", "configure", "commands", "launch",
 )  # fmt: skip
-NO_TENSORFLOW = ("__init__", "errors", "machine", "user_modules", "console", "configs", "files", "annotations", "configure")  # anywhere; in commands only inside functions
+NO_TENSORFLOW = (
+    "__init__",
+    "errors",
+    "machine",
+    "user_modules",
+    "console",
+    "configs",
+    "files",
+    "annotations",
+    "configure",
+)  # anywhere; in commands only inside functions
 HEAVY = ("tensorflow", "keras", "tensorflow_datasets")
 LIGHT_ROOMS = ("errors", "machine", "user_modules", "configure", "commands")  # what a command may import at its head, so that --help comes at once
 

@@ -90,7 +90,9 @@ def test_what_unpacks_to_more_than_there_is_room_for_is_refused_before_a_byte_is
         unpacked(tmp_path / "set.zip", flag="--source")
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["stored", "deflated", "bzip2", "lzma"])
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["stored", "deflated", "bzip2", "lzma"]
+)
 def test_a_file_whose_content_is_damaged_is_refused(tmp_path, method):
     rng = np.random.default_rng(0)
     for _ in range(40):

@@ -28,7 +28,9 @@ def test_the_same_records_and_the_same_manifest(tmp_path, dataset):
         params = ["synthetic_nuclei.slides=(3,1,1)", "synthetic_nuclei.images_per_slide=4", "synthetic_nuclei.image_size=(32,32)"]
         arguments = {"source": None, "gin_param": params, "num_shards": 3}
     here = toys.build(tmp_path / "here", dataset=dataset, name="one", **arguments)
-    there = toys.build(tmp_path / "there", dataset=dataset, name="one", beam_runner="DirectRunner", beam_option=["--direct_num_workers=2"], **arguments)
+    there = toys.build(
+        tmp_path / "there", dataset=dataset, name="one", beam_runner="DirectRunner", beam_option=["--direct_num_workers=2"], **arguments
+    )
     assert records(there) == records(here) and sum(map(len, records(here).values())) > 15
     of_here, of_there = (json.loads((built.directory / "manifest.json").read_text()) for built in (here, there))
     for content in (of_here, of_there):  # where the records lie may differ

@@ -26,7 +26,10 @@ def tumour(number):
 def write(source, split, patient, *, phases=("SUB1", "SUB2"), slices=3, mask_suffix=".png"):
     for phase in phases:
         for number in range(slices):
-            for kind, pixels, suffix in (("images", picture(zlib.crc32(f"{patient}{phase}{number}".encode())), ".jpg"), ("labels", tumour(number), mask_suffix)):
+            for kind, pixels, suffix in (
+                ("images", picture(zlib.crc32(f"{patient}{phase}{number}".encode())), ".jpg"),
+                ("labels", tumour(number), mask_suffix),
+            ):
                 path = source / "seg" / split / kind / patient / phase / f"p-{number:03d}{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(path), pixels, [cv2.IMWRITE_JPEG_QUALITY, 60])
@@ -36,7 +39,11 @@ def write(source, split, patient, *, phases=("SUB1", "SUB2"), slices=3, mask_suf
 def release(tmp_path):
     """Six patients of both kinds; one of them in two of the release's splits, and its masks JPEG files."""
     source = tmp_path / "BreaDM"
-    for split, patients in {"train": ("BreaDM-Ma-1801", "BreaDM-Ma-1802", "BreaDM-Be-1701", "BreaDM-Be-1702"), "val": ("BreaDM-Ma-1803",), "test": ("BreaDM-Be-1703",)}.items():
+    for split, patients in {
+        "train": ("BreaDM-Ma-1801", "BreaDM-Ma-1802", "BreaDM-Be-1701", "BreaDM-Be-1702"),
+        "val": ("BreaDM-Ma-1803",),
+        "test": ("BreaDM-Be-1703",),
+    }.items():
         for patient in patients:
             write(source, split, patient)
     write(source, "test", "BreaDM-Ma-1801", phases=("SUB3",), mask_suffix=".jpg")
@@ -45,9 +52,7 @@ def release(tmp_path):
 
 def masks_of(dataset):
     return {
-        case: dataset.records(split).truth(number)
-        for split, table in dataset.manifest.splits.items()
-        for number, case in enumerate(table.case_id)
+        case: dataset.records(split).truth(number) for split, table in dataset.manifest.splits.items() for number, case in enumerate(table.case_id)
     }
 
 

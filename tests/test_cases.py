@@ -31,7 +31,10 @@ def test_images_and_masks_are_paired_by_stem_whatever_their_ending_and_order(tmp
     lay(tmp_path, "images/b.jpg", "masks/a.tif", "images/a.PNG", "masks/b.bmp", "images/c.d.tiff", "masks/c.d.png")
     cases = discover(tmp_path).cases
     assert [(case.case_id, case.image.name, case.mask.name, case.split) for case in cases] == [
-        ("a", "a.PNG", "a.tif", None), ("b", "b.jpg", "b.bmp", None), ("c.d", "c.d.tiff", "c.d.png", None)]
+        ("a", "a.PNG", "a.tif", None),
+        ("b", "b.jpg", "b.bmp", None),
+        ("c.d", "c.d.tiff", "c.d.png", None),
+    ]
 
 
 @pytest.mark.parametrize("valid", ["valid", "val", "validation"])
@@ -75,10 +78,13 @@ def test_a_mask_without_image_is_named(tmp_path):
     assert "lonely.png" in refusal(lay(flat(tmp_path, "a"), "masks/lonely.png"))
 
 
-@pytest.mark.parametrize(("image", "mask", "cure"), [
-    ("{}", "{}_mask", "--mask_pattern='{case}_mask'"),
-    ("{}_img", "seg-{}", "--image_pattern='{case}_img' --mask_pattern='seg-{case}'"),
-])
+@pytest.mark.parametrize(
+    ("image", "mask", "cure"),
+    [
+        ("{}", "{}_mask", "--mask_pattern='{case}_mask'"),
+        ("{}_img", "seg-{}", "--image_pattern='{case}_img' --mask_pattern='seg-{case}'"),
+    ],
+)
 def test_stems_that_are_related_are_cured_by_the_printed_pattern(tmp_path, image, mask, cure):
     stems = ("1", "11", "2", "s12")
     lay(tmp_path, *(f"images/{image.format(stem)}.png" for stem in stems), *(f"masks/{mask.format(stem)}.png" for stem in stems))
@@ -97,8 +103,17 @@ def test_an_image_of_a_split_is_never_paired_with_a_mask_of_another(tmp_path):
     assert "train" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("names", [(), ("readme.txt",), ("Images/a.png", "Masks/a.png"), ("images/a.png",), ("train/masks/a.png",),
-                                   ("train/images/a.png", "train/masks/a.png", "test/images/b.png")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        ("readme.txt",),
+        ("Images/a.png", "Masks/a.png"),
+        ("images/a.png",),
+        ("train/masks/a.png",),
+        ("train/images/a.png", "train/masks/a.png", "test/images/b.png"),
+    ],
+)
 def test_a_folder_in_neither_layout_is_told_both(tmp_path, names):
     message = refusal(lay(tmp_path, *names))
     assert "images/ and masks/" in message and "train/, valid/ and test/" in message
@@ -141,6 +156,7 @@ def test_pairs_are_found_in_folders_that_stand_anywhere(tmp_path):
 
 # Groups.
 
+
 def write_groups(folder: Path, text: str) -> Path:
     (folder / "groups.csv").write_text(text, encoding="utf-8")
     return folder
@@ -172,9 +188,17 @@ def test_a_table_without_the_column_is_no_error_but_a_warning_that_names_it(tmp_
     assert all(word in warning for word in ("'tiles'", "image, tile, width", "--group_column=", "Did you mean 'tile'"))
 
 
-@pytest.mark.parametrize(("text", "word"), [
-    ("image,group\na.jpg,1\n", "b.jpg"), ("image,group\na.jpg,1\nb,2\nb,2\n", "two for b"), ("image,group\na.jpg,1\na,1\nb,2\n", "a.jpg and a"),
-    ("image,group\na,1\nb\n", "line 3"), ("image,group\na,1\nb,\n", "line 3"), ("file,group\na,1\nb,1\n", "file, group")])
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("image,group\na.jpg,1\n", "b.jpg"),
+        ("image,group\na.jpg,1\nb,2\nb,2\n", "two for b"),
+        ("image,group\na.jpg,1\na,1\nb,2\n", "a.jpg and a"),
+        ("image,group\na,1\nb\n", "line 3"),
+        ("image,group\na,1\nb,\n", "line 3"),
+        ("file,group\na,1\nb,1\n", "file, group"),
+    ],
+)
 def test_a_table_that_does_not_give_each_image_one_group_is_refused(tmp_path, text, word):
     assert word in refusal(write_groups(flat(tmp_path, "a", "b"), text))
 
@@ -202,7 +226,9 @@ def test_a_pattern_beside_the_column_is_refused_and_beside_another_table_is_used
 def test_names_that_derive_from_one_picture_bring_the_ready_flag(tmp_path):
     (warning,) = discover(flat(tmp_path, "1010", "barrdistorted_1001_0.3_0.3_1010", "1011")).warnings
     assert r"--group_pattern='(\d+)$'" in warning and "leak" in warning
-    (warning,) = discover(flat(tmp_path / "reference", "barrdistorted_1001_0.3_0.3_1009", "deformed_8_1009", "deformed_9_1022", "rotated_1022")).warnings
+    (warning,) = discover(
+        flat(tmp_path / "reference", "barrdistorted_1001_0.3_0.3_1009", "deformed_8_1009", "deformed_9_1022", "rotated_1022")
+    ).warnings
     assert r"--group_pattern='(\d+)$'" in warning, "no source image among them"
     for restarting in (("1", "2", "3"), ("left_1", "left_2", "right_1", "right_2"), ("tile1_01", "tile1_02", "tile2_01", "tile2_02")):
         (warning,) = discover(flat(tmp_path / restarting[0], *restarting)).warnings

@@ -149,7 +149,7 @@ def test_empty_masks_absent_classes_sizes_and_modes(folder):
     found, _ = check(folder)
     assert found["empty_masks"].names == ("train/case0.png",) and found["empty_masks"].severity == "note"
     assert "64 x 64: 1" in found["sizes"].names and "grey, 8 bits: 1" in found["modes"].names
-    params = ['label_map.rgb_map={(0,0,0):0,(255,255,255):1,(9,9,9):2}', "label_map.class_names=('a','b','c')"]
+    params = ["label_map.rgb_map={(0,0,0):0,(255,255,255):1,(9,9,9):2}", "label_map.class_names=('a','b','c')"]
     assert check(folder, gin_param=params)[0]["absent_class"].names == ("c",)
 
 
@@ -208,7 +208,9 @@ def test_a_manifest_names_what_changed(folder, tmp_path):
         (folder / "test" / kind / "case5.png").unlink()
     put(folder / "test/images/other.png", scene(70))
     put(folder / "test/masks/other.png", mask_of(7))
-    (folder / "groups.csv").write_text("image,group\n" + "".join(f"{case},p{case[-1]}\n" for case in ("case0", "case1", "case2", "case3", "case4", "new", "other")))
+    (folder / "groups.csv").write_text(
+        "image,group\n" + "".join(f"{case},p{case[-1]}\n" for case in ("case0", "case1", "case2", "case3", "case4", "new", "other"))
+    )
     found, _ = check(folder, manifest=manifest)
     assert found["changed_image"].names == ("case0",) and found["changed_mask"].names == ("case1",)
     assert found["changed_added"].names == ("new", "other") and found["changed_missing"].names == ("case5",)
@@ -241,7 +243,6 @@ def test_the_shares_are_those_of_the_build_also_of_masks_with_more_colours_than_
     assert shares == pytest.approx({name: number / sum(pixels.values()) for name, number in pixels.items()})
 
 
-
 @pytest.mark.parametrize(("spoil", "code"), [(None, 0), ("copy", 3), ("cut", 1)])
 def test_the_exit_code_tells_the_severity(folder, spoil, code):
     if spoil == "copy":
@@ -254,7 +255,10 @@ def test_the_exit_code_tells_the_severity(folder, spoil, code):
     assert done.returncode == code and "Traceback" not in done.stderr, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("flags", "words"), [({}, "one of them, found none"), ({"source": "a", "dataset": "b"}, "found both"), ({"source": "/nowhere"}, "a folder of images")])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [({}, "one of them, found none"), ({"source": "a", "dataset": "b"}, "found both"), ({"source": "/nowhere"}, "a folder of images")],
+)
 def test_a_mistake_in_the_flags_is_said(flags, words):
     with pytest.raises(UserError, match=words):
         flexseg.check(**flags)

@@ -238,7 +238,7 @@ def test_a_macro_that_nothing_uses_is_a_misspelt_binding(folder):
         ("toy_train.rate=1", 1.0),
         ("toy_train.rate=1e-4", 1e-4),
         ("toy_train.deterministic=True", True),
-        ("toy_train.monitor='it''s \"x\"'", "its \"x\""),
+        ("toy_train.monitor='it''s \"x\"'", 'its "x"'),
         ("toy_train.off_map='nearest'", "nearest"),
         ("toy_train.size=[4, 5]", (4, 5)),
         ("toy_train.names=['a', 'b']", ("a", "b")),

@@ -103,7 +103,9 @@ def test_a_damaged_record_is_named_though_another_host_read_it(toy, tmp_path, ho
     data = bytearray(shard.read_bytes())
     data[-100] ^= 1
     shard.write_bytes(data)
-    words = toy_runs.train_command_line(open_dataset("toy", str(tmp_path / "data")), tmp_path / "run", "train.steps_per_epoch=6", data_service=",".join(hosts))
+    words = toy_runs.train_command_line(
+        open_dataset("toy", str(tmp_path / "data")), tmp_path / "run", "train.steps_per_epoch=6", data_service=",".join(hosts)
+    )
     done = processes.start("flexseg.commands.dispatcher:run", words).wait(240)
     assert done.returncode == 1 and f"{shard.name}: expected sound TFRecords, found record" in done.stderr, done.stderr
 
@@ -111,7 +113,14 @@ def test_a_damaged_record_is_named_though_another_host_read_it(toy, tmp_path, ho
 @pytest.mark.slow
 def test_a_host_that_is_gone_ends_the_run_with_75_and_it_goes_on(toy, tmp_path):
     # Far more steps than a trainer has batches in stock (tf.data asks every host for about 16 ahead).
-    longer = (*PARAMS, "train.epochs=4", "train.steps_per_epoch=30", "train.checkpoint_steps=5", "train.watchdog_multiple=20", "train.watchdog_minutes=0.2")
+    longer = (
+        *PARAMS,
+        "train.epochs=4",
+        "train.steps_per_epoch=30",
+        "train.checkpoint_steps=5",
+        "train.watchdog_multiple=20",
+        "train.watchdog_minutes=0.2",
+    )
     toy_runs.train(toy, tmp_path / "here", *longer)
     with serving(2) as (addresses, started):
         words = toy_runs.train_command_line(toy, tmp_path / "run", *longer, data_service=",".join(addresses))

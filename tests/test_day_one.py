@@ -45,7 +45,9 @@ def test_from_the_reference_s_config_to_predicted_masks(tmp_path):
     def run(line: str, code: int = 0) -> str:
         words = shlex.split(line)
         assert words[0] == "flexseg"
-        done = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-m", "flexseg.commands.dispatcher", *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == code and "Traceback" not in done.stderr, f"{line}\n{done.stdout}\n{done.stderr}"
         assert "InitializeLog" not in done.stderr, "TensorFlow's own lines tell nobody anything"
         return done.stdout + done.stderr

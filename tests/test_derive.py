@@ -158,7 +158,11 @@ def test_only_training_cases_get_copies_and_all_carry_their_group(source, tmp_pa
         flexseg.derive(source=str(source), output=str(tmp_path / "out"), gin_param=["derive.rotations=(90,)", "derive.elastic_sigmas=()"])
     found = rows(tmp_path / "out")
     per_case = len(Derive(rotations=(90,), elastic_sigmas=()).variants()) + 1
-    assert {split: sum(row["image"].startswith(split) for row in found) for split in ("train", "valid", "test")} == {"train": 2 * per_case, "valid": 1, "test": 1}
+    assert {split: sum(row["image"].startswith(split) for row in found) for split in ("train", "valid", "test")} == {
+        "train": 2 * per_case,
+        "valid": 1,
+        "test": 1,
+    }
     assert all(row["group"] == row["source"] for row in found) and "next: flexseg build" in said.getvalue()
     for row in found:
         image = tmp_path / "out" / row["image"]
@@ -199,7 +203,9 @@ def test_16_bits_and_palettes_keep_their_values(tmp_path):
     cv2.imwrite(str(deep), np.random.default_rng(0).integers(0, 65536, (40, 40), np.uint16))
     colors = np.random.default_rng(0).choice(np.array([[60, 16, 152], [254, 221, 58]], np.uint8), (40, 40))
     cv2.imwrite(str(colored), colors[..., ::-1])
-    derive_folder({"train": [Case("a", deep, colored, "a", "train")]}, tmp_path / "out", Derive(), source="elsewhere", overwrite=False, max_pixels=10**6)
+    derive_folder(
+        {"train": [Case("a", deep, colored, "a", "train")]}, tmp_path / "out", Derive(), source="elsewhere", overwrite=False, max_pixels=10**6
+    )
     assert read_pixels(tmp_path / "out" / "train" / "images" / "vflipped_a.png").dtype == np.uint16
     np.testing.assert_array_equal(read_mask(tmp_path / "out" / "train" / "masks" / "vflipped_a.png"), colors[::-1])
     warped = read_mask(next((tmp_path / "out" / "train" / "masks").glob("deformed*")))

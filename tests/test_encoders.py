@@ -231,7 +231,13 @@ def test_layers_that_are_cut_off_cannot_be_the_trained_ones():
 
 @pytest.mark.parametrize("name", ["encoder_unet", "fpn", "deeplabv3_plus"])
 def test_no_trained_layer_leaves_the_encoder_as_it_is(name):
-    model = small(name, encoder="MobileNetV3Small", encoder_weights="imagenet", encoder_trainable_layers=0, **({"encoder_maps": "stage"} if name == "deeplabv3_plus" else {}))
+    model = small(
+        name,
+        encoder="MobileNetV3Small",
+        encoder_weights="imagenet",
+        encoder_trainable_layers=0,
+        **({"encoder_maps": "stage"} if name == "deeplabv3_plus" else {}),
+    )
     encoder = encoder_of(model)
     assert not encoder.trainable_variables and model.trainable_variables
     before = encoder.get_weights()

@@ -150,7 +150,12 @@ def test_the_moving_statistics_keep_the_share_that_is_set():
 def test_the_gradient_of_a_bias_does_not_stall_in_16_bits(dtype, xla):
     # TensorFlow 2.21's BiasAddGrad on a CPU answers 256 for bfloat16 here: a sum of ones that has grown to 256 rounds back to 256.
     policy = f"mixed_{dtype}"
-    layers = [Conv2D(4, 1, dtype=policy), Conv2DTranspose(4, 2, strides=2, dtype=policy), SeparableConv2D(4, 3, padding="same", dtype=policy), Dense(4, dtype=policy)]
+    layers = [
+        Conv2D(4, 1, dtype=policy),
+        Conv2DTranspose(4, 2, strides=2, dtype=policy),
+        SeparableConv2D(4, 3, padding="same", dtype=policy),
+        Dense(4, dtype=policy),
+    ]
     for layer in layers:
         model = keras.Sequential([keras.Input((64, 64, 2)), layer])
 
@@ -180,7 +185,11 @@ def test_the_convolutions_give_keras_s_own_result(policy):
         layer.build((None, 16, 24, 3))
     dense[1].set_weights(dense[0].get_weights())
     np.testing.assert_array_equal(*(tf.cast(layer(pixels()), "float32") for layer in dense))
-    for ours, theirs in ((Conv2D, keras.layers.Conv2D), (Conv2DTranspose, keras.layers.Conv2DTranspose), (SeparableConv2D, keras.layers.SeparableConv2D)):
+    for ours, theirs in (
+        (Conv2D, keras.layers.Conv2D),
+        (Conv2DTranspose, keras.layers.Conv2DTranspose),
+        (SeparableConv2D, keras.layers.SeparableConv2D),
+    ):
         settings = dict(filters=5, kernel_size=3, strides=2, padding="same", activation="relu", bias_initializer="random_normal")
         one, other = ours(**settings), theirs(**settings)
         one.build((None, 16, 24, 3)), other.build((None, 16, 24, 3))

@@ -10,7 +10,9 @@ SMALL = ("--devices=cpu", "--steps=4", "--image_size=32", "--num_layers=2")
 
 
 def check(*flags):
-    return subprocess.run([sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"), *SMALL, *flags], capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"), *SMALL, *flags], capture_output=True, text=True, timeout=600
+    )
 
 
 @pytest.mark.slow

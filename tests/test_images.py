@@ -53,9 +53,15 @@ def of_shape(pixels, channels):
     return np.broadcast_to(pixels[..., :3], (*pixels.shape[:2], channels))
 
 
-@pytest.mark.parametrize("suffix, channels, bits", [
-    (suffix, channels, bits) for suffix, channels, bits in itertools.product(("png", "jpg", "tif", "bmp"), (1, 3, 4), (8, 16))
-    if bits == 8 or suffix in ("png", "tif") if channels < 4 or suffix != "jpg"])
+@pytest.mark.parametrize(
+    "suffix, channels, bits",
+    [
+        (suffix, channels, bits)
+        for suffix, channels, bits in itertools.product(("png", "jpg", "tif", "bmp"), (1, 3, 4), (8, 16))
+        if bits == 8 or suffix in ("png", "tif")
+        if channels < 4 or suffix != "jpg"
+    ],
+)
 def test_every_format_depth_and_channel_count_keeps_its_pixels(tmp_path, suffix, channels, bits):
     pixels = picture(channels, np.uint8 if bits == 8 else np.uint16)
     path = write(tmp_path / f"a.{suffix}", pixels)
@@ -259,8 +265,9 @@ def bomb(path, side):
     compressor = zlib.compressobj(9)
     row = bytes(1 + side * 3)
     data = b"".join(compressor.compress(row) for _ in range(min(side, 50))) + compressor.flush()
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) + chunk(b"IDAT", data)
-                     + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
     return path
 
 
@@ -301,7 +308,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path, suffix, kept):
     else:
         Image.fromarray(picture(3)).save(path)
     whole = path.read_bytes()
-    path.write_bytes(whole[:int(len(whole) * kept)])
+    path.write_bytes(whole[: int(len(whole) * kept)])
     for call in (read_mask, lambda p: stored_bytes(p, channels=3, window=(0, 65535))):
         assert refusal(call, path).where == str(path)
 
@@ -317,13 +324,21 @@ def test_a_png_that_lacks_its_last_bytes_is_refused_though_pillow_reads_it(tmp_p
 def test_a_flipped_bit_in_a_png_is_refused(tmp_path):
     whole = write(tmp_path / "a.png", picture(1)).read_bytes()
     for place in (20, 45, len(whole) // 2, len(whole) - 14):
-        (tmp_path / "bad.png").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+        (tmp_path / "bad.png").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         refusal(stored_bytes, tmp_path / "bad.png", channels=1, window=None)
 
 
 def test_what_is_no_image_is_refused_whatever_its_name(tmp_path):
-    for name, data in (("empty.png", b""), ("text.png", b"hello, world"), ("gif.png", b"GIF89a" + bytes(50)), ("half.tif", b"II*\0"),
-                       ("half.jpg", b"\xff\xd8\xff"), ("half.bmp", b"BM"), ("half.png", b"\x89PNG\r\n\x1a\n"), ("zero.tif", b"II*\0" + bytes(100))):
+    for name, data in (
+        ("empty.png", b""),
+        ("text.png", b"hello, world"),
+        ("gif.png", b"GIF89a" + bytes(50)),
+        ("half.tif", b"II*\0"),
+        ("half.jpg", b"\xff\xd8\xff"),
+        ("half.bmp", b"BM"),
+        ("half.png", b"\x89PNG\r\n\x1a\n"),
+        ("zero.tif", b"II*\0" + bytes(100)),
+    ):
         (tmp_path / name).write_bytes(data)
         assert name in refusal(read_header, tmp_path / name).where
     refusal(read_header, tmp_path / "missing.png")
@@ -362,7 +377,7 @@ def test_deep_tiffs_that_opencv_would_decode_wrongly_are_refused(tmp_path, chang
     (start,) = struct.unpack_from("<I", data, 4)
     (entries,) = struct.unpack_from("<H", data, start)
     for place in range(start + 2, start + 2 + 12 * entries, 12):
-        tag, = struct.unpack_from("<H", data, place)
+        (tag,) = struct.unpack_from("<H", data, place)
         if tag in change:
             struct.pack_into("<H", data, place + 8, change[tag])
     path.write_bytes(data)

@@ -233,7 +233,18 @@ def test_the_generator_becomes_augmentation_and_variants(read):
     bindings = read(GENERATOR).bindings
     train, derive = bindings["train"], bindings["derive"]
     assert train["augment.enabled"] is True and train["train.steps_per_epoch"] == 320
-    for operation in ("horizontal_flip", "vertical_flip", "rotation", "scale", "shear", "elastic", "distortion", "barrel", "pincushion", "brightness"):
+    for operation in (
+        "horizontal_flip",
+        "vertical_flip",
+        "rotation",
+        "scale",
+        "shear",
+        "elastic",
+        "distortion",
+        "barrel",
+        "pincushion",
+        "brightness",
+    ):
         assert train[f"augment.{operation}_probability"] == 0.5, operation
     assert train["augment.sharpen_probability"] == 0.0 and train["augment.scale_factor"] == (0.8, 1.0)
     assert derive["derive.brightenings"] == ((1.2, 10.0),) and derive["derive.sharpenings"] == ()
@@ -248,7 +259,12 @@ def test_the_generator_becomes_augmentation_and_variants(read):
 
 def test_barrel_and_pincushion_keep_their_own_settings(read):
     found = read(re.sub(r"(\[pincdistortion\]\nradius = )\S+\n(amount = )\S+", r"\g<1>0.4\n\g<2>-0.2", GENERATOR)).bindings
-    assert [found["derive"][f"derive.{name}"] for name in ("barrel_radius", "barrel_amount", "pincushion_radius", "pincushion_amount")] == [0.3, 0.3, 0.4, 0.2]
+    assert [found["derive"][f"derive.{name}"] for name in ("barrel_radius", "barrel_amount", "pincushion_radius", "pincushion_amount")] == [
+        0.3,
+        0.3,
+        0.4,
+        0.2,
+    ]
     assert found["train"]["augment.barrel_radius"] == (0.3, 0.4) and found["train"]["augment.barrel_amount"] == (0.2, 0.3)
 
 
@@ -263,7 +279,9 @@ def test_the_elastic_deformation_of_the_training_is_about_as_strong_as_the_file_
     file = y - np.mgrid[:512, :512][0]
     (_, amplitude), spacing = found["train"]["augment.elastic_amplitude"], found["train"]["augment.elastic_spacing"]
     nodes = np.clip(rng.standard_normal((1, 512 // spacing + 3, 512 // spacing + 3, 1)), -2, 2) * amplitude
-    training = tf.image.resize(nodes, [nodes.shape[1] * spacing, nodes.shape[2] * spacing], "bicubic").numpy()[0, spacing:-spacing, spacing:-spacing, 0]
+    training = tf.image.resize(nodes, [nodes.shape[1] * spacing, nodes.shape[2] * spacing], "bicubic").numpy()[
+        0, spacing:-spacing, spacing:-spacing, 0
+    ]
 
     def reach(field):
         field = field - field.mean()
@@ -278,7 +296,9 @@ def test_grey_masks_of_one_class_are_divided_in_the_middle(read):
     assert read(MALIGNANT.replace("BaseImageMaskDataset", "ImageMaskDataset")).bindings["build"]["label_map.threshold"] == 60
 
 
-@pytest.mark.parametrize("value", ["__import__('os').system('touch pwned')", "open('pwned', 'w')", "[x for x in ()]", "{}.__class__", "(1).__add__(2)"])
+@pytest.mark.parametrize(
+    "value", ["__import__('os').system('touch pwned')", "open('pwned', 'w')", "[x for x in ()]", "{}.__class__", "(1).__add__(2)"]
+)
 def test_nothing_is_executed(read, tmp_path, monkeypatch, value):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="model.learning_rate"):

@@ -164,12 +164,33 @@ def test_an_allowed_leak_is_known_as_one(source):
 def manifest_of(found: Inventory) -> Manifest:
     def table(entries) -> SplitTable:
         number = len(entries)
-        return SplitTable(files=("a",), case_id=[e.case.case_id for e in entries], group_id=[e.case.group for e in entries], shard=[0] * number,
-                          offset=[0] * number, length=[0] * number, height=[e.height for e in entries], width=[e.width for e in entries],
-                          image_sha256=[e.image_sha256 for e in entries], mask_sha256=[e.mask_sha256 for e in entries])
-    return Manifest(dataset="d", version="1.0.0", channels=found.channels, window=found.window, converted=found.converted, leaked=found.leaked,
-                    split={}, label_map=found.label_map.to_json(), fingerprint=found.fingerprint(), class_pixels=found.class_pixels,
-                    empty_masks=found.empty_masks, splits={name: table(entries) for name, entries in found.cases.items()})
+        return SplitTable(
+            files=("a",),
+            case_id=[e.case.case_id for e in entries],
+            group_id=[e.case.group for e in entries],
+            shard=[0] * number,
+            offset=[0] * number,
+            length=[0] * number,
+            height=[e.height for e in entries],
+            width=[e.width for e in entries],
+            image_sha256=[e.image_sha256 for e in entries],
+            mask_sha256=[e.mask_sha256 for e in entries],
+        )
+
+    return Manifest(
+        dataset="d",
+        version="1.0.0",
+        channels=found.channels,
+        window=found.window,
+        converted=found.converted,
+        leaked=found.leaked,
+        split={},
+        label_map=found.label_map.to_json(),
+        fingerprint=found.fingerprint(),
+        class_pixels=found.class_pixels,
+        empty_masks=found.empty_masks,
+        splits={name: table(entries) for name, entries in found.cases.items()},
+    )
 
 
 def test_the_fingerprint_is_that_of_the_contents_not_of_place_or_order(source, tmp_path_factory):
@@ -198,5 +219,11 @@ def test_what_changed_is_told_in_sentences(source, tmp_path):
     (source / "groups.csv").write_text("image,group\nt0,t0\nt2,p\nv0,v0\nn0,n0\n")
     found = inventory(source, label_map=LabelMap(**BINARY, off_map="nearest"))
     assert found.fingerprint() != built.fingerprint
-    assert found.difference(built) == ["1 case added: n0", "1 case removed: t1", "1 case in another split: t0", "1 case in another group: t2",
-                                       "1 case with another mask: v0", "label_map.off_map was refuse, is nearest"]
+    assert found.difference(built) == [
+        "1 case added: n0",
+        "1 case removed: t1",
+        "1 case in another split: t0",
+        "1 case in another group: t2",
+        "1 case with another mask: v0",
+        "label_map.off_map was refuse, is nearest",
+    ]

@@ -96,7 +96,9 @@ def test_two_pods_train_as_one_process_does(toy, tmp_path):
     toy_runs.train(toy, tmp_path / "one", *EXACT, *LENGTH)
     words = toy_runs.train_command_line(toy, tmp_path / "two", *EXACT, *LENGTH)
     launcher = [sys.executable, "-m", "flexseg.launch.indexed_job", "--hosts=127.0.0.1:2746{index}", "--workers=2", "--", *words]
-    pods = [subprocess.Popen(launcher, env=os.environ | {"JOB_COMPLETION_INDEX": str(index)}, stdout=subprocess.PIPE, text=True) for index in range(2)]
+    pods = [
+        subprocess.Popen(launcher, env=os.environ | {"JOB_COMPLETION_INDEX": str(index)}, stdout=subprocess.PIPE, text=True) for index in range(2)
+    ]
     said = [pod.communicate(timeout=300)[0] for pod in pods]
     assert [pod.returncode for pod in pods] == [0, 0] and "2 workers × 1 × CPU (TF_CONFIG: 127.0.0.1:27460" in said[0]
     assert_is(tmp_path / "two", tmp_path / "one")

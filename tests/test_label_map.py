@@ -12,7 +12,10 @@ import pytest
 from flexseg.errors import UserError
 from flexseg.files.label_map import LabelMap, count_colors, infer_label_map
 
-BLACK_WHITE = {(0, 0, 0): 0, (255, 255, 255): 1, }
+BLACK_WHITE = {
+    (0, 0, 0): 0,
+    (255, 255, 255): 1,
+}
 FOUR = {(0, 0, 0): 0, (0, 255, 0): 1, (255, 0, 0): 2, (0, 0, 255): 3}
 
 
@@ -93,27 +96,30 @@ def test_several_colours_may_be_one_class():
     assert label_map.colors == [(0, 0, 0), (255, 0, 0)]
 
 
-@pytest.mark.parametrize("arguments, where", [
-    ({}, "label_map"),
-    ({"rgb_map": BLACK_WHITE, "values": {0: 0, 1: 1}}, "label_map"),
-    ({"rgb_map": "black"}, "label_map.rgb_map"),
-    ({"rgb_map": {(0, 0, 0): 0, (255, 255, 255): 2}}, "label_map.rgb_map"),
-    ({"rgb_map": {(0, 0, 0): 0, (255, 255, 256): 1}}, "label_map.rgb_map"),
-    ({"rgb_map": {(0, 0): 0, (255, 255): 1}}, "label_map.rgb_map"),
-    ({"rgb_map": {0: 0, 255: 1}}, "label_map.rgb_map"),
-    ({"rgb_map": {(0, 0, 0): 0, (255, 255, 255): True}}, "label_map.rgb_map"),
-    ({"rgb_map": {(0, 0, 0): 0, (255, 255, 255): 1.0}}, "label_map.rgb_map"),
-    ({"values": {(0, 0, 0): 0, (1, 1, 1): 1}}, "label_map.values"),
-    ({"values": {v: v for v in range(256)}}, "label_map.values"),
-    ({"values": {0: 0}}, "label_map.values"),
-    ({"rgb_map": BLACK_WHITE, "class_names": ("a",)}, "label_map.class_names"),
-    ({"rgb_map": BLACK_WHITE, "class_names": ("a", "a")}, "label_map.class_names"),
-    ({"rgb_map": BLACK_WHITE, "background": 2}, "label_map.background"),
-    ({"rgb_map": BLACK_WHITE, "ignore": (155, 0, 0)}, "label_map.ignore"),
-    ({"rgb_map": BLACK_WHITE, "off_map": "guess"}, "label_map.off_map"),
-    ({"rgb_map": FOUR, "off_map": "threshold"}, "label_map.off_map"),
-    ({"rgb_map": BLACK_WHITE, "threshold": 0}, "label_map.threshold"),
-])
+@pytest.mark.parametrize(
+    "arguments, where",
+    [
+        ({}, "label_map"),
+        ({"rgb_map": BLACK_WHITE, "values": {0: 0, 1: 1}}, "label_map"),
+        ({"rgb_map": "black"}, "label_map.rgb_map"),
+        ({"rgb_map": {(0, 0, 0): 0, (255, 255, 255): 2}}, "label_map.rgb_map"),
+        ({"rgb_map": {(0, 0, 0): 0, (255, 255, 256): 1}}, "label_map.rgb_map"),
+        ({"rgb_map": {(0, 0): 0, (255, 255): 1}}, "label_map.rgb_map"),
+        ({"rgb_map": {0: 0, 255: 1}}, "label_map.rgb_map"),
+        ({"rgb_map": {(0, 0, 0): 0, (255, 255, 255): True}}, "label_map.rgb_map"),
+        ({"rgb_map": {(0, 0, 0): 0, (255, 255, 255): 1.0}}, "label_map.rgb_map"),
+        ({"values": {(0, 0, 0): 0, (1, 1, 1): 1}}, "label_map.values"),
+        ({"values": {v: v for v in range(256)}}, "label_map.values"),
+        ({"values": {0: 0}}, "label_map.values"),
+        ({"rgb_map": BLACK_WHITE, "class_names": ("a",)}, "label_map.class_names"),
+        ({"rgb_map": BLACK_WHITE, "class_names": ("a", "a")}, "label_map.class_names"),
+        ({"rgb_map": BLACK_WHITE, "background": 2}, "label_map.background"),
+        ({"rgb_map": BLACK_WHITE, "ignore": (155, 0, 0)}, "label_map.ignore"),
+        ({"rgb_map": BLACK_WHITE, "off_map": "guess"}, "label_map.off_map"),
+        ({"rgb_map": FOUR, "off_map": "threshold"}, "label_map.off_map"),
+        ({"rgb_map": BLACK_WHITE, "threshold": 0}, "label_map.threshold"),
+    ],
+)
 def test_a_wrong_setting_is_refused_by_name(arguments, where):
     assert refusal(lambda: LabelMap(**arguments)).where == where
 
@@ -131,8 +137,10 @@ def test_the_five_most_frequent_colours_are_named_and_the_others_counted():
     for value in range(1, 9):
         mask[value, :value] = value * 10
     error = refusal(LabelMap(rgb_map=BLACK_WHITE).encode, grey_as_rgb(mask), "a.png")
-    assert error.found == "(80,80,80) (8 pixels), (70,70,70) (7 pixels), (60,60,60) (6 pixels), (50,50,50) (5 pixels), " \
-                          "(40,40,40) (4 pixels) and 3 others (6 pixels)"
+    assert (
+        error.found == "(80,80,80) (8 pixels), (70,70,70) (7 pixels), (60,60,60) (6 pixels), (50,50,50) (5 pixels), "
+        "(40,40,40) (4 pixels) and 3 others (6 pixels)"
+    )
 
 
 def test_a_class_missing_from_the_map_is_cured_by_the_printed_rgb_map():
@@ -207,8 +215,10 @@ def test_threshold_cuts_at_the_luminance_and_keeps_the_brighter_class(threshold)
 
 
 def test_a_map_survives_json():
-    for label_map in (LabelMap(values={0: 0, 7: 1}, class_names=("a", "b"), background=None, ignore=(255,), off_map="threshold", threshold=4),
-                      LabelMap(rgb_map={**FOUR, (1, 1, 1): 2}, ignore=((155, 155, 155),))):
+    for label_map in (
+        LabelMap(values={0: 0, 7: 1}, class_names=("a", "b"), background=None, ignore=(255,), off_map="threshold", threshold=4),
+        LabelMap(rgb_map={**FOUR, (1, 1, 1): 2}, ignore=((155, 155, 155),)),
+    ):
         again = LabelMap.from_json(json.loads(json.dumps(label_map.to_json())))
         assert again == label_map and again.to_json() == label_map.to_json()
 
@@ -235,10 +245,16 @@ def test_counts_are_those_of_the_pixels():
     assert count_colors(np.array([[[1, 2, 3], [255, 0, 0], [1, 2, 3]]], np.uint8)) == {(1, 2, 3): 2, (255, 0, 0): 1}
 
 
-@pytest.mark.parametrize("counts, values", [
-    ({0: 9, 255: 1}, {0: 0, 255: 1}), ({0: 9, 1: 1}, {0: 0, 1: 1}), ({(0, 0, 0): 9, (255, 255, 255): 1}, {0: 0, 255: 1}),
-    ({0: 5, (0, 0, 0): 9, (255, 255, 255): 1}, {0: 0, 255: 1}), ({0: 1, 2: 3, 1: 2}, {0: 0, 1: 1, 2: 2}),
-])
+@pytest.mark.parametrize(
+    "counts, values",
+    [
+        ({0: 9, 255: 1}, {0: 0, 255: 1}),
+        ({0: 9, 1: 1}, {0: 0, 1: 1}),
+        ({(0, 0, 0): 9, (255, 255, 255): 1}, {0: 0, 255: 1}),
+        ({0: 5, (0, 0, 0): 9, (255, 255, 255): 1}, {0: 0, 255: 1}),
+        ({0: 1, 2: 3, 1: 2}, {0: 0, 1: 1, 2: 2}),
+    ],
+)
 def test_plain_masks_need_no_binding(counts, values):
     label_map = infer_label_map(counts)
     assert label_map == LabelMap(values=values) and label_map.background == 0

@@ -100,11 +100,16 @@ def test_workers_whose_kernels_differ_are_all_stopped_with_the_line_to_type(toy,
     for worker, value in enumerate("10"):
         words = toy_runs.train_command_line(toy, tmp_path / "run", workers=addresses, worker=worker)
         command = [sys.executable, "-m", "flexseg.commands.dispatcher", *words]
-        started.append(subprocess.Popen(command, env=os.environ | {machine.VARIABLE: value}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        started.append(
+            subprocess.Popen(command, env=os.environ | {machine.VARIABLE: value}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
     told = [process.communicate(timeout=300) for process in started]
     for process, (_, wrong) in zip(started, told, strict=True):
         assert process.returncode == 1
-        assert "worker 1: expected the chief's TF_ENABLE_ONEDNN_OPTS: 1, found 0. To mend it: on all workers TF_ENABLE_ONEDNN_OPTS=1 flexseg train" in wrong
+        assert (
+            "worker 1: expected the chief's TF_ENABLE_ONEDNN_OPTS: 1, found 0. To mend it: on all workers TF_ENABLE_ONEDNN_OPTS=1 flexseg train"
+            in wrong
+        )
     assert not (tmp_path / "run").exists()
 
 

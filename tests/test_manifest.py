@@ -12,16 +12,35 @@ from flexseg.files.manifest import Manifest, SplitTable, tfrecord_offsets
 
 
 def make_table(number: int = 2) -> SplitTable:
-    return SplitTable(files=("a-00000-of-00001.tfrecord",), case_id=[f"näme {i}" for i in range(number)], group_id=["g"] * number, shard=[0] * number,
-                      offset=[1000 * i for i in range(number)], length=[984] * number, height=[5] * number, width=[7] * number,
-                      image_sha256=["ab"] * number, mask_sha256=["cd"] * number)
+    return SplitTable(
+        files=("a-00000-of-00001.tfrecord",),
+        case_id=[f"näme {i}" for i in range(number)],
+        group_id=["g"] * number,
+        shard=[0] * number,
+        offset=[1000 * i for i in range(number)],
+        length=[984] * number,
+        height=[5] * number,
+        width=[7] * number,
+        image_sha256=["ab"] * number,
+        mask_sha256=["cd"] * number,
+    )
 
 
 def make_manifest(**changes) -> Manifest:
-    settings = {"dataset": "my_set", "version": "1.0.0", "channels": 3, "window": (0.1, 4095.0), "converted": 1, "leaked": False,
-                "split": {"seed": 3}, "label_map": {"class_names": ["background", "nucleus"]},
-                "fingerprint": "00ff", "class_pixels": {"train": {"nucleus": 2**40}},
-                "empty_masks": {"train": 1}, "splits": {"train": make_table(), "test": make_table(1)}}
+    settings = {
+        "dataset": "my_set",
+        "version": "1.0.0",
+        "channels": 3,
+        "window": (0.1, 4095.0),
+        "converted": 1,
+        "leaked": False,
+        "split": {"seed": 3},
+        "label_map": {"class_names": ["background", "nucleus"]},
+        "fingerprint": "00ff",
+        "class_pixels": {"train": {"nucleus": 2**40}},
+        "empty_masks": {"train": 1},
+        "splits": {"train": make_table(), "test": make_table(1)},
+    }
     return Manifest(**settings | changes)
 
 
@@ -57,15 +76,19 @@ def test_a_manifest_that_is_missing_garbled_or_of_another_schema_is_refused(tmp_
         assert word in refusal(path)
 
 
-@pytest.mark.parametrize(("change", "word"), [
-    (lambda content: content.pop("channels"), "channels"),
-    (lambda content: content.pop("splits"), "splits"),
-    (lambda content: content.update(surplus=1), "surplus"),
-    (lambda content: content.update(leaked="no"), "leaked"),
-    (lambda content: content["splits"]["train"].pop("offset"), "offset"),
-    (lambda content: content["splits"]["train"]["offset"].pop(), "equal length"),
-    (lambda content: content["splits"]["test"]["offset"].__setitem__(0, "7"), "test.offset"),
-    (lambda content: content["splits"]["test"]["shard"].__setitem__(0, 1), "shards 0 to 0")])
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda content: content.pop("channels"), "channels"),
+        (lambda content: content.pop("splits"), "splits"),
+        (lambda content: content.update(surplus=1), "surplus"),
+        (lambda content: content.update(leaked="no"), "leaked"),
+        (lambda content: content["splits"]["train"].pop("offset"), "offset"),
+        (lambda content: content["splits"]["train"]["offset"].pop(), "equal length"),
+        (lambda content: content["splits"]["test"]["offset"].__setitem__(0, "7"), "test.offset"),
+        (lambda content: content["splits"]["test"]["shard"].__setitem__(0, 1), "shards 0 to 0"),
+    ],
+)
 def test_a_manifest_with_missing_or_mistyped_parts_is_refused(tmp_path, change, word):
     path = tmp_path / "manifest.json"
     make_manifest().save(path)

@@ -76,7 +76,11 @@ def test_unet3_plus_has_the_paper_s_26_97_million():
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_of_the_image_s_size(name, num_classes, channels):
     model = build_model(
-        image_size=(32, 64), channels=channels, classes=max(2, num_classes), num_classes=num_classes, architecture=lambda **given: small(name, **given)
+        image_size=(32, 64),
+        channels=channels,
+        classes=max(2, num_classes),
+        num_classes=num_classes,
+        architecture=lambda **given: small(name, **given),
     )
     outputs = keras.tree.flatten(model(pixels(channels=channels)))
     assert len(outputs) == (1 if name not in DEEP else {"unet3_plus": 3, "u2net": 5, "basnet": 8}[name])
@@ -179,7 +183,9 @@ def test_the_gradient_of_a_batch_is_the_sum_of_those_of_its_halves(name):
             with tf.GradientTape() as tape:
                 tape.watch(weights)
                 outputs = keras.tree.flatten(model.stateless_call(weights, state, pixels(8).astype("float64")[part], training=True)[0])
-                losses = [tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(masks[part], tf.cast(output, "float64"))) for output in outputs]
+                losses = [
+                    tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(masks[part], tf.cast(output, "float64"))) for output in outputs
+                ]
                 loss = tf.add_n(losses)
             return dict(zip((v.path for v in model.trainable_variables), tape.gradient(loss, weights), strict=True))
 
@@ -209,7 +215,9 @@ def test_the_reduced_gradient_of_every_weight_is_that_of_one_device(name):
 
     def gradients(count):
         with precision_scope("float64"):
-            made = rig(count, OptimizerSettings(name="SGD", learning_rate=1.0, momentum=MOMENTUM), build=build, images=images, masks=masks, **settings)
+            made = rig(
+                count, OptimizerSettings(name="SGD", learning_rate=1.0, momentum=MOMENTUM), build=build, images=images, masks=masks, **settings
+            )
             assert bool(made.run(0, rate=1.0).applied)
             return {v.path: -made.replicas.read(m) for v, m in zip(made.model.trainable_variables, made.optimizer.momentums, strict=True)}
 
@@ -246,7 +254,9 @@ def test_gradients_in_16_bits_are_those_of_float32(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "policy"), [*((name, "float32") for name in MODELS), *((name, "mixed_bfloat16") for name in ("flex_unet", "transunet", "encoder_unet"))])
+@pytest.mark.parametrize(
+    ("name", "policy"), [*((name, "float32") for name in MODELS), *((name, "mixed_bfloat16") for name in ("flex_unet", "transunet", "encoder_unet"))]
+)
 def test_xla_gives_the_same_logits_and_gradients(name, policy):
     settings = unmixed(name)  # as above
     if name == "fpn":  # its own encoder is efficient_unet's
@@ -289,7 +299,9 @@ def test_a_checkpoint_gives_the_same_logits(name, tmp_path):
 
 
 # fpn has efficient_unet's encoder and unet3_plus's layers.
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "attention_unet" else [pytest.mark.slow]) for name in MODELS if name != "fpn"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "attention_unet" else [pytest.mark.slow]) for name in MODELS if name != "fpn"]
+)
 def test_a_saved_model_gives_the_same_logits(name, tmp_path):
     model = small(name)
     model.export(str(tmp_path / "exported"), verbose=False)
@@ -309,7 +321,9 @@ def test_it_learns_eight_pictures_by_heart(name):
     images = np.clip(90 + 70 * masks[..., None] * rng.uniform(0.6, 1, (8, 1, 1, 3)) + rng.normal(0, 25, (8, 64, 64, 3)), 0, 255)
     masks = masks[..., None].astype(np.uint8)
 
-    settings = {"base_filters": 16, "num_mlp": 64} if name == "swin_unet" else {"base_filters": 8, "normalization": "batch", "normalization_momentum": 0.9}
+    settings = (
+        {"base_filters": 16, "num_mlp": 64} if name == "swin_unet" else {"base_filters": 8, "normalization": "batch", "normalization_momentum": 0.9}
+    )
 
     def build(*, size, num_classes, **options):
         keras.utils.set_random_seed(0)
@@ -331,5 +345,20 @@ def dice(model, images, masks) -> float:
 
 def test_every_architecture_is_here():
     files = {path.stem for path in Path(models.__file__).parent.glob("*.py")}
-    shared = {"__init__", "architectures", "attention", "blocks", "build", "convolutions", "cost", "encoders", "frame", "normalization", "pretrained", "raising", "recompute", "shapes"}
+    shared = {
+        "__init__",
+        "architectures",
+        "attention",
+        "blocks",
+        "build",
+        "convolutions",
+        "cost",
+        "encoders",
+        "frame",
+        "normalization",
+        "pretrained",
+        "raising",
+        "recompute",
+        "shapes",
+    }
     assert files - shared == set(MODELS) == set(ARCHITECTURES)

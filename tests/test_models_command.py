@@ -43,7 +43,9 @@ def clean_gin():
 
 def test_the_published_flex_unet_costs_what_the_reference_s_does():
     with shapes_alone():
-        model = flex_unet(image_size=(512, 512), image_channels=3, num_classes=2, base_filters=16, base_kernels=(9, 9), num_layers=8, dropout_rate=0.04)
+        model = flex_unet(
+            image_size=(512, 512), image_channels=3, num_classes=2, base_filters=16, base_kernels=(9, 9), num_layers=8, dropout_rate=0.04
+        )
     cost = cost_of(model)
     assert cost.parameters == 124_996_866 and round(cost.macs / 1e9, 1) == 57.8, "REFERENCE_SYSTEM.md section 4"
 
@@ -126,7 +128,9 @@ def test_one_network_is_built_trained_and_told(capsys):
 
 
 def test_json_has_every_number(capsys):
-    (line,) = table(capsys, gin_file=["models/u2net_small.gin"], gin_param=["u2net.base_filters=8"], precision="mixed_bfloat16", measure=False, json=True)
+    (line,) = table(
+        capsys, gin_file=["models/u2net_small.gin"], gin_param=["u2net.base_filters=8"], precision="mixed_bfloat16", measure=False, json=True
+    )
     row = json.loads(line)
     assert row["network"] == "u2net" and row["precision"] == "mixed_bfloat16" and row["image_size"] == [256, 256]
     assert row["parameters"] > 0 and row["macs"] > 0 and row["activation_bytes"] > 0 and "images_per_second" not in row

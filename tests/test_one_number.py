@@ -65,7 +65,13 @@ BFLOAT16 = (*RESIZE, "train.precision='mixed_bfloat16'")
 
 @pytest.mark.parametrize(
     ("fit", "count"),
-    [(RESIZE, 0), (CROP, 2), pytest.param(BFLOAT16, 0, marks=pytest.mark.slow), pytest.param(RESIZE, 2, marks=pytest.mark.slow), pytest.param(CROP, 0, marks=pytest.mark.slow)],
+    [
+        (RESIZE, 0),
+        (CROP, 2),
+        pytest.param(BFLOAT16, 0, marks=pytest.mark.slow),
+        pytest.param(RESIZE, 2, marks=pytest.mark.slow),
+        pytest.param(CROP, 0, marks=pytest.mark.slow),
+    ],
 )
 def test_log_evaluation_and_prediction_agree(source, dataset, tmp_path, fit, count):
     run = tmp_path / "run"

@@ -68,7 +68,10 @@ def test_a_checkpoint_that_is_written_twice_is_whole_after_a_death_at_any_operat
             files = tmp_path / f"{first}_{second}"
             shutil.copytree(tmp_path / "begun", files / "bucket")
             for left, value in ((first, 31), (second, 32)):
-                with contextlib.suppress(DeadError), training("s3://lab/run", files / f"{value}", left=left, files=files / "bucket") as (remote, run, at):
+                with (
+                    contextlib.suppress(DeadError),
+                    training("s3://lab/run", files / f"{value}", left=left, files=files / "bucket") as (remote, run, at),
+                ):
                     assert at == 3
                     step(run, 3, best=False, value=value)
                     remote.push()
@@ -92,7 +95,15 @@ def test_of_a_checkpoint_that_a_push_was_cut_off_in_nothing_stays(s3_url, tmp_pa
 def test_nothing_of_the_users_is_removed(s3_url, tmp_path):
     begun(s3_url, tmp_path / "first")
     bucket = Bucket(s3_url, flag="--workdir")
-    theirs = {".notes.txt", "analysis/.ipynb_checkpoints/x.ipynb", "analysis/x.ipynb", "break_training_when.md", "run.locks", "run.lock.md", "checkpoints/.why"}
+    theirs = {
+        ".notes.txt",
+        "analysis/.ipynb_checkpoints/x.ipynb",
+        "analysis/x.ipynb",
+        "break_training_when.md",
+        "run.locks",
+        "run.lock.md",
+        "checkpoints/.why",
+    }
     for name in theirs:
         bucket.write(name, b"mine")
     with training(s3_url, tmp_path / "second") as (remote, run, _):

@@ -74,7 +74,7 @@ def test_pixels_that_would_not_fit_are_refused_before_any_is_decoded(toy, monkey
     with pytest.raises(UserError) as caught:
         with_free(int(need / ram_cache._SHARE) - 2)
     assert caught.value.where == "input.cache" and "19 examples" in caught.value.found
-    assert caught.value.cure == '--gin_param="input.cache=\'off\'"'
+    assert caught.value.cure == "--gin_param=\"input.cache='off'\""
 
 
 class Large:

@@ -170,9 +170,15 @@ def test_a_file_that_is_none_is_refused(damage, words, checkpoint, replicas):
 
 def test_a_run_starts_from_it(checkpoint, tmp_path):
     path, model = checkpoint()
-    toy = toys.build(tmp_path, source=toys.write_folder(tmp_path / "source", {f"{split}/{split}{n}": (32, 32) for split in ("train", "valid") for n in range(4)}), name="toy")
+    toy = toys.build(
+        tmp_path,
+        source=toys.write_folder(tmp_path / "source", {f"{split}/{split}{n}": (32, 32) for split in ("train", "valid") for n in range(4)}),
+        name="toy",
+    )
     given = [f"flex_unet.{name}={value!r}" for name, value in SETTINGS.items()]
-    said = toy_runs.train(toy, tmp_path / "run", *given, "optimizer.learning_rate=1e-9", "train.epochs=1", "build_model.num_classes=1", init_from=str(path))
+    said = toy_runs.train(
+        toy, tmp_path / "run", *given, "optimizer.learning_rate=1e-9", "train.epochs=1", "build_model.num_classes=1", init_from=str(path)
+    )
     gin.clear_config()
     assert f"weights from {path}\n" in said
     best = toy_runs.read_folder(tmp_path / "run" / "best")[0]["model"]

@@ -20,7 +20,9 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(toy, url, tmp_path):
     there = bring(url, tmp_path / "there")
     assert toy_runs.outcome(there) == toy_runs.outcome(tmp_path / "disk")
     names = {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
-    assert {"log.txt", "config.gin", "finished.json", "epoch_change_infer.png"} <= names and not any("lock" in name or "owner" in name for name in names)
+    assert {"log.txt", "config.gin", "finished.json", "epoch_change_infer.png"} <= names and not any(
+        "lock" in name or "owner" in name for name in names
+    )
     assert sum("tfevents" in name for name in names) >= 4, "two starts, two splits"
     with pytest.raises(UserError, match="the configuration that the run was begun with"):
         toy_runs.train(toy, url, *PARAMS, "optimizer.learning_rate=0.5")

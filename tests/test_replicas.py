@@ -29,7 +29,10 @@ def slow_unless(fast, *values):
     return pytest.param(*values, marks=() if fast else pytest.mark.slow)
 
 
-VARIANTS = [slow_unless(n == "group" and xla or n == "sync_batch", n, xla) for n, xla in (("none", False), ("none", True), ("group", False), ("group", True), ("sync_batch", False))]
+VARIANTS = [
+    slow_unless(n == "group" and xla or n == "sync_batch", n, xla)
+    for n, xla in (("none", False), ("none", True), ("group", False), ("group", True), ("sync_batch", False))
+]
 
 
 @functools.cache
@@ -78,7 +81,10 @@ def assert_same_way(found, expected):
 
 
 @pytest.mark.parametrize("settings", [slow_unless(True, (SGD, 10)), slow_unless(False, (ADAM, 5))], ids=["SGD", "Adam"])
-@pytest.mark.parametrize(("normalization", "xla"), [slow_unless(n == "sync_batch", n, x) for n, x in (("none", False), ("none", True), ("group", False), ("group", True), ("sync_batch", False))])
+@pytest.mark.parametrize(
+    ("normalization", "xla"),
+    [slow_unless(n == "sync_batch", n, x) for n, x in (("none", False), ("none", True), ("group", False), ("group", True), ("sync_batch", False))],
+)
 def test_weights_after_some_steps_are_those_of_one_device(normalization, xla, settings):
     optimizer, steps = settings
     rates = (optimizer.learning_rate,) * steps

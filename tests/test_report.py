@@ -1,5 +1,6 @@
 """Scores, intervals and the Report, against an example worked by hand.
 
+Usage:
     case a, group p            case b, group p            case c, group q
     truth     prediction       truth     prediction       truth     prediction
     0 0 1 1   0 1 1 1          1 1 0 0   1 1 0 0          2 2 0 0   2 0 0 0

@@ -60,7 +60,9 @@ def test_every_file_of_the_run_directory_is_there(finished):
     }  # fmt: skip
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["step_000000006"]
     assert {path.name for path in (workdir / "best").iterdir()} == {"model.npz", "facts.json", "SHA256SUMS"}, "best holds weights only"
-    assert all(word in (workdir / "summary.txt").read_text() for word in ("Connected to", "decoder_0_concat")), "not cut off at the width of a terminal"
+    assert all(word in (workdir / "summary.txt").read_text() for word in ("Connected to", "decoder_0_concat")), (
+        "not cut off at the width of a terminal"
+    )
 
 
 def test_both_tables_count_epochs_from_one_and_pair_each_metric_with_its_validation(finished):

@@ -41,7 +41,9 @@ def test_the_link_is_found_again_from_what_it_took():
 @pytest.mark.slow
 def test_the_program_measures_replicas_and_workers_and_predicts():
     flags = ["--replicas=1,2", "--workers=1,2", "--steps=3", "--image_size=32", "--gin_param=flex_unet.base_filters=4"]
-    done = subprocess.run([sys.executable, "-m", "benchmarks.scaling", *flags], capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scaling", *flags], capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[1]
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("replicas ", "workers "))]
     assert [(row[0], row[1]) for row in rows] == [("replicas", "1"), ("replicas", "2"), ("workers", "1"), ("workers", "2")]

@@ -42,12 +42,16 @@ def job(slurm, toy, tmp_path):
             self.number = done.stdout.strip()
 
         def state(self) -> str:
-            return dict(pair.partition("=")[::2] for pair in slurm("scontrol", "--oneliner", "show", "job", self.number).stdout.split() if "=" in pair)["JobState"]
+            return dict(
+                pair.partition("=")[::2] for pair in slurm("scontrol", "--oneliner", "show", "job", self.number).stdout.split() if "=" in pair
+            )["JobState"]
 
         def wait(self, *states, seconds=240):
             deadline = time.monotonic() + seconds
             while self.state() not in states:
-                assert time.monotonic() < deadline and self.state() not in {"FAILED", "TIMEOUT", "CANCELLED", "COMPLETED"}, self.state() + "\n" + self.said()
+                assert time.monotonic() < deadline and self.state() not in {"FAILED", "TIMEOUT", "CANCELLED", "COMPLETED"}, (
+                    self.state() + "\n" + self.said()
+                )
                 time.sleep(0.5)
 
         def wait_for(self, words: str, seconds=240):

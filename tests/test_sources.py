@@ -197,7 +197,9 @@ def write_derived(folder: Path, names: dict[str, list[str]]) -> Path:
     for split, stems in names.items():
         for stem in stems:
             mask = toys.binary_mask(stem, (20, 20)).astype(int)
-            toys.write_case(folder, f"{split}/{stem}", toys.picture(stem, (20, 20)), np.clip(mask + np.where(mask > 0, -9, 9), 0, 255).astype(np.uint8))
+            toys.write_case(
+                folder, f"{split}/{stem}", toys.picture(stem, (20, 20)), np.clip(mask + np.where(mask > 0, -9, 9), 0, 255).astype(np.uint8)
+            )
     return folder
 
 

@@ -12,8 +12,11 @@ from flexseg.files.split import Split, leaked
 
 
 def make(sizes: dict[str, int], split: str | None = None) -> list[Case]:
-    return [Case(f"{group}-{number}", Path(f"set/{split}/images/{group}-{number}.png"), None, group, split)
-            for group, size in sizes.items() for number in range(size)]
+    return [
+        Case(f"{group}-{number}", Path(f"set/{split}/images/{group}-{number}.png"), None, group, split)
+        for group, size in sizes.items()
+        for number in range(size)
+    ]
 
 
 def table(assigned) -> dict[str, str]:
@@ -95,27 +98,45 @@ def test_explicit_groups_are_taken_as_they_are_numbers_as_digits():
     assert {name: {case.group for case in cases} for name, cases in assigned.items()} == {"train": {"1", "3"}, "valid": {"2"}}
 
 
-@pytest.mark.parametrize(("lists", "words"), [
-    ({"train_groups": ("tile1",), "valid_groups": ("tile3",)}, ("valid_groups", "'tile3'", "tile1, tile2", "Did you mean")),
-    ({"train_groups": ("tile1",)}, ("tile2 in none",)),
-    ({"train_groups": ("tile1", "tile2"), "test_groups": ("tile2",)}, ("'tile2'", "train_groups", "test_groups")),
-    ({"valid_groups": ("tile1", "tile2")}, ("train_groups",))])
+@pytest.mark.parametrize(
+    ("lists", "words"),
+    [
+        ({"train_groups": ("tile1",), "valid_groups": ("tile3",)}, ("valid_groups", "'tile3'", "tile1, tile2", "Did you mean")),
+        ({"train_groups": ("tile1",)}, ("tile2 in none",)),
+        ({"train_groups": ("tile1", "tile2"), "test_groups": ("tile2",)}, ("'tile2'", "train_groups", "test_groups")),
+        ({"valid_groups": ("tile1", "tile2")}, ("train_groups",)),
+    ],
+)
 def test_lists_that_do_not_give_every_group_one_split_are_refused(lists, words):
     message = refusal(Split(**lists), make({"tile1": 2, "tile2": 2}))
     assert all(word in message for word in words)
 
 
-@pytest.mark.parametrize("settings", [
-    {"proportions": (0.7, 0.2)}, {"proportions": (0.7, 0.2, 0.2)}, {"proportions": (0, 0.5, 0.5)}, {"proportions": (1.2, -0.2, 0)},
-    {"proportions": 0.7}, {"proportions": (float("nan"), 0.5, 0.5)}, {"train_groups": "1"}, {"test_groups": 1}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"proportions": (0.7, 0.2)},
+        {"proportions": (0.7, 0.2, 0.2)},
+        {"proportions": (0, 0.5, 0.5)},
+        {"proportions": (1.2, -0.2, 0)},
+        {"proportions": 0.7},
+        {"proportions": (float("nan"), 0.5, 0.5)},
+        {"train_groups": "1"},
+        {"test_groups": 1},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused_at_construction(settings):
     with pytest.raises(UserError, match=f"split.{next(iter(settings))}"):
         Split(**settings)
 
 
 def folder_with_a_leak() -> list[Case]:
-    return [*make({"p1": 2, "p2": 2}, "train"), *make({"p3": 2}, "valid"), Case("copy", Path("set/test/images/copy.png"), None, "p1", "test"),
-            *make({"p4": 1}, "test")]
+    return [
+        *make({"p1": 2, "p2": 2}, "train"),
+        *make({"p3": 2}, "valid"),
+        Case("copy", Path("set/test/images/copy.png"), None, "p1", "test"),
+        *make({"p4": 1}, "test"),
+    ]
 
 
 def test_the_folders_own_splits_are_taken_as_they_stand():
@@ -125,8 +146,18 @@ def test_the_folders_own_splits_are_taken_as_they_stand():
 
 def test_a_group_in_two_of_the_folders_splits_is_refused_with_files_and_both_cures():
     message = refusal(Split(), folder_with_a_leak())
-    assert all(word in message for word in ("1 group ", "group p1", "train/images/p1-0.png", "test/images/copy.png",
-                                            '--gin_param="split.resplit=True"', '--gin_param="split.allow_leak=True"', "LEAKED"))
+    assert all(
+        word in message
+        for word in (
+            "1 group ",
+            "group p1",
+            "train/images/p1-0.png",
+            "test/images/copy.png",
+            '--gin_param="split.resplit=True"',
+            '--gin_param="split.allow_leak=True"',
+            "LEAKED",
+        )
+    )
 
 
 def test_resplit_pools_the_folders_splits_and_leaks_nothing():

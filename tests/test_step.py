@@ -64,7 +64,22 @@ class Rig:
         return [self.replicas.local(v.value)[replica].numpy() for v in [*self.model.variables, *self.optimizer.variables]]
 
 
-def rig(count, settings, *, policy="float64", xla=False, loss="ce_dice", reduction="example", num_classes=2, growth_steps=2000, images=IMAGES, masks=MASKS, accumulation_steps=1, build=unet, **options) -> Rig:
+def rig(
+    count,
+    settings,
+    *,
+    policy="float64",
+    xla=False,
+    loss="ce_dice",
+    reduction="example",
+    num_classes=2,
+    growth_steps=2000,
+    images=IMAGES,
+    masks=MASKS,
+    accumulation_steps=1,
+    build=unet,
+    **options,
+) -> Rig:
     """To be called, and used, inside the policy's `precision_scope`."""
     replicas = open_replicas(global_batch_size=len(images), replicas=1, logical_cpus=count if count > 1 else 0)
     with replicas.scope():

@@ -99,7 +99,9 @@ def test_averages_stand_in_for_the_weights_and_give_way_again_whatever_happens()
 
         def held():
             kinds = (made.model.trainable_variables, made.averages.variables)
-            return [[[part.numpy() for part in made.replicas.local(getattr(v, "value", v) if kind is kinds[0] else v)] for v in kind] for kind in kinds]
+            return [
+                [[part.numpy() for part in made.replicas.local(getattr(v, "value", v) if kind is kinds[0] else v)] for v in kind] for kind in kinds
+            ]
 
         weights, averages = held()
         with pytest.raises(ZeroDivisionError), made.averages.in_place():

@@ -21,7 +21,10 @@ def images_of(dataset):
 @pytest.mark.parametrize("storage", ["png", "raw", "jpeg"])
 def test_images_come_back_as_they_went_but_for_jpeg(tmp_path, storage, suffix, channels):
     source = tmp_path / "source"
-    smooth = {name: np.clip(np.add.outer(np.arange(size[0]) * 3, np.arange(size[1]) * 5)[..., None] + np.arange(channels) * 9, 0, 255).astype(np.uint8) for name, size in toys.FOUR.items()}
+    smooth = {
+        name: np.clip(np.add.outer(np.arange(size[0]) * 3, np.arange(size[1]) * 5)[..., None] + np.arange(channels) * 9, 0, 255).astype(np.uint8)
+        for name, size in toys.FOUR.items()
+    }
     for name, size in toys.FOUR.items():
         pixels = smooth[name] if channels == 3 else smooth[name][..., 0]
         toys.write_case(source, name, pixels, toys.binary_mask(name, size), suffix, **({"quality": 90} if suffix == ".jpg" else {}))

@@ -83,7 +83,9 @@ def test_averages_are_what_is_validated_kept_as_best_and_evaluated(toy, tmp_path
     toy_runs.train(toy, tmp_path / "run", "train.epochs=2", "train.steps_per_epoch=4", "optimizer.ema_momentum=0.9", "optimizer.learning_rate=0.02")
     _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
     logged = float(rows[-1][2])
-    (checkpoint, _), (best, facts) = (read_folder(folder) for folder in (tmp_path / "run" / "checkpoints" / "step_000000008", tmp_path / "run" / "best"))
+    (checkpoint, _), (best, facts) = (
+        read_folder(folder) for folder in (tmp_path / "run" / "checkpoints" / "step_000000008", tmp_path / "run" / "best")
+    )
     averages, weights = checkpoint["averages"], checkpoint["model"]
     differ = [np.abs(average - weights[name.replace("average/", "").split(":")[0]]).max() for name, average in averages.items()]
     assert facts["epoch"] == 2 and max(differ) > 1e-3
@@ -356,14 +358,27 @@ def test_the_last_epoch_is_pictured_whatever_the_interval(toy, tmp_path):
     toy_runs.train(toy, tmp_path / "run", *params, "train.epochs=5")
     drawn = sorted(path.name for path in (tmp_path / "run" / "epoch_change_infer").iterdir())
     assert drawn == ["epoch_0001", "epoch_0004", "epoch_0005"]
-    toy_runs.train(toy, tmp_path / "stopped", *params, "train.epochs=9", "train.monitor='loss'", "train.mode='max'", "train.patience=1", "optimizer.learning_rate=1e-9")
+    toy_runs.train(
+        toy,
+        tmp_path / "stopped",
+        *params,
+        "train.epochs=9",
+        "train.monitor='loss'",
+        "train.mode='max'",
+        "train.patience=1",
+        "optimizer.learning_rate=1e-9",
+    )
     last = json.loads((tmp_path / "stopped" / "finished.json").read_text())["epochs"]
     assert (tmp_path / "stopped" / "epoch_change_infer" / f"epoch_{last:04d}").is_dir() and last < 9
 
 
 def test_masks_to_picture_that_the_label_map_does_not_know_name_the_build(toy, tmp_path):
     toys.write_case(tmp_path / "mini", "a", toys.picture("a", (32, 32)), toys.picture("m", (32, 32), 1))
-    folder = ("epoch_change_infer.num_infer_images=1", f"epoch_change_infer.images='{tmp_path}/mini/images'", f"epoch_change_infer.masks='{tmp_path}/mini/masks'")
+    folder = (
+        "epoch_change_infer.num_infer_images=1",
+        f"epoch_change_infer.images='{tmp_path}/mini/images'",
+        f"epoch_change_infer.masks='{tmp_path}/mini/masks'",
+    )
     with pytest.raises(UserError, match="to widen it: flexseg build --overwrite …, and add --gin_param"):
         toy_runs.train(toy, None, *folder, dry_run=True)
 

@@ -94,7 +94,9 @@ def test_a_run_that_knows_the_names_of_its_modules_alone_is_evaluated_and_goes_o
 
 
 def test_a_class_as_architecture_that_fails_is_told_by_its_own_line(here):
-    (here / "of_class.py").write_text("class Net:\n    def __init__(self, *, image_size, image_channels, num_classes):\n        raise ValueError('no')\n")
+    (here / "of_class.py").write_text(
+        "class Net:\n    def __init__(self, *, image_size, image_channels, num_classes):\n        raise ValueError('no')\n"
+    )
     import_user_module("of_class")
     with pytest.raises(UserError, match=r"= @Net: expected a network, found ValueError: no \(of_class.py:3\)"):
         build_model(image_size=(8, 8), channels=1, classes=2, architecture=sys.modules["of_class"].Net)
@@ -112,6 +114,13 @@ def test_a_build_lets_settings_of_one_s_own_network_be(tmp_path):
     )
     (tmp_path / "net.gin").write_text("built_net.depth = 4\n")
     params = ("built_net.width=4", "synthetic_nuclei.image_size=(64,64)", "synthetic_nuclei.slides=(1,0,0)")
-    words = ["build", "--dataset=synthetic_nuclei", "--data_dir=data", "--user_module=my_nets", "--gin_file=net.gin", *(f"--gin_param={p}" for p in params)]
+    words = [
+        "build",
+        "--dataset=synthetic_nuclei",
+        "--data_dir=data",
+        "--user_module=my_nets",
+        "--gin_file=net.gin",
+        *(f"--gin_param={p}" for p in params),
+    ]
     done = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -275,7 +275,11 @@ def test_no_file_makes_another_one_be_read(tmp_path):
         file.create_virtual_dataset("image", layout)
     with h5py.File(tmp_path / "link.h5", "w") as file:
         file["image"] = h5py.ExternalLink(str(tmp_path / "whole.h5"), "image")
-    for name, words in (("external", "refers to other files"), ("virtual", "refers to other files"), ("link", "an array called mask or image, found none")):
+    for name, words in (
+        ("external", "refers to other files"),
+        ("virtual", "refers to other files"),
+        ("link", "an array called mask or image, found none"),
+    ):
         with pytest.raises(UserError, match=words):
             read_array(tmp_path / f"{name}.h5")
 

@@ -102,7 +102,9 @@ def test_only_the_chief_knows_the_run_directory(toy, tmp_path, whole):
     assert "2 workers × 1 × CPU (--workers, --worker: 127.0.0.1:" in ended[0].stdout
 
 
-@pytest.mark.parametrize(("name", "code", "goes_on"), [slow_unless(n == "SIGTERM", n, c, g) for n, c, g in (("SIGTERM", 143, 2), ("SIGUSR1", 75, 4), ("SIGINT", 130, 1))])
+@pytest.mark.parametrize(
+    ("name", "code", "goes_on"), [slow_unless(n == "SIGTERM", n, c, g) for n, c, g in (("SIGTERM", 143, 2), ("SIGUSR1", 75, 4), ("SIGINT", 130, 1))]
+)
 def test_a_signal_at_one_worker_ends_all_after_the_same_step_and_any_number_goes_on(toy, tmp_path, whole, name, code, goes_on):
     workdir = tmp_path / "run"
     ended = several(toy, workdir, *LENGTH, count=2, codes=(code,), faults={1: (name, 6)})

@@ -1,5 +1,6 @@
 """Two hosts on one: network namespaces with a cable between them that can be unplugged.
 
+Usage:
     with Network(0).made() as network:
         subprocess.Popen([*network.prefix(0), ...])
         network.cut()

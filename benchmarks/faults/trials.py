@@ -1,5 +1,6 @@
 """The trials: what happens to whom, and when.
 
+Usage:
     for trial in trials(random.Random(0)):
         trial.row, trial.faults
 """

@@ -1,5 +1,6 @@
 """Two workers in processes of their own, with faults: started, watched, ended.
 
+Usage:
     codes, said = start(place, {CHIEF: ("step", 7)}, None, seconds=180)
     reached = place.reached()
 """
@@ -103,6 +104,7 @@ def resumed_at(said: str) -> int:
 
 def outcome(workdir: Path) -> tuple[dict, dict]:
     """(last checkpoint and tables, best weights), by name."""
+
     def arrays(folder: Path) -> dict[str, bytes]:
         return {f"{part} {name}": array.tobytes() for part, found in read_folder(folder)[0].items() for name, array in found.items()}
 

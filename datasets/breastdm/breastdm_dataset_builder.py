@@ -34,7 +34,5 @@ def open_source(options: SourceOptions) -> Contents:
     Raises:
       UserError: see open_slices.
     """
-    label_map = LabelMap(
-        rgb_map={(0, 0, 0): 0, (0, 255, 0): 1, (255, 0, 0): 2}, class_names=("background", "benign", "malignant"), background=0
-    )
+    label_map = LabelMap(rgb_map={(0, 0, 0): 0, (0, 255, 0): 1, (255, 0, 0): 2}, class_names=("background", "benign", "malignant"), background=0)
     return open_slices(options, BreastDM(), dataset="breastdm", kinds=("Be", "Ma"), label_map=label_map, tumour={"Be": 1, "Ma": 2})

@@ -31,14 +31,10 @@ def open_source(options: SourceOptions) -> Contents:
     source = options.require_source("image_mask_folder", "images/ and masks/, or train/, valid/, test/ with these")
     given = {name: getattr(options, name) for name in ("image_pattern", "mask_pattern", "group_pattern", "group_column")}
     given = {name: value for name, value in given.items() if value is not None}
-    source, given = pictures_of(
-        source, given, keep=options.kept, warn=options.warn, progress=options.progress, max_pixels=options.max_image_pixels
-    )
+    source, given = pictures_of(source, given, keep=options.kept, warn=options.warn, progress=options.progress, max_pixels=options.max_image_pixels)
     found = discover(source, **given)
     split = options.split or Split()
-    inventory = take_inventory(
-        split.assign(found.cases), label_map=options.label_map, max_pixels=options.max_image_pixels, progress=options.progress
-    )
+    inventory = take_inventory(split.assign(found.cases), label_map=options.label_map, max_pixels=options.max_image_pixels, progress=options.progress)
     for sentence in [*found.warnings, *inventory.warnings]:
         options.warn(sentence)
     return FileContents(inventory, split=split, max_pixels=options.max_image_pixels)

@@ -1,5 +1,6 @@
 """Opening an experiment on this machine: what train, evaluate and predict have in common.
 
+Usage:
     experiment, configuration = read_experiment(["default.gin"], [], user_modules=[])
     with open_run("runs/my_run", gin_param=[], checkpoint="best", replicas=0, logical_cpus=0) as opened:
         opened.assembly.predictor, opened.facts

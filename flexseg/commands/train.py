@@ -112,19 +112,23 @@ def run(
             print(facts, "\n")
         session.dry_run(init_from=init_from)
         return None
-    with devices.naming_lost_workers(), run_directory(workdir) as directory, claimed(
-        directory,
-        devices,
-        built,
-        facts={
-            "configuration": configuration.text,
-            "communication": f"{communication}",
-            "user modules": digests(configuration.user_modules),
-        },
-        check_config=lambda: _refuse_other_config(directory, configuration, experiment),
-        check_machine=lambda: refuse_unreachable(data_service),
-        tracebacks_to=write_tracebacks_to,
-    ) as (check, interruption):
+    with (
+        devices.naming_lost_workers(),
+        run_directory(workdir) as directory,
+        claimed(
+            directory,
+            devices,
+            built,
+            facts={
+                "configuration": configuration.text,
+                "communication": f"{communication}",
+                "user modules": digests(configuration.user_modules),
+            },
+            check_config=lambda: _refuse_other_config(directory, configuration, experiment),
+            check_machine=lambda: refuse_unreachable(data_service),
+            tracebacks_to=write_tracebacks_to,
+        ) as (check, interruption),
+    ):
         session = Session(experiment, built, directory, devices, **recorded)
         if devices.is_chief:
             print(facts, "\n")

@@ -1,5 +1,6 @@
 """How a stored example becomes a network input: the bindings `input.*`.
 
+Usage:
     input.image_size = (512, 512)
     input.fit = "random_crop"
 """

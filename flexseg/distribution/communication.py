@@ -1,5 +1,6 @@
 """How gradients cross between devices: the flags --all_reduce and --all_reduce_pack_mib.
 
+Usage:
     communication = Communication(all_reduce="nccl", pack_mib=32)
     communication.check(devices=8, on_gpu=True, workers=1)
     context.all_reduce(op, gradients, communication.options())

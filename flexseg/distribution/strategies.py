@@ -1,5 +1,6 @@
 """Which strategy serves the devices at hand.
 
+Usage:
     replicas = open_replicas(global_batch_size=8, replicas=0)     # 0: as many GPUs as divide the batch, else one CPU
     replicas = open_replicas(global_batch_size=64, cluster=find_cluster(...), communication=Communication(all_reduce="nccl"))
 """

@@ -97,9 +97,7 @@ def tile_boxes(height: int, width: int, *, truth: bool, max_side: int = 512) -> 
     return [(left, top, left + tile[0], top + tile[1]) for left in range(_GAP, _GAP + slot * (4 if truth else 3), slot)]
 
 
-def sheet(
-    rows: Sequence[tuple[str, Sequence[np.ndarray | None]]], *, columns: Sequence[str], label_map=None, max_side: int = 4000
-) -> np.ndarray:
+def sheet(rows: Sequence[tuple[str, Sequence[np.ndarray | None]]], *, columns: Sequence[str], label_map=None, max_side: int = 4000) -> np.ndarray:
     """A labelled grid, e.g. epochs as rows and cases as columns.
 
     Args:

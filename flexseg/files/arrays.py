@@ -179,7 +179,7 @@ def _chosen(path: Path, names: list[str], key: str | None) -> str:
     wanted = [key] if key else ["mask", "image"]
     found = next((name for name in wanted if name in names), names[0] if len(names) == 1 and not key else None)
     if found is None:
-        cure = '--gin_param="volumes.key=\'NAME\'"'
+        cure = "--gin_param=\"volumes.key='NAME'\""
         raise UserError(path, expected=f"an array called {' or '.join(wanted)}", found=", ".join(sorted(names)) or "none", cure=cure)
     return found
 

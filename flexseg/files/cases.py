@@ -26,8 +26,31 @@ SPLITS = ("train", "valid", "test")
 _SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 _LAYOUTS = "images/ and masks/, or train/, valid/ and test/ each with images/ and masks/"
 # Image formats that people have and flexseg does not read: skipped, but never silently.
-_OTHER_IMAGES = frozenset([".gif", ".webp", ".jp2", ".heic", ".avif", ".ppm", ".pgm", ".exr", ".npy", ".npz", ".h5", ".dcm", ".nii", ".gz",
-                           ".nrrd", ".mha", ".svs", ".ndpi", ".czi", ".lif", ".nd2"])
+_OTHER_IMAGES = frozenset(
+    [
+        ".gif",
+        ".webp",
+        ".jp2",
+        ".heic",
+        ".avif",
+        ".ppm",
+        ".pgm",
+        ".exr",
+        ".npy",
+        ".npz",
+        ".h5",
+        ".dcm",
+        ".nii",
+        ".gz",
+        ".nrrd",
+        ".mha",
+        ".svs",
+        ".ndpi",
+        ".czi",
+        ".lif",
+        ".nd2",
+    ]
+)
 _AFFIXES = ("{case}", "{case}_img", "{case}_image", "{case}-img", "img_{case}", "image_{case}", "img{case}")
 
 
@@ -58,8 +81,16 @@ class Discovery:
     warnings: list[str]
 
 
-def discover(source: str | Path, *, image_pattern: str | None = None, mask_pattern: str | None = None, group_pattern: str | None = None,
-             group_column: str = "group", with_masks: bool = True, arrays: bool = False) -> Discovery:
+def discover(
+    source: str | Path,
+    *,
+    image_pattern: str | None = None,
+    mask_pattern: str | None = None,
+    group_pattern: str | None = None,
+    group_column: str = "group",
+    with_masks: bool = True,
+    arrays: bool = False,
+) -> Discovery:
     """Finds the cases of a source folder.
 
     Args:
@@ -89,8 +120,9 @@ def discover(source: str | Path, *, image_pattern: str | None = None, mask_patte
     return Discovery(sorted(cases, key=lambda case: case.case_id), warnings)
 
 
-def discover_pairs(images: str | Path, masks: str | Path | None = None, *, image_pattern: str | None = None,
-                   mask_pattern: str | None = None) -> Discovery:
+def discover_pairs(
+    images: str | Path, masks: str | Path | None = None, *, image_pattern: str | None = None, mask_pattern: str | None = None
+) -> Discovery:
     """Like `discover`, for a folder of images and, if there is one, a folder of masks that stand anywhere (previews, prediction)."""
     images, masks = Path(images), None if masks is None else Path(masks)
     for folder in (images,) if masks is None else (images, masks):
@@ -122,7 +154,7 @@ def _folders(source: Path, with_masks: bool) -> list[tuple[str | None, Path, Pat
         raise UserError(source, expected=_LAYOUTS, found=some(inside) or "an empty folder", cure="lay the files out so, with these names.")
     found = [(split, folder / "images", folder / "masks") for split, folder in ([(None, source)] if flat else splits)]
     for _, *folders in found:
-        for folder in folders[:1 + with_masks]:
+        for folder in folders[: 1 + with_masks]:
             if not folder.is_dir():
                 raise UserError(folder.parent, expected=_LAYOUTS, found=f"no folder {folder.name}/", cure=f"put the {folder.name} into {folder}.")
     return [(split, images, masks if with_masks else None) for split, images, masks in found]
@@ -137,14 +169,20 @@ def _pair(images: Path, masks: Path | None, image_pattern: str | None, mask_patt
     without_mask, without_image = sorted(pictures.keys() - truths.keys()), sorted(truths.keys() - pictures.keys())
     cure = _related(without_mask, without_image) if image_pattern is mask_pattern is None else ""
     if without_mask:
-        raise UserError(images, expected=f"a mask of the same stem in {masks} for every image",
-                        found=f"{len(without_mask)} of {len(pictures)} images without one: {some(pictures[stem].name for stem in without_mask)}",
-                        cure=cure or "add the masks or take the images away; where masks are named otherwise, name the pattern, "
-                                     "e.g. --mask_pattern='{case}_mask'.")
+        raise UserError(
+            images,
+            expected=f"a mask of the same stem in {masks} for every image",
+            found=f"{len(without_mask)} of {len(pictures)} images without one: {some(pictures[stem].name for stem in without_mask)}",
+            cure=cure
+            or "add the masks or take the images away; where masks are named otherwise, name the pattern, e.g. --mask_pattern='{case}_mask'.",
+        )
     if without_image:
-        raise UserError(masks, expected=f"an image of the same stem in {images} for every mask",
-                        found=f"{len(without_image)} of {len(truths)} masks without one: {some(truths[stem].name for stem in without_image)}",
-                        cure="add the images or take the masks away.")
+        raise UserError(
+            masks,
+            expected=f"an image of the same stem in {images} for every mask",
+            found=f"{len(without_image)} of {len(truths)} masks without one: {some(truths[stem].name for stem in without_image)}",
+            cure="add the images or take the masks away.",
+        )
     return {stem: (path, truths[stem]) for stem, path in pictures.items()}, warnings + notes
 
 
@@ -171,16 +209,24 @@ def _stems(folder: Path, pattern: str | None, flag: str, arrays: bool) -> tuple[
     if unmatched:
         left_out.append(f"{folder}: {len(unmatched)} files left out whose stem is not like {flag}={pattern!r}: {some(unmatched)}")
     if not files:
-        raise UserError(folder, expected=f"images ({', '.join(sorted(IMAGE_SUFFIXES))})",
-                        found="; ".join(left_out) or "none", cure=f"check the path{' and ' + flag if unmatched else ''}.")
+        raise UserError(
+            folder,
+            expected=f"images ({', '.join(sorted(IMAGE_SUFFIXES))})",
+            found="; ".join(left_out) or "none",
+            cure=f"check the path{' and ' + flag if unmatched else ''}.",
+        )
     return files, left_out
 
 
 def _compile(pattern: str, flag: str) -> re.Pattern:
     ending = Path(pattern).suffix.lower()
     if pattern.count("{case}") != 1 or "/" in pattern or ending in IMAGE_SUFFIXES:
-        raise UserError(flag, expected="a stem with {case} in it once, without folder and ending", found=repr(pattern),
-                        cure=f"for example {flag}='{{case}}_mask'.")
+        raise UserError(
+            flag,
+            expected="a stem with {case} in it once, without folder and ending",
+            found=repr(pattern),
+            cure=f"for example {flag}='{{case}}_mask'.",
+        )
     before, after = pattern.split("{case}")
     return re.compile(re.escape(before) + "(.+)" + re.escape(after), re.DOTALL)
 
@@ -188,8 +234,9 @@ def _compile(pattern: str, flag: str) -> re.Pattern:
 def _checked(stem: str, path: Path) -> str:
     """The stem, if it can be a case id: it names files on every system and a text feature of TFRecords."""
     if "\\" in stem or not stem.isprintable():  # surrogates of names that are not UTF-8 are not printable either
-        raise UserError(repr(str(path)), expected="a name in UTF-8 without backslash and control characters", found=repr(stem),
-                        cure="rename the file.")
+        raise UserError(
+            repr(str(path)), expected="a name in UTF-8 without backslash and control characters", found=repr(stem), cure="rename the file."
+        )
     return stem
 
 

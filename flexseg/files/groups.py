@@ -38,8 +38,12 @@ def find_groups(source: Path, files: Sequence[tuple[str, Path]], *, pattern: str
     header = _header(table) if table.is_file() else None
     if pattern is not None:
         if header is not None and column in header:
-            raise UserError("--group_pattern", expected="groups from one place", found=f"a pattern and the column {column!r} of {table}",
-                            cure="leave out --group_pattern, or move groups.csv away.")
+            raise UserError(
+                "--group_pattern",
+                expected="groups from one place",
+                found=f"a pattern and the column {column!r} of {table}",
+                cure="leave out --group_pattern, or move groups.csv away.",
+            )
         return _by_pattern(files, pattern), []
     if header is not None and column in header:
         return _by_table(source, table, files, column, header), []
@@ -56,16 +60,22 @@ def _by_pattern(files: Sequence[tuple[str, Path]], pattern: str) -> list[str]:
     try:
         regex = re.compile(pattern)
     except re.error as error:
-        raise UserError("--group_pattern", expected="a regular expression", found=f"{pattern!r} ({error})",
-                        cure=f"for example '{LAST_NUMBER}'.") from None
+        raise UserError(
+            "--group_pattern", expected="a regular expression", found=f"{pattern!r} ({error})", cure=f"for example '{LAST_NUMBER}'."
+        ) from None
     if regex.groups != 1:
-        raise UserError("--group_pattern", expected="one group in parentheses", found=f"{pattern!r} with {regex.groups}",
-                        cure=f"for example '{LAST_NUMBER}'.")
+        raise UserError(
+            "--group_pattern", expected="one group in parentheses", found=f"{pattern!r} with {regex.groups}", cure=f"for example '{LAST_NUMBER}'."
+        )
     groups = [match[1] if (match := regex.search(stem)) else None for stem, _ in files]
     missing = [stem for (stem, _), group in zip(files, groups, strict=True) if not group]
     if missing:
-        raise UserError("--group_pattern", expected=f"every name (without its ending) to match {pattern!r}",
-                        found=f"{len(missing)} of {len(files)} that do not: {some(missing)}", cure="widen the pattern, e.g. with an alternative |.")
+        raise UserError(
+            "--group_pattern",
+            expected=f"every name (without its ending) to match {pattern!r}",
+            found=f"{len(missing)} of {len(files)} that do not: {some(missing)}",
+            cure="widen the pattern, e.g. with an alternative |.",
+        )
     return groups
 
 
@@ -86,14 +96,19 @@ def _header(table: Path) -> list[str]:
 
 def _by_table(source: Path, table: Path, files: Sequence[tuple[str, Path]], column: str, header: list[str]) -> list[str]:
     if "image" not in header:
-        raise UserError(table, expected="a column `image` with the file names", found=f"the columns {', '.join(header)}",
-                        cure="rename the column of the file names.")
+        raise UserError(
+            table,
+            expected="a column `image` with the file names",
+            found=f"the columns {', '.join(header)}",
+            cure="rename the column of the file names.",
+        )
     name_at, group_at = header.index("image"), header.index(column)
     groups: dict[str, str] = {}
     for number, row in _rows(table)[1:]:
         if len(row) <= max(name_at, group_at) or not row[name_at] or not row[group_at]:
-            raise UserError(table, expected=f"an image and a {column} in every row", found=f"line {number}: {','.join(row)}",
-                            cure="fill the row or remove it.")
+            raise UserError(
+                table, expected=f"an image and a {column} in every row", found=f"line {number}: {','.join(row)}", cure="fill the row or remove it."
+            )
         name = row[name_at].replace("\\", "/")
         if name in groups:
             raise UserError(table, expected="one row for each image", found=f"two for {name}", cure="remove one of them.")
@@ -107,8 +122,9 @@ def _by_table(source: Path, table: Path, files: Sequence[tuple[str, Path]], colu
         if not rows:
             missing.append(path.name)
     if missing:
-        raise UserError(table, expected="a row for each image", found=f"none for {len(missing)} of {len(files)}: {some(missing)}",
-                        cure="add the rows.")
+        raise UserError(
+            table, expected="a row for each image", found=f"none for {len(missing)} of {len(files)}: {some(missing)}", cure="add the rows."
+        )
     return answer
 
 
@@ -123,8 +139,10 @@ def _unseen(table: Path, header: list[str] | None, column: str, stems: list[str]
     text = f"{why}. Every image counts as a group of its own, and a leak between the splits cannot be seen. To see it, {how}"
     alike = _derivations(stems)
     if alike:
-        text += (f" {sum(map(len, alike))} names end in the number of another (such as {alike[0][0]} and {alike[0][1]}): "
-                 f"if they derive from one picture, build with --group_pattern='{LAST_NUMBER}' (and --overwrite where it is built already).")
+        text += (
+            f" {sum(map(len, alike))} names end in the number of another (such as {alike[0][0]} and {alike[0][1]}): "
+            f"if they derive from one picture, build with --group_pattern='{LAST_NUMBER}' (and --overwrite where it is built already)."
+        )
     return text
 
 

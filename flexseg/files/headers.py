@@ -24,8 +24,15 @@ from flexseg.errors import UserError
 
 MAX_PIXELS = 150_000_000
 PATH_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)  # the user's mistakes; a failing disk is none
-_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP",
-               b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"}
+_SIGNATURES = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
 _ORIENTATION = 274  # the same tag in EXIF and TIFF
 _COLOR_MODELS = {"1": "grey", "L": "grey", "P": "palette", "RGB": "rgb", "RGBA": "rgb", "CMYK": "cmyk"}  # of Pillow's BMP and JPEG modes
 
@@ -88,8 +95,12 @@ def header_of(stream: BinaryIO, where: object, *, max_pixels: int) -> Header:
     start = stream.read(8)
     kind = next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
     if kind is None:
-        raise UserError(where, expected="a PNG, JPEG, TIFF or BMP image", found=f"a file that starts with {start!r}" if start else "an empty file",
-                        cure="convert the file, or take it out of the folder")
+        raise UserError(
+            where,
+            expected="a PNG, JPEG, TIFF or BMP image",
+            found=f"a file that starts with {start!r}" if start else "an empty file",
+            cure="convert the file, or take it out of the folder",
+        )
     stream.seek(0)
     try:
         header = {"PNG": _png, "JPEG": _pillow, "TIFF": _tiff, "BMP": _pillow}[kind](stream, where)
@@ -98,12 +109,20 @@ def header_of(stream: BinaryIO, where: object, *, max_pixels: int) -> Header:
     except Exception as error:  # a hostile header may raise anything inside a parser
         if isinstance(error, OSError) and error.errno:  # the disk's, not the parser's
             raise
-        raise UserError(where, expected=f"a {kind} image", found=f"a header that cannot be read ({error or type(error).__name__})",
-                        cure="save or copy the file again") from error
+        raise UserError(
+            where,
+            expected=f"a {kind} image",
+            found=f"a header that cannot be read ({error or type(error).__name__})",
+            cure="save or copy the file again",
+        ) from error
     pixels = header.height * header.width
     if pixels > max_pixels:
-        raise UserError(where, expected=f"at most {max_pixels} pixels", found=f"{header.height} x {header.width} = {pixels} pixels",
-                        cure=f"pass --max_image_pixels={pixels} if this size is meant")
+        raise UserError(
+            where,
+            expected=f"at most {max_pixels} pixels",
+            found=f"{header.height} x {header.width} = {pixels} pixels",
+            cure=f"pass --max_image_pixels={pixels} if this size is meant",
+        )
     if pixels == 0:
         raise UserError(where, expected="an image with pixels", found=f"{header.height} x {header.width}")
     return header
@@ -159,8 +178,9 @@ def _pillow(stream: BinaryIO, where: object) -> Header:
         image = JpegImageFile(stream)
         turn = _exif_turn(image.info.get("exif", b""))
     mode = _COLOR_MODELS[image.mode]
-    return _header(image.format, height=image.height, width=image.width, bits=1 if image.mode == "1" else 8, mode=mode,
-                   has_alpha=image.mode == "RGBA", turn=turn)
+    return _header(
+        image.format, height=image.height, width=image.width, bits=1 if image.mode == "1" else 8, mode=mode, has_alpha=image.mode == "RGBA", turn=turn
+    )
 
 
 def _tiff(stream: BinaryIO, where: object) -> Header:
@@ -178,14 +198,24 @@ def _tiff(stream: BinaryIO, where: object) -> Header:
     # OpenCV decodes these layouts to wrong pixels without a word (separate planes, unlabelled channels, white is zero); Pillow reads int8 as uint8.
     plain = planar == 1 and ((photometric == 1 and samples == 1) or (photometric == 2 and samples in (3, 4)))
     if (bits > 8 and not plain and photometric != 5) or (bits <= 8 and sample_format != 1):
-        raise UserError(where, expected="8-bit unsigned samples, or one grey channel or interleaved RGB of more bits",
-                        found=f"{samples} channels of {bits} bits (photometric {photometric}, planes {planar}, sample format {sample_format})",
-                        cure="save the image as PNG, or as plain grey or RGB TIFF")
+        raise UserError(
+            where,
+            expected="8-bit unsigned samples, or one grey channel or interleaved RGB of more bits",
+            found=f"{samples} channels of {bits} bits (photometric {photometric}, planes {planar}, sample format {sample_format})",
+            cure="save the image as PNG, or as plain grey or RGB TIFF",
+        )
     mode = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb"}.get(photometric)
     if mode is None:
         raise UserError(where, expected="a grey, RGB, palette or CMYK TIFF", found=f"photometric interpretation {photometric}", cure="save it as RGB")
-    return _header("TIFF", height=tags[257], width=tags[256], bits=bits, mode=mode, turn=tags.get(_ORIENTATION, 1),
-                   has_alpha=bool(extra) or samples == 4 and mode == "rgb")
+    return _header(
+        "TIFF",
+        height=tags[257],
+        width=tags[256],
+        bits=bits,
+        mode=mode,
+        turn=tags.get(_ORIENTATION, 1),
+        has_alpha=bool(extra) or samples == 4 and mode == "rgb",
+    )
 
 
 def _pages(where: object) -> UserError:
@@ -196,5 +226,6 @@ def _header(kind: str, *, height: int, width: int, bits: int, mode: str, has_alp
     turn = turn if turn in range(1, 9) else 1
     if turn >= 5:  # these four swap the axes
         height, width = width, height
-    return Header(format=kind, height=height, width=width, channels=1 if mode == "grey" else 3, bits=bits, mode=mode, has_alpha=has_alpha,
-                  exif_turn=turn)
+    return Header(
+        format=kind, height=height, width=width, channels=1 if mode == "grey" else 3, bits=bits, mode=mode, has_alpha=has_alpha, exif_turn=turn
+    )

@@ -1,5 +1,6 @@
 """The images that a command was pointed at: folders and files.
 
+Usage:
     image_files(["new_images", "one_more.tif"])      # [Path, ...], by folder and name
 """
 

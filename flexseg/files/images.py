@@ -66,8 +66,9 @@ class _Tiff(TiffImageFile):
 _PLUGINS = {"PNG": PngImageFile, "JPEG": JpegImageFile, "TIFF": _Tiff, "BMP": BmpImageFile}
 
 
-def stored_bytes(path: str | os.PathLike, *, channels: Literal[1, 3], window: tuple[float, float] | None,
-                 max_pixels: int = MAX_PIXELS) -> StoredImage:
+def stored_bytes(
+    path: str | os.PathLike, *, channels: Literal[1, 3], window: tuple[float, float] | None, max_pixels: int = MAX_PIXELS
+) -> StoredImage:
     """The bytes that a dataset stores for an image.
 
     Args:
@@ -109,8 +110,9 @@ def encoded_as(data: bytes, storage: Storage, *, channels: Literal[1, 3]) -> byt
     return buffer.getvalue()
 
 
-def read_image(path: str | os.PathLike, *, channels: Literal[1, 3], window: tuple[float, float] | None = None,
-               max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike, *, channels: Literal[1, 3], window: tuple[float, float] | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """The pixels of `stored_bytes(...)`, uint8 [H, W, channels]; the same arguments and errors."""
     data = stored_bytes(path, channels=channels, window=window, max_pixels=max_pixels).data
     with _PLUGINS["PNG" if data.startswith(b"\x89PNG") else "JPEG"](io.BytesIO(data)) as image:
@@ -140,9 +142,12 @@ def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
     if header.needs_window:
         wrong = pixels[(pixels < 0) | (pixels > 255) | (pixels != np.rint(pixels))]
         if wrong.size:
-            raise UserError(path, expected="mask values that are whole numbers from 0 to 255",
-                            found=f"{wrong.flat[0]} and {wrong.size - 1} other such pixels in a mask of {header.bits} bits",
-                            cure="save the mask as 8-bit PNG with one value or colour for each class")
+            raise UserError(
+                path,
+                expected="mask values that are whole numbers from 0 to 255",
+                found=f"{wrong.flat[0]} and {wrong.size - 1} other such pixels in a mask of {header.bits} bits",
+                cure="save the mask as 8-bit PNG with one value or colour for each class",
+            )
         pixels = pixels.astype(np.uint8)
     return pixels
 
@@ -177,11 +182,19 @@ def _decode(data: bytes, header: Header, path: str | os.PathLike) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes may raise anything inside a decoder
-        raise UserError(path, expected=f"a complete {header.format} image", found=f"one that cannot be decoded ({str(error).rstrip('.')})",
-                        cure="save or copy the file again") from error
+        raise UserError(
+            path,
+            expected=f"a complete {header.format} image",
+            found=f"one that cannot be decoded ({str(error).rstrip('.')})",
+            cure="save or copy the file again",
+        ) from error
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise UserError(path, expected="finite values", found=f"{int((~np.isfinite(pixels)).sum())} values that are NaN or infinite",
-                        cure="replace them before building")
+        raise UserError(
+            path,
+            expected="finite values",
+            found=f"{int((~np.isfinite(pixels)).sum())} values that are NaN or infinite",
+            cure="replace them before building",
+        )
     return np.ascontiguousarray(pixels)
 
 
@@ -218,7 +231,7 @@ def _check_png(data: bytes) -> None:
         if end + 4 > len(data):
             raise ValueError(f"it ends within a chunk {kind!r}")
         critical = not kind[0] & 0x20  # written with a capital letter
-        if critical and zlib.crc32(view[position + 4:end]) != struct.unpack_from(">I", view, end)[0]:
+        if critical and zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", view, end)[0]:
             raise ValueError(f"wrong checksum in a chunk {kind!r}")
         if kind == b"IEND":
             return

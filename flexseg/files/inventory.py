@@ -91,20 +91,28 @@ class Inventory:
         if self.fingerprint() == built.fingerprint:
             return []
         new = self._rows()
-        old = {row[0]: (name, *row[1:]) for name, table in built.splits.items()
-               for row in zip(table.case_id, table.group_id, table.image_sha256, table.mask_sha256, strict=True)}
+        old = {
+            row[0]: (name, *row[1:])
+            for name, table in built.splits.items()
+            for row in zip(table.case_id, table.group_id, table.image_sha256, table.mask_sha256, strict=True)
+        }
         both = sorted(new.keys() & old.keys())
         changes = [("added", sorted(new.keys() - old.keys())), ("removed", sorted(old.keys() - new.keys()))]
-        changes += [(what, [case_id for case_id in both if new[case_id][place] != old[case_id][place]])
-                    for place, what in enumerate(("in another split", "in another group", "with another image", "with another mask"))]
+        changes += [
+            (what, [case_id for case_id in both if new[case_id][place] != old[case_id][place]])
+            for place, what in enumerate(("in another split", "in another group", "with another image", "with another mask"))
+        ]
         sentences = [f"{len(case_ids)} case{'s' * (len(case_ids) > 1)} {what}: {some(case_ids)}" for what, case_ids in changes if case_ids]
         now, then = _canonical(self.label_map.to_json()), _canonical(built.label_map)
         sentences += [f"label_map.{name} was {then.get(name)}, is {now.get(name)}" for name in now if now[name] != then.get(name)]
         return sentences
 
     def _rows(self) -> dict[str, tuple[str, str, str, str]]:
-        return {entry.case.case_id: (name, entry.case.group, entry.image_sha256, entry.mask_sha256)
-                for name, entries in self.cases.items() for entry in entries}
+        return {
+            entry.case.case_id: (name, entry.case.group, entry.image_sha256, entry.mask_sha256)
+            for name, entries in self.cases.items()
+            for entry in entries
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +125,13 @@ class _Finding:
     counts: dict
 
 
-def take_inventory(assigned: Mapping[str, list[Case]], *, label_map: LabelMap | None, max_pixels: int = MAX_PIXELS,
-                   progress: Callable[[int, int], None] | None = None) -> Inventory:
+def take_inventory(
+    assigned: Mapping[str, list[Case]],
+    *,
+    label_map: LabelMap | None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inventory:
     """Checks every file of every case.
 
     Args:
@@ -131,8 +144,11 @@ def take_inventory(assigned: Mapping[str, list[Case]], *, label_map: LabelMap | 
       UserError: the first file, in order, that is unreadable, off the label map, or of another size than its partner, and how many others there
         are (checking ends at 20); or no label map can be inferred.
     """
-    cases = [dataclasses.replace(case, split=name, group=case.case_id if case.group is None else str(case.group))
-             for name, part in assigned.items() for case in part]
+    cases = [
+        dataclasses.replace(case, split=name, group=case.case_id if case.group is None else str(case.group))
+        for name, part in assigned.items()
+        for case in part
+    ]
     entries: dict[str, list[CheckedCase]] = {name: [] for name in assigned}
     channels, failures = 1, []
     ranges: dict[bool, list[tuple[float, float]]] = defaultdict(list)  # by whether it is a training image
@@ -156,12 +172,21 @@ def take_inventory(assigned: Mapping[str, list[Case]], *, label_map: LabelMap | 
     label_map, class_pixels, empty_masks = masks.classes(label_map)
     deep = ranges[True] or ranges[False]
     window = (min(low for low, _ in deep), max(high for _, high in deep)) if deep else None
-    return Inventory(cases=entries, label_map=label_map, channels=channels, window=window, class_pixels=class_pixels, empty_masks=empty_masks,
-                     leaked=leaked(assigned), warnings=_copies(entries))
+    return Inventory(
+        cases=entries,
+        label_map=label_map,
+        channels=channels,
+        window=window,
+        class_pixels=class_pixels,
+        empty_masks=empty_masks,
+        leaked=leaked(assigned),
+        warnings=_copies(entries),
+    )
 
 
 def _checked(cases: list[Case], label_map: LabelMap | None, max_pixels: int) -> Iterator[_Finding | UserError]:
     """The finding or the refusal of each case, in order; decoders release the GIL, so threads help."""
+
     def check(case: Case) -> _Finding | UserError:
         try:
             return _check(case, label_map, max_pixels)
@@ -171,15 +196,19 @@ def _checked(cases: list[Case], label_map: LabelMap | None, max_pixels: int) -> 
     workers = min(os.cpu_count() or 1, 16)
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(cases), 4 * workers):  # `map` alone would decode far ahead of a slow consumer
-            yield from pool.map(check, cases[start:start + 4 * workers])
+            yield from pool.map(check, cases[start : start + 4 * workers])
 
 
 def _check(case: Case, label_map: LabelMap | None, max_pixels: int) -> _Finding:
     header = read_header(case.image, max_pixels=max_pixels)
     mask_header = read_header(case.mask, max_pixels=max_pixels)
     if (header.height, header.width) != (mask_header.height, mask_header.width):
-        raise UserError(case.mask, expected=f"the size of {case.image.name}, {header.height} x {header.width} (height x width)",
-                        found=f"{mask_header.height} x {mask_header.width}", cure="give the two one size, or take them out of the folder.")
+        raise UserError(
+            case.mask,
+            expected=f"the size of {case.image.name}, {header.height} x {header.width} (height x width)",
+            found=f"{mask_header.height} x {mask_header.width}",
+            cure="give the two one size, or take them out of the folder.",
+        )
     values = value_range(case.image, max_pixels=max_pixels)  # decodes to the end: the image is sound
     mask = read_mask(case.mask, max_pixels=max_pixels)
     if label_map is None:
@@ -243,8 +272,9 @@ class _MaskCounts:
             return infer_label_map(sum(self._pixels.values(), Counter()))
         except UserError as error:
             number, path = self._richest
-            raise UserError(path.parent, expected=error.expected, found=f"{error.found}; most of them, {number}, in {path.name}",
-                            cure=error.cure) from None
+            raise UserError(
+                path.parent, expected=error.expected, found=f"{error.found}; most of them, {number}, in {path.name}", cure=error.cure
+            ) from None
 
 
 def _first_of(failures: list[UserError], *, ended: bool) -> UserError:
@@ -267,5 +297,7 @@ def _copies(entries: Mapping[str, list[CheckedCase]]) -> list[str]:
             pairs.append(f"{other.case.split}/{other.case.image.name} = {entry.case.split}/{entry.case.image.name}")
     if not pairs:
         return []
-    return [f"{len(pairs)} image{'s' * (len(pairs) > 1)} of one split stand{'s' * (len(pairs) == 1)} in another, byte for byte: {some(pairs)}; "
-            "scores there are no scores on unseen images. Remove the copies, or give them one group"]
+    return [
+        f"{len(pairs)} image{'s' * (len(pairs) > 1)} of one split stand{'s' * (len(pairs) == 1)} in another, byte for byte: {some(pairs)}; "
+        "scores there are no scores on unseen images. Remove the copies, or give them one group"
+    ]

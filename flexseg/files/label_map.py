@@ -46,12 +46,24 @@ class LabelMap:
       UserError: naming the binding that is wrong.
     """
 
-    def __init__(self, *, rgb_map: dict | None = None, values: dict | None = None, class_names: tuple[str, ...] | None = None,
-                 background: int | None | Literal["auto"] = "auto", ignore: tuple = (),
-                 off_map: Literal["refuse", "threshold", "nearest"] = "refuse", threshold: int = 128):
+    def __init__(
+        self,
+        *,
+        rgb_map: dict | None = None,
+        values: dict | None = None,
+        class_names: tuple[str, ...] | None = None,
+        background: int | None | Literal["auto"] = "auto",
+        ignore: tuple = (),
+        off_map: Literal["refuse", "threshold", "nearest"] = "refuse",
+        threshold: int = 128,
+    ):
         if (rgb_map is None) == (values is None):
-            raise UserError("label_map", expected="one of rgb_map and values", found="none" if values is None else "both",
-                            cure='for black and white masks add --gin_param="label_map.rgb_map={(0,0,0):0,(255,255,255):1}"')
+            raise UserError(
+                "label_map",
+                expected="one of rgb_map and values",
+                found="none" if values is None else "both",
+                cure='for black and white masks add --gin_param="label_map.rgb_map={(0,0,0):0,(255,255,255):1}"',
+            )
         self._by_value = rgb_map is None
         ids = values if self._by_value else rgb_map
         where = "label_map.values" if self._by_value else "label_map.rgb_map"
@@ -63,8 +75,9 @@ class LabelMap:
         ids = {_color(key, where): value for key, value in ids.items()}
         classes = sorted(set(ids.values())) if all(_is_int(i) for i in ids.values()) else []
         if classes != list(range(len(classes))) or not 2 <= len(classes) <= 255:
-            raise UserError(where, expected="class ids 0, 1, ... without a gap, for 2 to 255 classes",
-                            found=f"the ids {', '.join(map(repr, ids.values()))}")
+            raise UserError(
+                where, expected="class ids 0, 1, ... without a gap, for 2 to 255 classes", found=f"the ids {', '.join(map(repr, ids.values()))}"
+            )
         # Ordered by id, so that equal maps are written equally; within an id the first colour stays first.
         self._ids = {color: int(ids[color]) for color in sorted(ids, key=ids.get)}
         self.num_classes = len(classes)
@@ -90,8 +103,12 @@ class LabelMap:
             raise UserError("label_map.off_map", expected="'refuse', 'threshold' or 'nearest'", found=repr(off_map))
         brightness = [int(_luminance(np.array(color))) for color in self.colors]
         if off_map == "threshold" and (len(classes) != 2 or brightness[0] == brightness[1]):
-            raise UserError("label_map.off_map", expected="two classes of different brightness for 'threshold'",
-                            found=f"{len(classes)} classes of brightness {brightness}", cure='use --gin_param="label_map.off_map=\'nearest\'"')
+            raise UserError(
+                "label_map.off_map",
+                expected="two classes of different brightness for 'threshold'",
+                found=f"{len(classes)} classes of brightness {brightness}",
+                cure="use --gin_param=\"label_map.off_map='nearest'\"",
+            )
         if not _is_int(threshold) or not 1 <= threshold <= 255:
             raise UserError("label_map.threshold", expected="a whole number from 1 to 255", found=repr(threshold))
         self.off_map, self.threshold, self._brighter = off_map, int(threshold), int(np.argmax(brightness))
@@ -133,7 +150,7 @@ class LabelMap:
     def decode(self, ids: np.ndarray) -> np.ndarray:
         """Colours, uint8 [H, W, 3], of class ids, [H, W]; 255 becomes the first `ignore` colour, mid-grey when there is none."""
         palette = np.zeros((256, 3), np.uint8)
-        palette[:self.num_classes], palette[IGNORE] = self.colors, self.ignore[0] if self.ignore else _GREY
+        palette[: self.num_classes], palette[IGNORE] = self.colors, self.ignore[0] if self.ignore else _GREY
         ids = np.asarray(ids)
         if ((ids >= self.num_classes) & (ids != IGNORE)).any():
             raise ValueError(f"class ids 0..{self.num_classes - 1} and 255 expected, got up to {ids[ids != IGNORE].max()}")
@@ -142,18 +159,33 @@ class LabelMap:
     def to_json(self) -> dict:
         """Everything the map is made of, for `json.dump`; `from_json` gives an equal map."""
         pairs = [[color[0] if self._by_value else list(color), i] for color, i in self._ids.items()]
-        return {"values" if self._by_value else "rgb_map": pairs, "class_names": list(self.class_names), "background": self.background,
-                "ignore": [list(color) for color in self.ignore], "off_map": self.off_map, "threshold": self.threshold}
+        return {
+            "values" if self._by_value else "rgb_map": pairs,
+            "class_names": list(self.class_names),
+            "background": self.background,
+            "ignore": [list(color) for color in self.ignore],
+            "off_map": self.off_map,
+            "threshold": self.threshold,
+        }
 
     @classmethod
     def from_json(cls, saved: Mapping) -> "LabelMap":
         """The map that `to_json` saved; a UserError for anything else."""
+
         # Every argument is given, so that no gin binding of the moment can change what was saved.
         def pairs(name):
             return {tuple(key) if isinstance(key, list) else key: i for key, i in saved[name]} if name in saved else None
+
         try:
-            return cls(rgb_map=pairs("rgb_map"), values=pairs("values"), class_names=tuple(saved["class_names"]), background=saved["background"],
-                       ignore=tuple(tuple(color) for color in saved["ignore"]), off_map=saved["off_map"], threshold=saved["threshold"])
+            return cls(
+                rgb_map=pairs("rgb_map"),
+                values=pairs("values"),
+                class_names=tuple(saved["class_names"]),
+                background=saved["background"],
+                ignore=tuple(tuple(color) for color in saved["ignore"]),
+                off_map=saved["off_map"],
+                threshold=saved["threshold"],
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError("label_map.json", expected="what LabelMap.to_json wrote", found=repr(error)) from error
 
@@ -181,14 +213,16 @@ class LabelMap:
 
     def _cure(self, counts: Mapping, ranked: list, pixels: int) -> str:
         """The likelier cure first: many colours, and rare blends of two classes, look like resampling or JPEG, others like a missing class."""
-        snap = 'add ' + binding("off_map", "nearest")
+        snap = "add " + binding("off_map", "nearest")
         if len(self._ids) + len(ranked) > _MOST_MERGED:
             return f"{snap} (each such pixel becomes the class of the nearest colour)"
         colors = [_color(key, "mask") for key in ranked]
         merged = {**self._ids, **{color: self.num_classes + k for k, color in enumerate(colors)}}
-        merge = (_map_binding(merged, by_value=self._by_value and all(map(_is_grey, merged)))
-                 + ("" if self._default_names else " " + binding("class_names", self.class_names + tuple(
-                     f"class_{self.num_classes + k}" for k in range(len(colors))))))
+        merge = _map_binding(merged, by_value=self._by_value and all(map(_is_grey, merged))) + (
+            ""
+            if self._default_names
+            else " " + binding("class_names", self.class_names + tuple(f"class_{self.num_classes + k}" for k in range(len(colors))))
+        )
         merge = f"replace the label map by {merge}"
         rare = min(counts.values()) <= _RARE * pixels
         blend = all(self._is_blend(color) for color in colors)
@@ -204,7 +238,7 @@ class LabelMap:
         point, ends = np.array(color, float), np.array(list(self._ids), float)
         a, b = ends[:, None], ends[None]
         along = np.clip(((point - a) * (b - a)).sum(-1) / np.maximum(((b - a) ** 2).sum(-1), 1), 0, 1)[..., None]
-        return bool((((a + along * (b - a) - point) ** 2).sum(-1) <= 24 ** 2).any())
+        return bool((((a + along * (b - a) - point) ** 2).sum(-1) <= 24**2).any())
 
 
 def count_colors(mask: np.ndarray) -> dict[int | Color, int]:
@@ -236,8 +270,12 @@ def infer_label_map(counts: Mapping[int | Color, int]) -> LabelMap:
     ranked = sorted(totals, key=lambda color: (color != _BLACK, -totals[color], color))
     found = ", ".join(f"{_text(color[0] if grey else color)} ({totals[color]} pixels)" for color in ranked[:5])
     found = f"{len(ranked)} {'values' if grey else 'colours'}: {found}{' and more' if len(ranked) > 5 else ''}"
-    raise UserError("masks", expected="a label map, or masks that need none (0 and 255, 0 and 1, or 0..K-1)", found=found,
-                    cure=_inference_cure(totals, ranked, values))
+    raise UserError(
+        "masks",
+        expected="a label map, or masks that need none (0 and 255, 0 and 1, or 0..K-1)",
+        found=found,
+        cure=_inference_cure(totals, ranked, values),
+    )
 
 
 def _inference_cure(totals: Mapping[Color, int], ranked: list[Color], values: list[int]) -> str:
@@ -251,9 +289,11 @@ def _inference_cure(totals: Mapping[Color, int], ranked: list[Color], values: li
     main = [color for color in ranked if totals[color] >= 0.01 * pixels]
     if len(main) < 2 or all(max(color) < 32 or min(color) > 223 for color in main):
         main = [_BLACK, _WHITE]
-    return (f"if the classes are {', '.join(map(_text, main))} and the rest comes from resampling or JPEG, add "
-            f"{_map_binding({color: k for k, color in enumerate(main[:_MOST_LISTED])}, by_value=False)} {binding('off_map', 'nearest')}; "
-            "otherwise bind the colour of every class in label_map.rgb_map")
+    return (
+        f"if the classes are {', '.join(map(_text, main))} and the rest comes from resampling or JPEG, add "
+        f"{_map_binding({color: k for k, color in enumerate(main[:_MOST_LISTED])}, by_value=False)} {binding('off_map', 'nearest')}; "
+        "otherwise bind the colour of every class in label_map.rgb_map"
+    )
 
 
 def binding(name: str, value: object) -> str:

@@ -21,8 +21,17 @@ from flexseg.files.atomic import replace_file
 
 SCHEMA = 1
 _REBUILD = "build the data set again with `flexseg build … --overwrite`."
-_COLUMNS = {"case_id": str, "group_id": str, "shard": int, "offset": int, "length": int, "height": int, "width": int,
-            "image_sha256": str, "mask_sha256": str}
+_COLUMNS = {
+    "case_id": str,
+    "group_id": str,
+    "shard": int,
+    "offset": int,
+    "length": int,
+    "height": int,
+    "width": int,
+    "image_sha256": str,
+    "mask_sha256": str,
+}
 _FRAME = struct.Struct("<QI")  # TFRecord: payload length, its masked CRC; then payload and the payload's masked CRC (4 bytes)
 
 
@@ -102,8 +111,9 @@ class Manifest:
     def save(self, path: str | Path) -> None:
         """Writes the JSON file; a reader sees the old one or the whole new one."""
         content = {"schema": SCHEMA, **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)}}
-        content["splits"] = {name: {"files": table.files, **{column: getattr(table, column) for column in _COLUMNS}}
-                             for name, table in self.splits.items()}
+        content["splits"] = {
+            name: {"files": table.files, **{column: getattr(table, column) for column in _COLUMNS}} for name, table in self.splits.items()
+        }
         replace_file(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
 
     @classmethod
@@ -115,8 +125,12 @@ class Manifest:
         """
         path = Path(path)
         if not path.is_file():
-            raise UserError(path, expected="the manifest of a data set built by flexseg", found="no such file",
-                            cure="check --data_dir, or build the data set with `flexseg build`.")
+            raise UserError(
+                path,
+                expected="the manifest of a data set built by flexseg",
+                found="no such file",
+                cure="check --data_dir, or build the data set with `flexseg build`.",
+            )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:

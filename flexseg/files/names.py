@@ -1,5 +1,6 @@
 """Names that become folders: letters, digits, `_`, `-` and `.`, so that a name can never lead out of its directory.
 
+Usage:
     check_name("--name", "my_set")
 """
 

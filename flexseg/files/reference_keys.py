@@ -1,5 +1,6 @@
 """What each key of the reference system's configuration becomes in flexseg: gin bindings of a command, or nothing, and why.
 
+Usage:
     rule = KEYS["train.patience"]            # a text: why it is dropped; else what binds it
     rule(reader, "train.patience", 10)       # reader.bindings["train"]["train.patience"] == 10
 """

@@ -1,5 +1,6 @@
 """Reader: the sections of a reference configuration while they are turned into gin bindings.
 
+Usage:
     reader = Reader({"train.epochs": 100})
     reader.bind("train.epochs", "train", "train.epochs", 100)
     reader.bindings["train"], reader.became["train.epochs"]      # {"train.epochs": 100}, ["train.epochs = 100"]

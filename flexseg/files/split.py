@@ -54,8 +54,12 @@ class Split:
         shares = self.proportions
         numbers = isinstance(shares, (tuple, list)) and all(isinstance(share, (int, float)) for share in shares)
         if not (numbers and len(shares) == 3 and min(shares) >= 0 < shares[0] and abs(sum(shares) - 1) < 1e-3):
-            raise UserError("split.proportions", expected="three shares (train, valid, test) that sum to 1, the first above 0", found=repr(shares),
-                            cure='for example --gin_param="split.proportions=(0.8,0.2,0)"')
+            raise UserError(
+                "split.proportions",
+                expected="three shares (train, valid, test) that sum to 1, the first above 0",
+                found=repr(shares),
+                cure='for example --gin_param="split.proportions=(0.8,0.2,0)"',
+            )
         if self.folds and not (self.folds >= 3 and 1 <= self.fold <= self.folds):
             raise UserError("split.folds, split.fold", expected="three folds or more, and one of them, from 1", found=f"{self.folds}, {self.fold}")
         if self.fold != 1 and not self.folds:
@@ -63,8 +67,12 @@ class Split:
         for name in SPLITS:
             groups = getattr(self, f"{name}_groups")
             if groups is not None and (isinstance(groups, str) or not isinstance(groups, (tuple, list))):
-                raise UserError(f"split.{name}_groups", expected="a tuple of groups", found=repr(groups),
-                                cure=f'--gin_param="split.{name}_groups=({str(groups)!r},)"')
+                raise UserError(
+                    f"split.{name}_groups",
+                    expected="a tuple of groups",
+                    found=repr(groups),
+                    cure=f'--gin_param="split.{name}_groups=({str(groups)!r},)"',
+                )
 
     def assign(self, cases: Iterable[Case]) -> dict[str, list[Case]]:
         """{split: its cases, sorted by case_id, their `split` set}, in the order train, valid, test, without empty splits.
@@ -78,16 +86,29 @@ class Split:
         if (own or lists) and (tuple(self.proportions) != Split.proportions or self.seed != Split.seed):
             name = "seed" if tuple(self.proportions) == Split.proportions else "proportions"
             beside = "a folder with its own splits" if own else "lists of groups"
-            raise UserError(f"split.{name}", expected="one division", found=f"shares to cut, and {beside}",
-                            cure='--gin_param="split.resplit=True" pools the folder\'s splits and cuts them again; or leave it out.' if own
-                            else "leave it out, or the lists.")
+            raise UserError(
+                f"split.{name}",
+                expected="one division",
+                found=f"shares to cut, and {beside}",
+                cure='--gin_param="split.resplit=True" pools the folder\'s splits and cuts them again; or leave it out.'
+                if own
+                else "leave it out, or the lists.",
+            )
         if self.folds and (own or lists or tuple(shares := self.proportions) != Split.proportions):
             beside = "a folder with its own splits" if own else "lists of groups" if lists else f"split.proportions = {shares}"
-            raise UserError("split.folds", expected="one division", found=f"folds, and {beside}",
-                            cure='--gin_param="split.resplit=True" pools the folder\'s splits; or leave it out.' if own else "leave one of them out.")
+            raise UserError(
+                "split.folds",
+                expected="one division",
+                found=f"folds, and {beside}",
+                cure='--gin_param="split.resplit=True" pools the folder\'s splits; or leave it out.' if own else "leave one of them out.",
+            )
         if own and lists:
-            raise UserError(f"split.{next(iter(lists))}_groups", expected="one division", found="lists of groups, and a folder with its own splits",
-                            cure='--gin_param="split.resplit=True" pools the folder\'s splits; or leave the lists out.')
+            raise UserError(
+                f"split.{next(iter(lists))}_groups",
+                expected="one division",
+                found="lists of groups, and a folder with its own splits",
+                cure='--gin_param="split.resplit=True" pools the folder\'s splits; or leave the lists out.',
+            )
         if own:
             chosen = {case.case_id: case.split for case in cases}
         else:
@@ -106,15 +127,27 @@ class Split:
         for name, groups in lists.items():
             for group in map(str, groups):
                 if group not in sizes:
-                    raise UserError(f"split.{name}_groups", expected=f"groups of this data set ({some(sorted(sizes), 12)})", found=repr(group),
-                                    cure=f"correct the name.{suggest(group, sizes)}")
+                    raise UserError(
+                        f"split.{name}_groups",
+                        expected=f"groups of this data set ({some(sorted(sizes), 12)})",
+                        found=repr(group),
+                        cure=f"correct the name.{suggest(group, sizes)}",
+                    )
                 if of_group.setdefault(group, name) != name:
-                    raise UserError(f"split.{name}_groups", expected="every group in one list", cure="take it out of one of them.",
-                                    found=f"{group!r} in split.{of_group[group]}_groups too")
+                    raise UserError(
+                        f"split.{name}_groups",
+                        expected="every group in one list",
+                        cure="take it out of one of them.",
+                        found=f"{group!r} in split.{of_group[group]}_groups too",
+                    )
         forgotten = sorted(sizes.keys() - of_group.keys())
         if forgotten:
-            raise UserError(f"split.{'_groups, split.'.join(lists)}_groups", expected="every group in a list", found=f"{some(forgotten, 12)} in none",
-                            cure="add them to a list, or take their files out of the folder.")
+            raise UserError(
+                f"split.{'_groups, split.'.join(lists)}_groups",
+                expected="every group in a list",
+                found=f"{some(forgotten, 12)} in none",
+                cure="add them to a list, or take their files out of the folder.",
+            )
         if "train" not in of_group.values():
             raise UserError("split.train_groups", expected="at least one group to train on", found="none", cure="name one.")
         return of_group
@@ -127,8 +160,12 @@ class Split:
         total = sum(sizes.values())
         missing = {name: share * total for name, share in zip(SPLITS, self.proportions, strict=True) if share > 0}
         if len(sizes) < len(missing):
-            raise UserError("split.proportions", expected=f"at least {len(missing)} groups for {len(missing)} splits", cure=_example(sizes),
-                            found=f"{len(sizes)} ({some(sorted(sizes))}), and a group is never divided")
+            raise UserError(
+                "split.proportions",
+                expected=f"at least {len(missing)} groups for {len(missing)} splits",
+                cure=_example(sizes),
+                found=f"{len(sizes)} ({some(sorted(sizes))}), and a group is never divided",
+            )
         huge = max(missing.values()) / 2
         order = sorted(sizes, key=lambda group: (-sizes[group] if sizes[group] > huge else 0, self._rank(group), group))
         of_group, empty = {}, dict.fromkeys(missing)
@@ -143,8 +180,12 @@ class Split:
     def _folded(self, sizes: Counter) -> dict[str, str]:
         """{group: split} by folds: the largest group first, each into the fold with the fewest cases so far."""
         if len(sizes) < self.folds:
-            raise UserError("split.folds", expected=f"at least {self.folds} groups for {self.folds} folds",
-                            found=f"{len(sizes)} ({some(sorted(sizes))})", cure=f'--gin_param="split.folds={len(sizes)}" leaves one out at a time.')
+            raise UserError(
+                "split.folds",
+                expected=f"at least {self.folds} groups for {self.folds} folds",
+                found=f"{len(sizes)} ({some(sorted(sizes))})",
+                cure=f'--gin_param="split.folds={len(sizes)}" leaves one out at a time.',
+            )
         if len(sizes) == self.folds:
             fold_of = {group: number for number, group in enumerate(sorted(sizes, key=_natural))}
         else:
@@ -188,9 +229,13 @@ def _refuse_leak(assigned: Mapping[str, Iterable[Case]]) -> None:
         return
     examples = [f"group {group} ({', '.join(str(Path(*case.image.parts[-3:])) for case in cases)})" for group, cases in sorted(leaks.items())]
     count = "1 group" if len(leaks) == 1 else f"{len(leaks)} groups"
-    raise UserError("the folder's splits", expected="every group in one split", found=f"{count} in two or more (a leak): {some(examples, 3)}",
-                    cure='--gin_param="split.resplit=True" pools the splits and cuts them again by group; '
-                         '--gin_param="split.allow_leak=True" builds them as they stand and stamps every report LEAKED.')
+    raise UserError(
+        "the folder's splits",
+        expected="every group in one split",
+        found=f"{count} in two or more (a leak): {some(examples, 3)}",
+        cure='--gin_param="split.resplit=True" pools the splits and cuts them again by group; '
+        '--gin_param="split.allow_leak=True" builds them as they stand and stamps every report LEAKED.',
+    )
 
 
 def _example(sizes: Counter) -> str:
@@ -198,5 +243,7 @@ def _example(sizes: Counter) -> str:
     if len(sizes) == 1:
         return '--gin_param="split.proportions=(1,0,0)" trains on all and scores nothing.'
     first, second = sorted(sizes)
-    return (f'--gin_param="split.train_groups=({first!r},)" --gin_param="split.valid_groups=({second!r},)", '
-            'or --gin_param="split.proportions=(0.5,0.5,0)".')
+    return (
+        f'--gin_param="split.train_groups=({first!r},)" --gin_param="split.valid_groups=({second!r},)", '
+        'or --gin_param="split.proportions=(0.5,0.5,0)".'
+    )

@@ -37,8 +37,12 @@ def load_image(path: Path, *, manifest: Manifest, max_pixels: int) -> np.ndarray
 
 def _check_depth(path: Path, header: Header, manifest: Manifest) -> None:
     if manifest.window is None and header.needs_window:
-        raise UserError(path, expected="8 bits a channel, as in the dataset", found="more, and the dataset recorded no window for them",
-                        cure="convert it as the training images were converted, or train on images of this depth")
+        raise UserError(
+            path,
+            expected="8 bits a channel, as in the dataset",
+            found="more, and the dataset recorded no window for them",
+            cure="convert it as the training images were converted, or train on images of this depth",
+        )
 
 
 def encode_mask(ids: np.ndarray, label_map: LabelMap) -> bytes:

@@ -84,5 +84,5 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
 
 
 def _kind(name: str) -> str:
-    """"kernel" of "conv2d_3/kernel:0"."""
+    """ "kernel" of "conv2d_3/kernel:0"."""
     return name.rsplit("/", 1)[-1].partition(":")[0]

@@ -22,7 +22,8 @@ NORMALIZATIONS = ("none", "batch", "sync_batch", "group")
 POSITIONS = ("after_activation", "before_activation")
 # Keras's activations that act on each value alone; the others mix or drop channels, or need arguments.
 ACTIVATIONS = tuple(
-    name for name in dir(keras.activations)
+    name
+    for name in dir(keras.activations)
     if not name.startswith("_") and name not in ("get", "serialize", "deserialize", "glu", "softmax", "log_softmax", "sparsemax", "threshold")
 )
 
@@ -61,13 +62,17 @@ class ConvStyle:
             raise UserError(f"{self.owner}.normalization_momentum", expected="a share from 0 to below 1", found=repr(self.momentum))
         if self.remat and self.normalization == "sync_batch":
             raise UserError(
-                f"{self.owner}.remat", expected="False with sync_batch normalization, whose exchange between replicas cannot be computed twice",
-                found="True", cure=f"--gin_param=\"{self.owner}.normalization='group'\"",
+                f"{self.owner}.remat",
+                expected="False with sync_batch normalization, whose exchange between replicas cannot be computed twice",
+                found="True",
+                cure=f"--gin_param=\"{self.owner}.normalization='group'\"",
             )
         if self.activation not in ACTIVATIONS:
             raise UserError(
-                f"{self.owner}.activation", expected="the name of a Keras activation that acts on each value alone, such as 'relu' or 'mish'",
-                found=repr(self.activation), cure=choose(str(self.activation), ACTIVATIONS),
+                f"{self.owner}.activation",
+                expected="the name of a Keras activation that acts on each value alone, such as 'relu' or 'mish'",
+                found=repr(self.activation),
+                cure=choose(str(self.activation), ACTIVATIONS),
             )
 
     def normalize(self, x, *, name: str):
@@ -77,7 +82,9 @@ class ConvStyle:
         if self.normalization == "group":
             if x.shape[-1] % self.group_count:
                 raise UserError(
-                    f"{self.owner}.group_count", expected=f"a divisor of the {x.shape[-1]} channels of {name}", found=str(self.group_count),
+                    f"{self.owner}.group_count",
+                    expected=f"a divisor of the {x.shape[-1]} channels of {name}",
+                    found=str(self.group_count),
                     cure=f"choose one of {', '.join(str(g) for g in range(1, x.shape[-1] + 1) if x.shape[-1] % g == 0)}.",
                 )
             return keras.layers.GroupNormalization(self.group_count, name=name)(x)
@@ -99,7 +106,13 @@ def conv_unit(x, style: ConvStyle, *, name: str, filters: int, kernel=(3, 3), di
     place, letter = name.rsplit("_", 1)
     normalize_first = style.normalization != "none" and style.normalization_position == "before_activation"
     x = Conv2D(
-        filters, kernel, padding="same", dilation_rate=dilation, strides=strides, kernel_initializer="he_normal", use_bias=not normalize_first,
+        filters,
+        kernel,
+        padding="same",
+        dilation_rate=dilation,
+        strides=strides,
+        kernel_initializer="he_normal",
+        use_bias=not normalize_first,
         name=f"{place}_conv_{letter}",
     )(x)
     if dropout_rate:
@@ -147,7 +160,9 @@ def _pair(value, least: int, *, owner: str, name: str) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(_is_whole(side) and side >= least for side in pair):
         raise UserError(
-            f"{owner}.{name}", expected=f"a whole number of {least} or more, or a pair (height, width) of them", found=repr(value),
+            f"{owner}.{name}",
+            expected=f"a whole number of {least} or more, or a pair (height, width) of them",
+            found=repr(value),
             cure=f'for example --gin_param="{owner}.{name}=({least}, {least})"',
         )
     return pair

@@ -99,7 +99,7 @@ def build_model(
 
 
 def _probability(layer) -> str | None:
-    """"softmax" or "sigmoid" where the layer ends in one."""
+    """ "softmax" or "sigmoid" where the layer ends in one."""
     if isinstance(layer, keras.layers.Softmax):
         return "softmax"
     name = getattr(getattr(layer, "activation", None), "__name__", None)

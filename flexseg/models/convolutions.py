@@ -38,8 +38,13 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
     def call(self, inputs):
         """Features [B, H, W, channels] to [B, H', W', filters]."""
         x = keras.ops.conv_transpose(
-            inputs, self.kernel, strides=self.strides, padding=self.padding, output_padding=self.output_padding,
-            data_format=self.data_format, dilation_rate=self.dilation_rate,
+            inputs,
+            self.kernel,
+            strides=self.strides,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
         )
         return self.activation(add_bias(x, self.bias) if self.use_bias else x)
 
@@ -51,7 +56,12 @@ class SeparableConv2D(keras.layers.SeparableConv2D):
     def call(self, inputs):
         """Features [B, H, W, channels] to [B, H', W', filters]."""
         x = keras.ops.separable_conv(
-            inputs, self.depthwise_kernel, self.pointwise_kernel, strides=self.strides, padding=self.padding, dilation_rate=self.dilation_rate,
+            inputs,
+            self.depthwise_kernel,
+            self.pointwise_kernel,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
             data_format=self.data_format,
         )
         return self.activation(add_bias(x, self.bias) if self.use_bias else x)

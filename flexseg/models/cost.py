@@ -1,5 +1,6 @@
 """What a network costs, from its graph alone: no weight is drawn, so that networks of any size are told in seconds.
 
+Usage:
     with shapes_alone():
         model = build_model(...)
     cost = cost_of(model)

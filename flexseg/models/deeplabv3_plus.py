@@ -79,15 +79,24 @@ def deeplabv3_plus(
     check_choice(encoder_maps, ("inner", "stage"), owner=owner, name="encoder_maps")
     if encoder_maps == "inner" and (encoder not in _INNER or atrous):
         raise UserError(
-            f"{owner}.encoder_maps", expected=f"'stage', unless the encoder is one of {', '.join(ATROUS)} without atrous", found="'inner'",
+            f"{owner}.encoder_maps",
+            expected=f"'stage', unless the encoder is one of {', '.join(ATROUS)} without atrous",
+            found="'inner'",
             cure=f"--gin_param=\"{owner}.encoder_maps='stage'\"",
         )
     style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     inputs, pixels = image_input(image_size, image_channels, scale=False)
     maps = Encoder(
-        owner=owner, name=encoder, weights=encoder_weights, normalization=encoder_normalization, momentum=normalization_momentum,
-        trainable_layers=encoder_trainable_layers, dropout_rate=encoder_dropout_rate, atrous=atrous,
-        strides=(4, 16), taps=_INNER[encoder] if encoder_maps == "inner" else None,
+        owner=owner,
+        name=encoder,
+        weights=encoder_weights,
+        normalization=encoder_normalization,
+        momentum=normalization_momentum,
+        trainable_layers=encoder_trainable_layers,
+        dropout_rate=encoder_dropout_rate,
+        atrous=atrous,
+        strides=(4, 16),
+        taps=_INNER[encoder] if encoder_maps == "inner" else None,
     )(pixels, image_size)
     x = maps[16]
     pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name="global_pool")(x)

@@ -82,10 +82,17 @@ def efficient_unet(
     style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     inputs, pixels = image_input(image_size, image_channels, scale=False)
     maps = Encoder(
-        owner=owner, name=f"EfficientNet{efficientnet}", weights=encoder_weights, normalization=encoder_normalization,
-        momentum=normalization_momentum, trainable_layers=encoder_trainable_layers, dropout_rate=encoder_dropout_rate, taps=_MAPS[decoder],
+        owner=owner,
+        name=f"EfficientNet{efficientnet}",
+        weights=encoder_weights,
+        normalization=encoder_normalization,
+        momentum=normalization_momentum,
+        trainable_layers=encoder_trainable_layers,
+        dropout_rate=encoder_dropout_rate,
+        taps=_MAPS[decoder],
         binding="efficientnet",
     )(pixels, image_size)
+
     def block(x, level: int, name: str):
         filters = base_filters * 2**level if base_filters else maps[max(2, 2**level)].shape[-1]
         if decoder == "residual":

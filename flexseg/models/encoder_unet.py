@@ -61,8 +61,13 @@ def encoder_unet(
     style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     inputs, pixels = image_input(image_size, image_channels, scale=False)
     maps = Encoder(
-        owner=owner, name=encoder, weights=encoder_weights, normalization=encoder_normalization, momentum=normalization_momentum,
-        trainable_layers=encoder_trainable_layers, dropout_rate=encoder_dropout_rate,
+        owner=owner,
+        name=encoder,
+        weights=encoder_weights,
+        normalization=encoder_normalization,
+        momentum=normalization_momentum,
+        trainable_layers=encoder_trainable_layers,
+        dropout_rate=encoder_dropout_rate,
     )(pixels, image_size)
     x = maps[32]
     for level in reversed(range(5)):

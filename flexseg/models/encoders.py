@@ -94,8 +94,10 @@ class Encoder:
         for setting, value in (("normalization", self.normalization), ("trainable_layers", self.trainable_layers)):
             if self.weights is None and value not in ("batch", "sync_batch", None):
                 raise UserError(
-                    f"{self.owner}.encoder_{setting}", expected="encoder_weights beside it: random ones are worth nothing before they are trained",
-                    found=repr(value), cure=f"--gin_param=\"{self.owner}.encoder_weights='imagenet'\"",
+                    f"{self.owner}.encoder_{setting}",
+                    expected="encoder_weights beside it: random ones are worth nothing before they are trained",
+                    found=repr(value),
+                    cure=f"--gin_param=\"{self.owner}.encoder_weights='imagenet'\"",
                 )
         if self.dropout_rate is not None:
             check_rate(self.dropout_rate, owner=self.owner, name="encoder_dropout_rate")
@@ -127,7 +129,9 @@ class Encoder:
         channels = pixels.shape[-1]
         if channels not in (1, 3):
             raise UserError(
-                f"{self.owner}.{self.binding}", expected="images of 1 or 3 channels, as keras.applications has", found=f"{channels} channels",
+                f"{self.owner}.{self.binding}",
+                expected="images of 1 or 3 channels, as keras.applications has",
+                found=f"{channels} channels",
                 cure='--gin_param="build_model.architecture=@flex_unet"',
             )
         x = keras.layers.Concatenate(dtype=full_precision(), name="repeat_channel")([pixels] * 3) if channels == 1 else pixels

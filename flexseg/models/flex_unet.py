@@ -80,15 +80,26 @@ def flex_unet(
     if isinstance(normalization, bool):
         normalization = "batch" if normalization else "none"
     style = ConvStyle(
-        owner=owner, activation=activation, normalization=normalization, normalization_position=normalization_position, group_count=group_count,
-        momentum=normalization_momentum, remat=remat,
+        owner=owner,
+        activation=activation,
+        normalization=normalization,
+        normalization_position=normalization_position,
+        group_count=group_count,
+        momentum=normalization_momentum,
+        remat=remat,
     )
     kernels, dilations = level_kernels(base_kernels, num_layers, owner=owner), level_dilations(dilation, num_layers, owner=owner)
 
     def block(x, level: int, part: str):
         return conv_block(
-            x, style, name=part if level == deepest else f"{part}_{level}", filters=base_filters * 2**level, kernel=kernels[level],
-            dilation=dilations[level], dropout_rate=dropout_rate * level, residual=residual,
+            x,
+            style,
+            name=part if level == deepest else f"{part}_{level}",
+            filters=base_filters * 2**level,
+            kernel=kernels[level],
+            dilation=dilations[level],
+            dropout_rate=dropout_rate * level,
+            residual=residual,
         )
 
     inputs, x = image_input(image_size, image_channels, scale=input_normalize)

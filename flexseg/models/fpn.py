@@ -67,8 +67,13 @@ def fpn(
     style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
     inputs, pixels = image_input(image_size, image_channels, scale=False)
     maps = Encoder(
-        owner=owner, name=encoder, weights=encoder_weights, normalization=encoder_normalization, momentum=normalization_momentum,
-        trainable_layers=encoder_trainable_layers, dropout_rate=encoder_dropout_rate,
+        owner=owner,
+        name=encoder,
+        weights=encoder_weights,
+        normalization=encoder_normalization,
+        momentum=normalization_momentum,
+        trainable_layers=encoder_trainable_layers,
+        dropout_rate=encoder_dropout_rate,
     )(pixels, image_size)
     x, branches = None, []
     for level in (5, 4, 3, 2):  # at 1 / 2**level of the image

@@ -1,5 +1,6 @@
 """The frame of every architecture: raw pixels in at a size that it can take, logits out, both in full precision.
 
+Usage:
     check_image_size(image_size, 32, owner="my_net", because="2**(num_layers - 1), with my_net.num_layers = 6")
     inputs, x = image_input(image_size, image_channels, scale=True)
     ...
@@ -73,6 +74,8 @@ def check_image_size(image_size, step: int, *, because: str, alternative: str = 
         below, above = (tuple(max(step, (side + up) // step * step) for side in sides) for up in (0, step - 1))
         sizes = " or ".join(f'--gin_param="input.image_size={size}"' for size in dict.fromkeys((below, above)))
         raise UserError(
-            "input.image_size", expected=f"height and width that are multiples of {step} = {because}", found=f"{sides[0]} x {sides[1]}",
+            "input.image_size",
+            expected=f"height and width that are multiples of {step} = {because}",
+            found=f"{sides[0]} x {sides[1]}",
             cure=sizes + (f", or {alternative}" if alternative else ""),
         )

@@ -1,5 +1,6 @@
 """Networks of which only the shapes are wanted: no weight is drawn, neither then nor later.
 
+Usage:
     with shapes_alone():
         model = build_model(...)            # model.count_params(), model.get_layer(...).output.shape
 """

@@ -1,5 +1,6 @@
 """Head: what a loss must know of the model's last layer and of the dataset's classes.
 
+Usage:
     Head(num_classes=1, background=0).foreground      # (1,): one sigmoid logit, ids 0 and 1
     Head(num_classes=6, background=5).foreground      # (0, 1, 2, 3, 4)
     Head(num_classes=3, background=None).foreground   # (0, 1, 2): no class is background

@@ -1,5 +1,6 @@
 """Objective: the settings of what training minimises.
 
+Usage:
     # a .gin file
     objective.loss = "focal"
     objective.focal_gamma = 1.5

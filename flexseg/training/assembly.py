@@ -1,5 +1,6 @@
 """Assembly: the parts of an experiment, made for the dataset and the machine at hand. Training, evaluation and prediction start here.
 
+Usage:
     experiment = Experiment.from_gin()
     assembly = Assembly(experiment, dataset, replicas, precision="mixed_bfloat16", xla="auto")
     assembly.model, assembly.measures, assembly.predictor

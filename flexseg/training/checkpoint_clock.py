@@ -1,5 +1,6 @@
 """CheckpointClock: when a checkpoint is due, and the time that checkpoints take.
 
+Usage:
     clock = CheckpointClock(every_steps=500, every_minutes=15)
     if clock.due(step):
         with clock.saving():

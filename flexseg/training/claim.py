@@ -1,5 +1,6 @@
 """Claim: a run directory taken for one run, by the chief, once all workers agree on what they are about to do.
 
+Usage:
     with claimed(run, replicas, dataset, facts={"configuration": text}, check_config=..., tracebacks_to=...) as (check, interruption):
         session.train(interruption, check=check, ...)
 """
@@ -48,6 +49,7 @@ def claimed(
     Raises:
       UserError: for a directory that is not this run's, or workers that differ.
     """
+
     def refuse_another_run() -> None:
         if run.started:
             check_config()

@@ -1,5 +1,6 @@
 """Epoch pictures: the predicted masks of a few cases after every epoch, in TensorBoard and as PNG files: `epoch_change_infer.*`.
 
+Usage:
     epoch_change_infer.num_infer_images = 6
     epoch_change_infer.images = "mini_test/images"
     epoch_change_infer.masks = "mini_test/masks"

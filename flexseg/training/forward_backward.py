@@ -1,5 +1,6 @@
 """Forward and backward as pure functions of (weights, state, batch): what XLA compiles and every replica runs.
 
+Usage:
     forward_backward = make_forward_backward(model, measures, replicas=2, accumulation_steps=4)
     values, gradients, state = forward_backward(weights, state, batch, scale, total_weight)
 """

@@ -1,5 +1,6 @@
 """What `auto` means on the machine at hand: precision and XLA.
 
+Usage:
     policy = resolve_precision("auto", on_gpu=False)      # "mixed_bfloat16" on a CPU with AVX-512 BF16
     with precision_scope(policy):
         model = build_model(...)

@@ -1,5 +1,6 @@
 """Reporter: what an epoch leaves behind: TensorBoard scalars, two CSV files, their curves, one line on the console.
 
+Usage:
     reporter = Reporter(run, metrics=["dice_coef", "mean_foreground_dice"], leaked=False)
     reporter.start(epoch=3)                                # after a resume: later rows and events are cut
     reporter.epoch(4, step=1600, train={...}, valid={...}, facts={"learning_rate": 1e-3, ...})

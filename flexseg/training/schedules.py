@@ -1,5 +1,6 @@
 """The learning rate as a pure function of the step, computed on the host and handed to the step: `schedule.*`.
 
+Usage:
     schedule.name = "cosine"
     schedule.warmup_steps = 200
 """

@@ -1,5 +1,6 @@
 """Session: one start of one run: what `auto` became, what is printed before work begins, and the work.
 
+Usage:
     replicas = open_devices(experiment.train, replicas=0, logical_cpus=0, cluster=None)
     session = Session(experiment, dataset, run, replicas, config=text, user_modules=[])
     session.train(interruption, init_from=None, operative_config=configuration.operative)
@@ -53,9 +54,7 @@ def open_devices(
         keras.utils.set_random_seed(settings.seed)
         tf.config.experimental.enable_op_determinism()
     batch = None if settings.batch_size_per_replica else global_batch_size(settings, 1)
-    return open_replicas(
-        global_batch_size=batch, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster, communication=communication
-    )
+    return open_replicas(global_batch_size=batch, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster, communication=communication)
 
 
 class Session:

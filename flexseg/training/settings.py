@@ -1,5 +1,6 @@
 """What defines a training run: the bindings `train.*`.
 
+Usage:
     train.epochs = 100
     train.global_batch_size = 8
 """

@@ -1,5 +1,6 @@
 """Throughput: images per second of training, and the share of the time that was spent waiting for input.
 
+Usage:
     throughput.add(examples=8, waited=0.001)     # once a step
     throughput.pause()                           # before anything that is no training
     throughput.facts()                           # {"images_per_second": 93.1, "input_wait_fraction": 0.01}
