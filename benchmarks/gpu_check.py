@@ -41,7 +41,7 @@ flags.DEFINE_string("data_dir", None, "Internal: where the built dataset lies.")
 
 # What is trained: the file, and the bindings over it. The two of the reference come with XLA off as well.
 REFERENCE = {"tnbc": "tnbc_flexunet.gin", "malignant_breastdm": "malignant_breastdm_flexunet.gin"}
-OPTIONS = ("optimizer.ema_momentum=0.999", "flex_unet.remat=True")
+OPTIONS = ("optimizer.ema_momentum=0.999", "flex_unet.gradient_checkpointing=True")
 FIRST = {"precision": "float32", "xla": "off"}
 
 
@@ -97,11 +97,11 @@ def measure(combination: dict, data_dir: str, replicas) -> dict:
     import gin
     import numpy as np
 
-    from flexseg.configure import configure
+    from flexseg.config.configure import configure
     from flexseg.data.dataset import open_dataset
+    from flexseg.runs.directory import RunDirectory
     from flexseg.training.assembly import Assembly, Experiment
     from flexseg.training.precision import precision_scope
-    from flexseg.training.run_directory import RunDirectory
     from flexseg.training.trainer import Trainer
 
     gin.clear_config()
@@ -116,7 +116,7 @@ def measure(combination: dict, data_dir: str, replicas) -> dict:
         batches = trainer.steps.batches()
         for number in range(FLAGS.steps):
             outcome = trainer.steps.function(
-                next(batches), number=number, learning_rate=trainer.steps.learning_rate(number), total_weight=float(trainer.steps.batch_size)
+                next(batches), global_step=number, learning_rate=trainer.steps.learning_rate(number), total_weight=float(trainer.steps.batch_size)
             )
             losses.append(float(outcome.values[0] / outcome.values[1]))
             applied += bool(outcome.applied)

@@ -16,14 +16,14 @@ choose_onednn()
 
 import tensorflow as tf  # noqa: E402 (it reads both variables when it is imported)
 
-from flexseg.models.raising import BilinearUp  # noqa: E402
+from flexseg.models.layers.upsampling import BilinearUpsampling  # noqa: E402
 
 OPERATIONS = {
     "depthwise 3 × 3, 64² × 128": (lambda x, k: tf.nn.depthwise_conv2d(x, k, [1, 1, 1, 1], "SAME"), (4, 64, 64, 128), (3, 3, 128, 1)),
     "3 × 3, 256² × 8 to 8": (lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), (4, 256, 256, 8), (3, 3, 8, 8)),
     "3 × 3, 256² × 17 to 26": (lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), (4, 256, 256, 17), (3, 3, 17, 26)),
     "3 × 3, 64² × 64 to 64": (lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), (4, 64, 64, 64), (3, 3, 64, 64)),
-    "raised from 128² × 16": (lambda x, _: BilinearUp(2, name="up", dtype=x.dtype.name)(x), (4, 128, 128, 16), (1,)),
+    "raised from 128² × 16": (lambda x, _: BilinearUpsampling(2, name="up", dtype=x.dtype.name)(x), (4, 128, 128, 16), (1,)),
     "by tf.image.resize": (lambda x, _: tf.cast(tf.image.resize(x, (256, 256)), x.dtype), (4, 128, 128, 16), (1,)),
     "sigmoid(x) · x, 256² × 16": (lambda x, _: tf.sigmoid(x) * x, (4, 256, 256, 16), (1,)),
     "relu(x + x · k), 256² × 16": (lambda x, k: tf.nn.relu(x + x * k), (4, 256, 256, 16), (16,)),

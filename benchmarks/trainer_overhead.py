@@ -36,11 +36,11 @@ def trainer_side(data_dir: str):
     import gin
 
     from flexseg.commands import build
-    from flexseg.configure import configure
+    from flexseg.config.configure import configure
     from flexseg.data.dataset import BuiltDataset
     from flexseg.distribution.strategies import open_replicas
+    from flexseg.runs.directory import RunDirectory
     from flexseg.training.assembly import Assembly, Experiment
-    from flexseg.training.run_directory import RunDirectory
     from flexseg.training.trainer import Trainer
 
     size = f"({FLAGS.image_size},{FLAGS.image_size})"
@@ -63,7 +63,7 @@ def trainer_side(data_dir: str):
     def block(steps: int) -> None:
         for _ in range(steps):
             trainer.steps.advance(batches, last=2**62)
-        trainer.steps.settle()
+        trainer.steps.wait_for_pending()
 
     return block, assembly, batch
 
@@ -84,7 +84,7 @@ def bare_side(assembly, batch):
     @tf.function(jit_compile=FLAGS.xla)
     def step(image, mask):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(assembly.measures.loss.example_loss(model(tf.cast(image, tf.float32), training=True), mask))
+            loss = tf.reduce_mean(assembly.step_metrics.loss.example_loss(model(tf.cast(image, tf.float32), training=True), mask))
             scaled = optimizer.scale_loss(loss)
         optimizer.apply(tape.gradient(scaled, model.trainable_variables), model.trainable_variables)
         return loss
@@ -127,7 +127,7 @@ def main(_) -> None:
         trainer, assembly, batch = trainer_side(folder)
         sides = {"trainer": trainer, "bare": bare_side(assembly, batch)}
         for run in sides.values():
-            run(3)  # traces, compiles, and lets the allocator settle
+            run(3)  # traces, compiles, and lets the allocator wait_for_pending
         times = {name: [] for name in sides}
         for number in range(FLAGS.blocks):
             for name in list(sides)[:: 1 if number % 2 else -1]:  # neither side always comes second

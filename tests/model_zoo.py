@@ -3,8 +3,8 @@
 import keras
 import pytest
 
+from flexseg.models.abstract_build import abstract_build
 from flexseg.models.architectures import ARCHITECTURES
-from flexseg.models.shapes import shapes_alone
 
 # Settings beside base_filters=4; all of them take multiples of 32.
 SETTINGS = {
@@ -63,7 +63,7 @@ def small(name: str, *, image_size=(32, 64), image_channels=3, num_classes=2, **
 
 def counted(name: str, *, image_size=(512, 512), image_channels=3, num_classes=2, **settings) -> keras.Model:
     """The network as shapes alone: gigabytes of weights are never drawn."""
-    with shapes_alone():
+    with abstract_build():
         return builder(name)(image_size=image_size, image_channels=image_channels, num_classes=num_classes, **settings)
 
 

@@ -19,12 +19,12 @@ from fsspec.implementations.local import LocalFileSystem
 from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 
-from flexseg.files.bucket import Bucket
-from flexseg.inference.weights import damage, read_facts, read_folder, write_folder
 from flexseg.launch.local import free_addresses
-from flexseg.training.best_weights import BestWeights
-from flexseg.training.remote_run import RemoteRun
-from flexseg.training.run_directory import RunDirectory
+from flexseg.runs.best_checkpoint import BestCheckpoint
+from flexseg.runs.bucket import Bucket
+from flexseg.runs.bucket_sync import BucketSync
+from flexseg.runs.checkpoint_format import damage, read_checkpoint, read_facts, write_checkpoint
+from flexseg.runs.directory import RunDirectory
 
 
 @contextlib.contextmanager
@@ -93,15 +93,15 @@ def arrays(number):
 def step(run, number, *, best, value=None):
     """What a trainer does to a run directory at a checkpoint, with new best weights before it or not; `value` stands in the checkpoint."""
     if best:
-        write_folder(run.best, arrays(number), {"step": number}, keep_replaced=True)
+        write_checkpoint(run.best, arrays(number), {"step": number}, keep_replaced=True)
     run.losses_csv.write_text("epoch\n" * number)
-    write_folder(run.checkpoints / f"step_{number:09d}", arrays(number if value is None else value), {"step": number})
+    write_checkpoint(run.checkpoints / f"step_{number:09d}", arrays(number if value is None else value), {"step": number})
     shutil.rmtree(run.checkpoints / f"step_{number - 2:09d}", ignore_errors=True)
     best_weights(run).checkpointed()
 
 
 def best_weights(run):
-    return BestWeights(run.best, types.SimpleNamespace(is_chief=True), None)
+    return BestCheckpoint(run.best, types.SimpleNamespace(is_chief=True), None)
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def training(url, here, *, left=10**9, files=None):
     bucket = Dying(url, flag="--workdir")
     if files is not None:
         bucket._store = DirFileSystem(str(files), LocalFileSystem(auto_mkdir=True))
-    remote = RemoteRun(bucket, here)
+    remote = BucketSync(bucket, here)
     run = RunDirectory(here, remote=remote)
     remote.fetch(leave=remote.large)
     here.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def assert_whole(run, at, after):
     assert run.config.is_file()
     last_best = {3: 2, 4: 4, 5: 5, 6: 6, 7: 7}[at]
     assert read_facts(run.best)["step"] == last_best, f"after {after} operations"
-    assert read_folder(run.best)[0]["model"]["0000 a/kernel"][0] == last_best
+    assert read_checkpoint(run.best)[0]["model"]["0000 a/kernel"][0] == last_best
     assert len(run.losses_csv.read_text().splitlines()) >= at, "the tables are never behind the checkpoint"
 
 

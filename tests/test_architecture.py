@@ -1,10 +1,11 @@
 """The rules of DESIGN.md that a reader of the code may rely on: who imports whom, and what appears nowhere.
 
-Each rule is a small function `tree -> list of complaints`, and each has a source below it that it must complain about.
+Each rule is a small function `(tree, module) -> list of complaints`, and each has a source below it that it must complain about.
 """
 
 import ast
 import importlib.util
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,29 +14,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = (  # a room imports only from itself and from what stands before it
-    "errors", "machine", "user_modules", "console", "configs", "files", "datasets", "data", "models", "objectives", "distribution", "inference", "evaluation", "training",
-    "annotations", "configure", "commands", "launch",
+ROOMS = (  # a room imports only from itself and from what stands before it; DESIGN.md's table
+    "errors", "machine", "user_modules", "console", "configs", "config", "files", "pictures", "checks", "derivation", "migration", "datasets", "data",
+    "models", "objectives", "distribution", "runs", "inference", "evaluation", "training", "commands", "launch",
 )  # fmt: skip
-NO_TENSORFLOW = (
-    "__init__",
-    "errors",
-    "machine",
-    "user_modules",
-    "console",
-    "configs",
-    "files",
-    "annotations",
-    "configure",
-)  # anywhere; in commands only inside functions
+NO_TENSORFLOW = (  # anywhere; in commands only inside functions
+    "__init__", "errors", "machine", "user_modules", "console", "configs", "config", "files", "pictures", "checks", "derivation", "migration",
+)  # fmt: skip
 HEAVY = ("tensorflow", "keras", "tensorflow_datasets")
-LIGHT_ROOMS = ("errors", "machine", "user_modules", "configure", "commands")  # what a command may import at its head, so that --help comes at once
+LIGHT_ROOMS = ("errors", "machine", "user_modules", "config", "commands")  # what a command may import at its head, so that --help comes at once
+NEED_NO_TENSORFLOW = ("flexseg.runs.directory", "flexseg.runs.layout", "flexseg.runs.checkpoint_format")
+PARSER = "flexseg.config.configure"
+PARSES_GIN = ("commands", "config", "training.experiment")  # who may import it: rooms and one file
 
 
-def room_of(path: Path) -> str:
-    """`flexseg/data/stream.py` -> data, `datasets/tnbc/tnbc.py` -> datasets, `flexseg/errors.py` -> errors."""
+def module_of(path: Path) -> str:
+    """`flexseg/data/stream.py` -> data.stream, `datasets/tnbc/tnbc.py` -> datasets.tnbc.tnbc, `flexseg/errors.py` -> errors."""
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[1] if parts[0] == "flexseg" else parts[0]
+    return ".".join(parts[parts[0] == "flexseg" :]).removesuffix(".__init__") or "__init__"
+
+
+def room_of(module: str) -> str:
+    """The room of a module: its first part."""
+    return module.partition(".")[0]
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:
@@ -65,23 +66,23 @@ def imports(tree: ast.AST, module_level_only: bool = False) -> Iterator[tuple[in
 # The rules
 
 
-def order_complaints(tree: ast.Module, room: str) -> list[str]:
-    """Imports against the order of the rooms; `configure` is for commands alone; relative imports would hide the room."""
-    found = []
+def order_complaints(tree: ast.Module, module: str) -> list[str]:
+    """Imports against the order of the rooms; relative imports would hide the room."""
+    found, room = [], room_of(module)
     for line, name in imports(tree):
         top, other, *_ = f"{name}.".split(".")
         if name.startswith("."):
             found.append(f"{line}: relative import {name}")
         elif top == "flexseg" and other in ROOMS:
             allowed = ROOMS[: ROOMS.index(room) + 1] if room in ROOMS else ("errors",)
-            if other not in allowed or (other == "configure" and room not in ("commands", "configure")):
+            if other not in allowed:
                 found.append(f"{line}: {room} imports {name}")
     return found
 
 
-def tensorflow_complaints(tree: ast.Module, room: str) -> list[str]:
+def tensorflow_complaints(tree: ast.Module, module: str) -> list[str]:
     """TensorFlow where it must not be, and rooms that would bring it at the head of a command (a module with a `main`)."""
-    found = []
+    found, room = [], room_of(module)
     is_command = any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
     if room in NO_TENSORFLOW or room == "commands":
         for line, name in imports(tree, module_level_only=room == "commands"):
@@ -93,24 +94,26 @@ def tensorflow_complaints(tree: ast.Module, room: str) -> list[str]:
     return found
 
 
-def distribute_complaints(tree: ast.Module, room: str) -> list[str]:
+def distribute_complaints(tree: ast.Module, module: str) -> list[str]:
     """tf.distribute outside distribution/."""
-    if room == "distribution":
+    if room_of(module) == "distribution":
         return []
     found = [f"{line}: imports {name}" for line, name in imports(tree) if name.startswith("tensorflow.") and "distribute" in name.split(".")]
     return found + [f"{node.lineno}: {dotted(node)}" for node in ast.walk(tree) if dotted(node) in ("tf.distribute", "tensorflow.distribute")]
 
 
-def gin_complaints(tree: ast.Module, room: str) -> list[str]:
-    """gin outside configure.py other than `import gin`, `@gin.configurable(...)` and `gin.REQUIRED`; and on Keras classes (it crashes)."""
+def gin_complaints(tree: ast.Module, module: str) -> list[str]:
+    """gin outside config/configure.py other than `import gin`, `@gin.configurable(...)` and `gin.REQUIRED`; and on Keras classes (it crashes)."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef) and any(dotted(part).startswith("gin.") for d in node.decorator_list for part in ast.walk(d)):
             bases = [dotted(base).split(".") for base in node.bases]
             if any({"keras", "layers"} & set(base) or base[-1] in ("Layer", "Model", "Sequential") for base in bases):
                 found.append(f"{node.lineno}: gin on the Keras class {node.name}")
-    if room == "configure":
+    if module == "config.configure":
         return found
+    if not {module, room_of(module)} & set(PARSES_GIN):
+        found += [f"{line}: imports {name}" for line, name in imports(tree) if name.startswith(PARSER)]
     decorators = {id(d.func) for node in ast.walk(tree) for d in getattr(node, "decorator_list", []) if isinstance(d, ast.Call)}
     modules = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
@@ -126,7 +129,7 @@ def gin_complaints(tree: ast.Module, room: str) -> list[str]:
     return found
 
 
-def danger_complaints(tree: ast.Module, room: str) -> list[str]:
+def danger_complaints(tree: ast.Module, module: str) -> list[str]:
     """What executes code that came with data: pickle and its kin, eval, exec, os.system, yaml.load, loading of whole models."""
     modules = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")
     names = ("os.system", "os.popen", "yaml.load", "saved_model.load", "load_model", "models.load_model", "enable_unsafe_deserialization")
@@ -142,36 +145,117 @@ def danger_complaints(tree: ast.Module, room: str) -> list[str]:
     return found
 
 
-RULES = (order_complaints, tensorflow_complaints, distribute_complaints, gin_complaints, danger_complaints)
+def onednn_complaints(tree: ast.Module, module: str) -> list[str]:
+    """An entry point that imports TensorFlow, or a room that does, without deciding on oneDNN, or in one scope before it decided."""
+    if room_of(module) not in ("commands", "launch", "benchmarks") or module == "commands.quiet":
+        return []
+    scopes = [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))]
+    decided = {id(scope): min(decisions(scope), default=math.inf) for scope in scopes}
+    anywhere = min(decided.values()) < math.inf
+    found = []
+    for scope in scopes:
+        for line, name in imports(scope, module_level_only=True):
+            if brings_tensorflow(name) and (not anywhere or line < decided[id(scope)] < math.inf):
+                found.append(f"{line}: imports {name} before load_tensorflow()")
+    return found
+
+
+def decisions(scope: ast.AST) -> Iterator[int]:
+    """The lines of a scope, functions within it left out, that decide on oneDNN."""
+    for node in ast.iter_child_nodes(scope):
+        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("load_tensorflow", "choose_onednn"):
+            yield node.lineno
+        if not isinstance(node, ast.FunctionDef):
+            yield from decisions(node)
+
+
+def brings_tensorflow(name: str) -> bool:
+    """Whether the import of a dotted name imports TensorFlow."""
+    top, other, *_ = f"{name}.".split(".")
+    light = name in NEED_NO_TENSORFLOW or name.rpartition(".")[0] in NEED_NO_TENSORFLOW
+    return top in HEAVY or (top == "flexseg" and other in ROOMS and other not in (*NO_TENSORFLOW, "commands", "launch") and not light)
+
+
+def circles() -> list[list[str]]:
+    """Circles of imports between files; imports under TYPE_CHECKING and inside functions count."""
+    trees = {module_of(path): tree for path, tree in sources()}
+    edges = {}
+    for module, tree in trees.items():
+        names = [name.removeprefix("flexseg.") for _, name in imports(tree) if name.startswith("flexseg.")]
+        edges[module] = {name if name in trees else name.rpartition(".")[0] for name in names} & trees.keys() - {module}
+    return circles_of(edges)
+
+
+def circles_of(edges: dict[str, set[str]]) -> list[list[str]]:
+    """The circles that a depth-first walk of a directed graph meets, one for each edge that goes back."""
+    found, done = [], set()
+
+    def walk(node: str, trail: list[str]) -> None:
+        if node in trail:
+            found.append([*trail[trail.index(node) :], node])
+        elif node not in done:
+            for other in sorted(edges.get(node, ())):
+                walk(other, [*trail, node])
+            done.add(node)
+
+    for node in sorted(edges):
+        walk(node, [])
+    return found
+
+
+RULES = (order_complaints, tensorflow_complaints, distribute_complaints, gin_complaints, danger_complaints, onednn_complaints)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__.removesuffix("_complaints"))
 def test_the_code_keeps_the_rule(rule):
-    found = [f"{path.relative_to(ROOT)}:{complaint}" for path, tree in sources() for complaint in rule(tree, room_of(path))]
+    found = [f"{path.relative_to(ROOT)}:{complaint}" for path, tree in sources() for complaint in rule(tree, module_of(path))]
     assert not found, "\n".join(found)
 
 
+def test_no_circle_of_imports():
+    assert circles() == []
+
+
+def test_a_circle_is_seen():
+    assert circles_of({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"b"}}) == [["b", "d", "b"]]
+
+
+def test_entry_points_among_the_benchmarks_decide_on_onednn_too():
+    programs = [path for path in sorted((ROOT / "benchmarks").rglob("*.py")) if path.name != "__init__.py"]
+    found = {str(path.relative_to(ROOT)): onednn_complaints(ast.parse(path.read_bytes()), module_of(path)) for path in programs}
+    assert not {name: complaints for name, complaints in found.items() if complaints}
+
+
 def test_every_file_lies_in_a_room():
-    assert {room_of(path) for path, _ in sources()} <= {*ROOMS, "__init__"}
+    assert {room_of(module_of(path)) for path, _ in sources()} <= {*ROOMS, "__init__"}
 
 
 # Each rule can fail
 
 
 @pytest.mark.parametrize(
-    ("rule", "room", "source"),
+    ("rule", "module", "source"),
     [
         (order_complaints, "files", "from flexseg.data import stream"),
         (order_complaints, "files", "from flexseg import data"),
         (order_complaints, "data", "def f():\n    import flexseg.training.trainer"),
-        (order_complaints, "training", "from flexseg.configure import configure"),
-        (order_complaints, "launch", "from flexseg.configure import configure"),
+        (order_complaints, "config.effects", "from flexseg.files import cases"),
+        (order_complaints, "pictures.panels", "from flexseg.checks import survey"),
+        (order_complaints, "checks.survey", "from flexseg.data import stream"),
+        (order_complaints, "distribution.step", "from flexseg.runs import layout"),
+        (order_complaints, "runs.directory", "from flexseg.training import session"),
+        (order_complaints, "inference.predictor", "from flexseg.evaluation import report"),
+        (gin_complaints, "training.session", "from flexseg.config.configure import configure"),
+        (gin_complaints, "launch.local", "def f():\n    from flexseg.config import configure"),
+        (onednn_complaints, "commands.train", "def run():\n    from flexseg.training import session\n    load_tensorflow()"),
+        (onednn_complaints, "launch.data_service", "import tensorflow"),
+        (onednn_complaints, "benchmarks.gpu_check", "def f():\n    import keras"),
         (order_complaints, "training", "from flexseg.commands import train"),
         (order_complaints, "errors", "from flexseg.files import images"),
         (order_complaints, "__init__", "from flexseg.training import trainer"),
         (order_complaints, "models", "from . import blocks"),
         (tensorflow_complaints, "files", "def f():\n    import tensorflow as tf"),
-        (tensorflow_complaints, "configure", "from tensorflow import io"),
+        (tensorflow_complaints, "config.annotations", "from tensorflow import io"),
         (tensorflow_complaints, "__init__", "import keras"),
         (tensorflow_complaints, "commands", "import tensorflow_datasets as tfds"),
         (tensorflow_complaints, "commands", "if True:\n    import tensorflow as tf"),
@@ -205,24 +289,27 @@ def test_every_file_lies_in_a_room():
         (danger_complaints, "files", "np.load(path, allow_pickle=yes)"),
     ],
 )
-def test_the_rule_sees_the_offence(rule, room, source):
-    assert rule(ast.parse(source), room)
+def test_the_rule_sees_the_offence(rule, module, source):
+    assert rule(ast.parse(source), module)
 
 
 @pytest.mark.parametrize(
-    ("room", "source"),
+    ("module", "source"),
     [
+        ("training.experiment", "from flexseg.config.configure import configure"),
         ("training", "import flexseg\nfrom flexseg.data import stream\nfrom flexseg.errors import UserError\nfrom flexseg.training import state"),
-        ("commands", "import flexseg\nfrom flexseg.configure import configure\ndef main(a):\n    import keras\n    from flexseg.data import fit"),
-        ("commands", "from flexseg.training import step\ndef shared_by_commands(): pass"),
+        (
+            "commands",
+            "import flexseg\nfrom flexseg.config.configure import configure\ndef main(a):\n    load_tensorflow()\n    import keras\n    from flexseg.data import fit",
+        ),
         ("distribution", "import tensorflow as tf\ntf.distribute.MirroredStrategy()"),
         ("models", "import gin\n@gin.configurable('m')\ndef m(size: int = gin.REQUIRED): return model.eval(size)"),
         ("models", "import gin\n@gin.configurable('s')\n@dataclass(frozen=True)\nclass S: pass\nclass Block(keras.layers.Layer): pass"),
         ("files", "np.load(path, allow_pickle=False)\nmodel.load_weights(path)\nyaml.safe_load(text)"),
     ],
 )
-def test_what_is_allowed_passes(room, source):
-    assert [complaint for rule in RULES for complaint in rule(ast.parse(source), room)] == []
+def test_what_is_allowed_passes(module, source):
+    assert [complaint for rule in RULES for complaint in rule(ast.parse(source), module)] == []
 
 
 # What is really imported
@@ -235,10 +322,12 @@ def loaded_after(code: str) -> set[str]:
     return set(result.stdout.rpartition("LOADED")[2].split())
 
 
-def test_importing_flexseg_and_its_files_room_brings_no_tensorflow():
-    modules = [f"flexseg.files.{path.stem}" for path in (ROOT / "flexseg" / "files").glob("*.py") if path.stem != "__init__"]
+def test_importing_flexseg_and_its_rooms_without_tensorflow_brings_none():
+    rooms = [name for name in NO_TENSORFLOW if (ROOT / "flexseg" / name).is_dir()]
+    modules = [f"flexseg.{module_of(path)}" for room in rooms for path in (ROOT / "flexseg" / room).glob("*.py") if path.stem != "__init__"]
+    modules += [name for name in NEED_NO_TENSORFLOW if name.startswith("flexseg.runs")]
     assert all(importlib.util.find_spec(module) for module in modules)
-    loaded = loaded_after("\n".join(f"import {module}" for module in ("flexseg", "flexseg.configure", *modules)))
+    loaded = loaded_after("\n".join(f"import {module}" for module in ("flexseg", *modules)))
     assert "flexseg" in loaded and not loaded & set(HEAVY)
 
 

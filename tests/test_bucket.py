@@ -7,7 +7,7 @@ import pytest
 import s3fs
 
 from flexseg.errors import UserError
-from flexseg.files.bucket import Bucket
+from flexseg.runs.bucket import Bucket
 
 
 def test_files_come_back_as_they_went(url, tmp_path):

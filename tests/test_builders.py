@@ -10,7 +10,7 @@ import toys
 from test_sources import write_slides
 
 from flexseg.commands.build import DATASETS
-from flexseg.configure import configure
+from flexseg.config.configure import configure
 from flexseg.datasets.breastdm import breastdm_dataset_builder
 from flexseg.datasets.contents import SourceOptions
 from flexseg.datasets.image_mask_folder import image_mask_folder_dataset_builder
@@ -66,7 +66,7 @@ class _BuilderTest(tfds.testing.DatasetBuilderTestCase):
 
 class TestImageMaskFolder(_BuilderTest):
     MODULE, SPLITS = image_mask_folder_dataset_builder, {"train": 2, "valid": 1, "test": 1}
-    WRITE = staticmethod(lambda folder: toys.write_folder(folder, toys.FOUR))
+    WRITE = staticmethod(lambda folder: toys.write_checkpoint(folder, toys.FOUR))
 
 
 class TestTnbc(_BuilderTest):

@@ -16,15 +16,15 @@ import toys
 from PIL import Image
 
 import flexseg
+from flexseg.checks.findings import changes, find
+from flexseg.checks.likeness import alike, fingerprint, oriented
+from flexseg.checks.survey import Surveyed, survey
 from flexseg.datasets.contents import FileContents
 from flexseg.errors import UserError
 from flexseg.files.cases import Case, discover
-from flexseg.files.findings import changes, find
 from flexseg.files.inventory import take_inventory
-from flexseg.files.likeness import alike, fingerprint, oriented
 from flexseg.files.manifest import Manifest
 from flexseg.files.split import Split
-from flexseg.files.survey import Surveyed, survey
 
 
 def scene(seed, size=(96, 128), channels=3):

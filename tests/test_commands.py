@@ -13,10 +13,10 @@ from PIL import Image
 
 from flexseg.commands import dispatcher
 from flexseg.commands import predict as predict_command
-from flexseg.commands.runs import open_run
 from flexseg.data.images import resize_image, resize_mask
 from flexseg.distribution.step import EvaluationStep
 from flexseg.errors import UserError
+from flexseg.training.opened_run import open_run
 
 RANDOM = ("build_model.num_classes=1", "objective.loss='bce_dice_loss'", "optimizer.learning_rate=1e-9")
 

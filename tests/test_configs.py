@@ -10,9 +10,9 @@ import toys
 from test_breastdm import write as write_patient
 from test_sources import write_slides
 
-from flexseg.configure import configure
+from flexseg.config.configure import configure
+from flexseg.models.abstract_build import abstract_build
 from flexseg.models.build import build_model
-from flexseg.models.shapes import shapes_alone
 
 FOLDER = Path(str(resources.files("flexseg.configs")))
 DIVISIONS = ("tnbc_5_fold.gin", "tnbc_leave_one_out.gin", "tnbc_split.gin")  # for `flexseg build`
@@ -58,7 +58,7 @@ def test_a_division_of_tnbc_is_by_patient(name, tmp_path):
 def test_a_network_has_the_parameters_that_its_head_says(name):
     head = (FOLDER / name).read_text().splitlines()[0]
     configure(["default.gin", name], [], modules=("flexseg.training.assembly",))
-    with shapes_alone():
+    with abstract_build():
         model = build_model(image_size=(256, 256), channels=3, classes=2)
     assert f"{model.count_params():,}" == re.search(r"([\d,]+) parameters for two classes", head)[1]
 

@@ -1,4 +1,4 @@
-"""flexseg/configure.py: what is refused, with which words, and what is in force afterwards."""
+"""flexseg/config/configure.py: what is refused, with which words, and what is in force afterwards."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from typing import Literal
 import gin
 import pytest
 
-from flexseg.configure import configure
+from flexseg.config.configure import configure
 from flexseg.errors import UserError
 
 
@@ -368,5 +368,5 @@ def test_a_mistake_in_a_file_is_found_before_any_module_is_imported(folder):
 
 
 def test_configure_imports_no_tensorflow():
-    code = "import sys, flexseg.configure; sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras')))"
+    code = "import sys, flexseg.config.configure; sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flexseg.errors import UserError
-from flexseg.evaluation.csv_log import CsvLog, read_rows
+from flexseg.files.csv_log import CsvLog, read_rows
 
 COLUMNS = ("epoch", "loss", "val_loss")
 

@@ -5,8 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flexseg.evaluation.csv_log import CsvLog
-from flexseg.evaluation.curves import TRAIN, VALIDATION, plot_curves
+from flexseg.files.csv_log import CsvLog
+from flexseg.pictures.curves import TRAIN, VALIDATION, plot_curves
 
 
 @pytest.fixture

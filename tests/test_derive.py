@@ -14,12 +14,12 @@ import toys
 
 import flexseg
 from flexseg.data import distortions, geometry
+from flexseg.derivation import deformations
+from flexseg.derivation.derive import derive_folder
+from flexseg.derivation.variants import Derive
 from flexseg.errors import UserError
-from flexseg.files import deformations
 from flexseg.files.cases import Case
-from flexseg.files.derive import derive_folder
 from flexseg.files.images import read_mask, read_pixels
-from flexseg.files.variants import Derive
 
 EVERYTHING = Derive(
     rotations=(90, 180, 270, 30, -10.5), shears=(0.1,), shrinks=(0.8,), brightenings=((1.2, 10),), sharpenings=(1.0,), blurs=((3, 3),),
@@ -145,7 +145,7 @@ def test_a_pair_s_variants_take_less_than_a_tenth_of_the_reference_s_time():
 @pytest.fixture
 def source(tmp_path):
     names = {f"{split}/{name}": (40, 56) for split, names in {"train": ("a", "b"), "valid": ("c",), "test": ("d",)}.items() for name in names}
-    return toys.write_folder(tmp_path / "source", names)
+    return toys.write_checkpoint(tmp_path / "source", names)
 
 
 def rows(folder):

@@ -15,9 +15,9 @@ from test_step import rig
 
 from flexseg.errors import UserError
 from flexseg.models import pretrained
-from flexseg.models.encoders import ENCODERS, Encoder
+from flexseg.models.abstract_build import abstract_build
+from flexseg.models.layers.encoders import ENCODERS, Encoder
 from flexseg.models.pretrained import encoder_of, learnt_weights
-from flexseg.models.shapes import shapes_alone
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope
 
@@ -76,7 +76,7 @@ def test_every_encoder_has_a_count():
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in FAMILIES else [pytest.mark.slow]) for name in PARAMETERS])
 def test_every_encoder_has_keras_s_weights_and_a_map_of_every_size(name):
-    with shapes_alone():
+    with abstract_build():
         model, maps = made(name)
     assert list(maps) == ([4, 8, 16, 32] if name.startswith("ConvNeXt") else [2, 4, 8, 16, 32])
     assert all(one.shape[1:3] == (96 // stride, 128 // stride) for stride, one in maps.items())
@@ -293,7 +293,7 @@ def test_the_encoder_waits_and_then_takes_its_share_of_the_rate(name):
 def toy(tmp_path_factory):
     place = tmp_path_factory.mktemp("encoders")
     cases = {f"{split}/{split}{number}": (40, 50) for split in ("train", "valid", "test") for number in range(3)}
-    return toys.build(place, source=toys.write_folder(place / "source", cases), name="toy")
+    return toys.build(place, source=toys.write_checkpoint(place / "source", cases), name="toy")
 
 
 ENCODED = ("build_model.architecture=@encoder_unet", "encoder_unet.encoder='MobileNetV3Small'", "encoder_unet.base_filters=2", "train.epochs=1")
@@ -308,7 +308,7 @@ def test_a_run_starts_from_a_file_that_nothing_needs_afterwards(toy, tmp_path):
     params += ("input.fit='random_crop'", "input.eval_fit='pad'", "input.eval_image_size=(64,64)")
     said = toy_runs.train(toy, tmp_path / "run", *params, "optimizer.encoder_rate_factor=0.1")
     assert f"encoder MobileNetV3Small starts from {path}" in said
-    best = {name.split(" ", 1)[1]: array for name, array in toy_runs.read_folder(tmp_path / "run" / "best")[0]["model"].items()}
+    best = {name.split(" ", 1)[1]: array for name, array in toy_runs.read_checkpoint(tmp_path / "run" / "best")[0]["model"].items()}
     for variable in own.variables:
         np.testing.assert_allclose(best[f"encoder/{variable.path}"], variable.numpy(), atol=1e-6)
     path.unlink()

@@ -8,11 +8,11 @@ import tensorflow as tf
 from model_zoo import fresh_global_state  # noqa: F401 (a fixture)
 
 from flexseg.errors import UserError
-from flexseg.models.blocks import ACTIVATIONS, ConvStyle, level_dilations, level_kernels
+from flexseg.models.abstract_build import abstract_build
 from flexseg.models.build import build_model
-from flexseg.models.convolutions import Conv2D, Conv2DTranspose, Dense, SeparableConv2D
 from flexseg.models.flex_unet import flex_unet
-from flexseg.models.shapes import shapes_alone
+from flexseg.models.layers.blocks import ACTIVATIONS, ConvStyle, level_dilations, level_kernels
+from flexseg.models.layers.convolutions import Conv2D, Conv2DTranspose, Dense, SeparableConv2D
 
 # REFERENCE_SYSTEM.md sections 2 and 4: counts of the published networks (PanNuke's stands in its published summary.txt).
 REFERENCE = {
@@ -35,7 +35,7 @@ def pixels(batch=2, size=(16, 24), channels=3):
 @pytest.mark.parametrize("name", REFERENCE)
 def test_the_parameter_counts_are_the_reference_s(name):
     settings, count = REFERENCE[name]
-    with shapes_alone():
+    with abstract_build():
         model = flex_unet(image_size=(512, 512), image_channels=3, base_filters=16, **settings)
     assert model.count_params() == count
 

@@ -12,15 +12,15 @@ import tensorflow as tf
 from model_zoo import redundant_biases
 
 import flexseg
-from flexseg.commands.runs import read_experiment
-from flexseg.configure import configure
+from flexseg.config.configure import configure
+from flexseg.derivation import deformations
 from flexseg.errors import UserError
-from flexseg.files import deformations
-from flexseg.files.reference_config import gin_text, import_config
-from flexseg.files.reference_keys import KEYS
-from flexseg.files.reference_reader import shown
+from flexseg.migration.reference_config import gin_text, import_config
+from flexseg.migration.reference_keys import KEYS
+from flexseg.migration.reference_reader import shown
+from flexseg.models.abstract_build import abstract_build
 from flexseg.models.build import build_model
-from flexseg.models.shapes import shapes_alone
+from flexseg.training.experiment import read_experiment
 
 ROOT = Path(__file__).parents[1]
 TNBC = """
@@ -200,12 +200,12 @@ def same(one, other):
 
 @pytest.mark.parametrize("text", [TNBC, MALIGNANT, GENERATOR], ids=["tnbc", "malignant", "generator"])
 def test_what_is_written_is_read_by_the_commands(read, tmp_path, text):
-    modules = {"build": ("flexseg.files.label_map", "flexseg.files.split"), "derive": ("flexseg.files.variants",)}
+    modules = {"build": ("flexseg.files.label_map", "flexseg.files.split"), "derive": ("flexseg.derivation.variants",)}
     for command, bindings in read(text).bindings.items():
         path = tmp_path / f"{command}.gin"
         path.write_text(gin_text(bindings, comment="a comment\nof two lines"))
         if command == "train":
-            experiment, _ = read_experiment([str(path)], [], user_modules=())
+            experiment, _, _ = read_experiment([str(path)], [], user_modules=())
             assert experiment.train.epochs == 100 and experiment.train.patience == 10
             assert experiment.train.global_batch_size == 2 and experiment.plateau.reducer_patience == 4
         else:
@@ -342,7 +342,7 @@ def test_every_model_of_the_reference_is_the_one_that_was_trained_there(read, na
     settings = [params[place] for place in range(len(params)) if not params[place].startswith("build_model.num_classes")]
     one = name.endswith(("EfficientUNet", "B7UNet", "XceptionLikeUNet"))  # whose published counts are of one logit
     configure([], settings, modules=["flexseg.models.build", "flexseg.training.assembly"])
-    with shapes_alone():
+    with abstract_build():
         model = build_model(image_size=(512, 512), channels=3, classes=2, num_classes=1 if one else None)
     if count:
         left_out = {"multires_unet": 0, "deeplabv3_plus": 256, "swin_unet": 369_664}.get(model.name, redundant_biases(model))

@@ -13,8 +13,8 @@ import toy_runs
 
 from flexseg.commands import dispatcher
 from flexseg.errors import UserError
-from flexseg.inference.weights import read_folder
-from flexseg.training.interruption import Interrupted, Interruption, StopRequested
+from flexseg.runs.checkpoint_format import read_checkpoint
+from flexseg.runs.interruption import Interrupted, Interruption, StopRequested
 from flexseg.training.reporter import Reporter
 
 PARAMS = ("flex_unet.dropout_rate=0.1", "train.deterministic=True", "train.steps_per_epoch=3", "train.epochs=3", "train.checkpoint_minutes=0")
@@ -151,7 +151,7 @@ def test_a_full_disk_ends_with_74_and_the_checkpoint_before_it_restores(toy, tmp
     assert os.strerror(errno.ENOSPC) in ended.stderr and ended.stderr.count("\n") == 1
     assert not list(workdir.rglob("*.writing")), "what is half-written takes the room of what is to come"
     left = sorted((workdir / "checkpoints").iterdir())
-    assert left and read_folder(left[-1])
+    assert left and read_checkpoint(left[-1])
     assert "resumed after" in toy_runs.train(toy, workdir, *params)
     assert toy_runs.outcome(workdir) == whole
 

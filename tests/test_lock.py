@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from flexseg.errors import UserError
-from flexseg.files import lock as lock_module
-from flexseg.files.lock import STALE_SECONDS, FolderLock
+from flexseg.runs import lock as lock_module
+from flexseg.runs.lock import STALE_SECONDS, FolderLock
 
 
 def hold(path, what="flexseg train"):

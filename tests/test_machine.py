@@ -9,9 +9,9 @@ import pytest
 import toy_runs
 
 from flexseg import machine
-from flexseg.commands.runs import recorded_onednn
 from flexseg.errors import UserError
 from flexseg.launch.local import free_addresses
+from flexseg.runs.directory import recorded_onednn
 
 AVX2, NEWER, NONE = frozenset({"avx", "avx2", "fma"}), frozenset({"avx2", "avx512f", "avx512_vnni"}), frozenset({"sse4_2"})
 

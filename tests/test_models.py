@@ -13,11 +13,12 @@ from test_step import MOMENTUM, rig
 from flexseg import models
 from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
-from flexseg.inference.weights import assign, model_variables, named_arrays, read_folder, write_folder
 from flexseg.models.architectures import ARCHITECTURES
 from flexseg.models.build import build_model
-from flexseg.models.raising import BilinearUp
+from flexseg.models.layers.upsampling import BilinearUpsampling
 from flexseg.objectives.supervision import main_output
+from flexseg.runs.checkpoint_format import read_checkpoint, write_checkpoint
+from flexseg.runs.variables import assign, model_variables, named_arrays
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope
 
@@ -281,7 +282,7 @@ def test_xla_gives_the_same_logits_and_gradients(name, policy):
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 16])
 def test_raising_is_that_of_tensorflow(factor):
     x = pixels(size=(5, 7))
-    np.testing.assert_allclose(BilinearUp(factor, name="up")(x), tf.image.resize(x, (5 * factor, 7 * factor)), rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(BilinearUpsampling(factor, name="up")(x), tf.image.resize(x, (5 * factor, 7 * factor)), rtol=1e-5, atol=1e-3)
 
 
 # Disks
@@ -290,11 +291,11 @@ def test_raising_is_that_of_tensorflow(factor):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_checkpoint_gives_the_same_logits(name, tmp_path):
     replicas, model = open_replicas(global_batch_size=None, replicas=1, logical_cpus=0), small(name)
-    write_folder(tmp_path / "weights", {"model": named_arrays(replicas, model_variables(model))}, {"step": 1})
+    write_checkpoint(tmp_path / "weights", {"model": named_arrays(replicas, model_variables(model))}, {"step": 1})
     expected = main_output(model(pixels()))
     other = small(name)  # whose layers Keras numbers on
     assert np.any(main_output(other(pixels())) != expected)
-    assign(replicas, model_variables(other), read_folder(tmp_path / "weights")[0]["model"], where="here")
+    assign(replicas, model_variables(other), read_checkpoint(tmp_path / "weights")[0]["model"], where="here")
     np.testing.assert_array_equal(main_output(other(pixels())), expected)
 
 

@@ -20,13 +20,13 @@ from PIL import Image
 
 from flexseg.commands import models as command
 from flexseg.errors import UserError
-from flexseg.evaluation import network_plot
-from flexseg.evaluation.network_plot import plot_network
+from flexseg.models import network_plot
+from flexseg.models.abstract_build import abstract_build
 from flexseg.models.cost import cost_of
-from flexseg.models.encoders import ENCODERS
 from flexseg.models.flex_unet import flex_unet
-from flexseg.models.raising import BilinearUp
-from flexseg.models.shapes import shapes_alone
+from flexseg.models.layers.encoders import ENCODERS
+from flexseg.models.layers.upsampling import BilinearUpsampling
+from flexseg.models.network_plot import plot_network
 from flexseg.training.precision import precision_scope
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -42,7 +42,7 @@ def clean_gin():
 
 
 def test_the_published_flex_unet_costs_what_the_reference_s_does():
-    with shapes_alone():
+    with abstract_build():
         model = flex_unet(
             image_size=(512, 512), image_channels=3, num_classes=2, base_filters=16, base_kernels=(9, 9), num_layers=8, dropout_rate=0.04
         )
@@ -89,13 +89,13 @@ def test_convolutions_in_groups_are_counted_though_keras_compiles_them_by_themse
 
 def test_raising_is_not_counted_however_it_is_computed():
     inputs = keras.Input((8, 10, 6))
-    cost = cost_of(keras.Model(inputs, BilinearUp(2, name="up")(keras.layers.Conv2D(6, 1)(inputs))))
+    cost = cost_of(keras.Model(inputs, BilinearUpsampling(2, name="up")(keras.layers.Conv2D(6, 1)(inputs))))
     assert cost.macs == 8 * 10 * 6 * 6 and cost.activation_bytes >= 4 * 16 * 20 * 6
 
 
 def test_activations_take_half_the_memory_in_16_bits_and_grow_with_the_area():
     def bytes_of(policy, size):
-        with precision_scope(policy), shapes_alone():
+        with precision_scope(policy), abstract_build():
             return cost_of(small("attention_unet", image_size=size)).activation_bytes
 
     wide = bytes_of("float32", (64, 64))
@@ -104,7 +104,7 @@ def test_activations_take_half_the_memory_in_16_bits_and_grow_with_the_area():
 
 
 def test_shapes_alone_are_never_drawn_not_even_by_a_later_scope():
-    with shapes_alone():
+    with abstract_build():
         counted = small("encoder_unet")
     model = small("encoder_unet")
     model.stateless_call(model.trainable_variables, model.non_trainable_variables, np.zeros((1, *model.input.shape[1:])))
@@ -187,7 +187,7 @@ def test_every_network_is_drawn_with_its_parts(name, tmp_path):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_parts_of_a_drawing_follow_on_what_they_come_from_and_outputs_are_marked(name):
-    with shapes_alone():
+    with abstract_build():
         model = small(name)
     parts, flows = network_plot._parts(model)
     place = {part: number for number, part in enumerate(parts)}
@@ -232,7 +232,7 @@ def test_the_network_of_readme_is_listed_drawn_trained_and_evaluated(tmp_path, m
     assert done.returncode == 0 and "my_net" in done.stdout, done.stderr
     assert (tmp_path / "my_net.png").is_file()
     cases = {f"{split}/{split}{number}": (32, 32) for split in ("train", "valid", "test") for number in range(4)}
-    toy = toys.build(tmp_path, source=toys.write_folder(tmp_path / "source", cases), name="toy")
+    toy = toys.build(tmp_path, source=toys.write_checkpoint(tmp_path / "source", cases), name="toy")
     given = ("build_model.architecture=@my_net", "my_net.base_filters=8", "my_net.num_layers=2", "train.epochs=1")
     toy_runs.train(toy, tmp_path / "run", *given, user_module=["my_models"])
     report, _ = toy_runs.evaluate(tmp_path / "run", split="test")

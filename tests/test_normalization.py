@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from flexseg.models.normalization import BatchNormalization
+from flexseg.models.layers.normalization import BatchNormalization
 
 
 def _pair(policy):

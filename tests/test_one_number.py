@@ -8,7 +8,7 @@ import toy_runs
 import toys
 from PIL import Image
 
-from flexseg.evaluation.csv_log import read_rows
+from flexseg.files.csv_log import read_rows
 
 SIZES = {
     "train/t0": (40, 56), "train/t1": (32, 32), "train/t2": (61, 33), "train/t3": (48, 48), "train/t4": (37, 64), "train/deep0": (44, 52),

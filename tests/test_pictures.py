@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flexseg.evaluation.lettering import font, legend_rows, shorten
-from flexseg.evaluation.pictures import CORRECT_OUTLINE, ERROR_COLORS, error_colors, panel, save_png, sheet, tile_boxes
 from flexseg.files.label_map import LabelMap
+from flexseg.pictures.lettering import font, legend_rows, shorten
+from flexseg.pictures.panels import CORRECT_OUTLINE, ERROR_COLORS, error_colors, panel, save_png, sheet, tile_boxes
 
 SIDE = 256
 

@@ -14,7 +14,7 @@ from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 from flexseg.models.flex_unet import flex_unet
 from flexseg.objectives.losses import loss_named
-from flexseg.objectives.measures import Measures
+from flexseg.objectives.step_metrics import StepMetrics
 from flexseg.training import precision
 from flexseg.training.assembly import Assembly, Experiment
 from flexseg.training.forward_backward import make_forward_backward
@@ -40,7 +40,7 @@ def losses(policy: str, xla: bool, count: int) -> np.ndarray:
     images, masks = examples()
     replicas = open_replicas(global_batch_size=8, replicas=1, logical_cpus=count if count > 1 else 0)
     settings = OptimizerSettings(name="SGD", learning_rate=0.02)
-    measures = Measures(loss=loss_named("ce_dice", num_classes=2, background=0), reduction="example", metrics=[])
+    step_metrics = StepMetrics(loss=loss_named("ce_dice", num_classes=2, background=0), reduction="example", metrics=[])
     with precision_scope(policy):
         keras.utils.set_random_seed(1)
         with replicas.scope():
@@ -49,10 +49,10 @@ def losses(policy: str, xla: bool, count: int) -> np.ndarray:
             optimizer.build(model.trainable_variables)
             scale = LossScale(dynamic=policy == "mixed_float16", growth_steps=12)
         step = TrainStep(
-            replicas, model, optimizer, scale, make_forward_backward(model, measures, replicas=count), clip=settings.clip(), seed=0, xla=xla,
+            replicas, model, optimizer, scale, make_forward_backward(model, step_metrics, replicas=count), clip=settings.clip(), seed=0, xla=xla,
         )  # fmt: skip
-        batch = replicas.place({"image": images, "mask": masks, "weight": np.ones(8, np.float32)})
-        values = [step(batch, number=number, learning_rate=0.02, total_weight=8.0).values.numpy() for number in range(STEPS)]
+        batch = replicas.shard({"image": images, "mask": masks, "weight": np.ones(8, np.float32)})
+        values = [step(batch, global_step=number, learning_rate=0.02, total_weight=8.0).values.numpy() for number in range(STEPS)]
     assert replicas.read(scale.scale) == (2.0**17 if policy == "mixed_float16" else 1.0), "the loss scale doubled twice in 30 steps"
     return np.array(values, np.float64)[:, 0] / 8
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from remote_stores import DeadError, assert_whole, begun, bring, step, store_that_is_away, training, two_steps
 
-from flexseg.files.bucket import Bucket
-from flexseg.inference.weights import damage, read_folder
+from flexseg.runs.bucket import Bucket
+from flexseg.runs.checkpoint_format import damage, read_checkpoint
 
 OPERATIONS = 34  # of a start that makes two steps
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_that_is_written_twice_is_whole_after_a_death_at_any_operat
                     remote.push()
             with training("s3://lab/run", files / "last", files=files / "bucket") as (_, run, at):
                 assert_whole(run, at, (first, second))
-                assert at == 3 and read_folder(run.checkpoints / "step_000000003")[0]["model"]["0000 a/kernel"][0] in (3, 31, 32)
+                assert at == 3 and read_checkpoint(run.checkpoints / "step_000000003")[0]["model"]["0000 a/kernel"][0] in (3, 31, 32)
                 assert [folder.name for folder in run.checkpoints.iterdir()] == ["step_000000003"]
             names = [path.name for path in (files / "bucket" / "lab" / "run" / "checkpoints").iterdir() if any(path.iterdir())]
             assert names == ["step_000000003"], "what was kept meanwhile goes there too"

@@ -12,9 +12,9 @@ from test_models import pixels
 
 from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
-from flexseg.inference.reference_weights import assign_reference
 from flexseg.models.flex_unet import flex_unet
 from flexseg.models.u2net import u2net
+from flexseg.training.reference_weights import assign_reference
 
 SETTINGS = {"base_filters": 4, "base_kernels": (5, 5), "num_layers": 3, "dilation": (2, 2), "dropout_rate": 0.05, "activation": "relu"}
 SIZE = (32, 32)
@@ -172,7 +172,7 @@ def test_a_run_starts_from_it(checkpoint, tmp_path):
     path, model = checkpoint()
     toy = toys.build(
         tmp_path,
-        source=toys.write_folder(tmp_path / "source", {f"{split}/{split}{n}": (32, 32) for split in ("train", "valid") for n in range(4)}),
+        source=toys.write_checkpoint(tmp_path / "source", {f"{split}/{split}{n}": (32, 32) for split in ("train", "valid") for n in range(4)}),
         name="toy",
     )
     given = [f"flex_unet.{name}={value!r}" for name, value in SETTINGS.items()]
@@ -181,6 +181,6 @@ def test_a_run_starts_from_it(checkpoint, tmp_path):
     )
     gin.clear_config()
     assert f"weights from {path}\n" in said
-    best = toy_runs.read_folder(tmp_path / "run" / "best")[0]["model"]
+    best = toy_runs.read_checkpoint(tmp_path / "run" / "best")[0]["model"]
     for found, expected in zip(best.values(), model.get_weights(), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)

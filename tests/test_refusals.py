@@ -12,7 +12,7 @@ import toys
 from PIL import Image
 
 from flexseg.commands import dispatcher
-from flexseg.files.lock import FolderLock
+from flexseg.runs.lock import FolderLock
 
 
 class Place:
@@ -150,7 +150,7 @@ MISTAKES = {
     "micro-batches that do not divide": (nothing, train("train.accumulation_steps=3"), "train.accumulation_steps.*a divisor of the 4 examples.*1, 2, 4"),
     "micro-batches of a loss over the whole batch": (nothing, train("train.accumulation_steps=2", "objective.reduction='batch'"), "accumulation_steps.*'example'"),
     "micro-batches with synchronised statistics": (nothing, train("train.accumulation_steps=2", "flex_unet.normalization='sync_batch'"), "accumulation_steps.*sync"),
-    "recomputed synchronised statistics": (nothing, train("flex_unet.remat=True", "flex_unet.normalization='sync_batch'"), "flex_unet.remat.*computed twice"),
+    "recomputed synchronised statistics": (nothing, train("flex_unet.gradient_checkpointing=True", "flex_unet.normalization='sync_batch'"), "flex_unet.gradient_checkpointing.*computed twice"),
     "NCCL without GPUs": (nothing, train(all_reduce="nccl", logical_cpus=2), "--all_reduce.*'ring' on CPUs.*'nccl'"),
     "XLA with determinism": (nothing, train("train.deterministic=True", "train.xla='on'"), "train.xla.*with train.deterministic.*train.xla='auto'"),
     "XLA with synchronised statistics": (nothing, train("flex_unet.normalization='sync_batch'", "train.xla='on'"), "train.xla.*sync_batch"),

@@ -12,11 +12,12 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 
 from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
-from flexseg.evaluation.csv_log import read_rows
 from flexseg.files import atomic
 from flexseg.files.atomic import replace_file
-from flexseg.inference.weights import read_folder
-from flexseg.training import checkpoint_clock, run_directory, session
+from flexseg.files.csv_log import read_rows
+from flexseg.runs import checkpoint_interval, directory
+from flexseg.runs.checkpoint_format import read_checkpoint
+from flexseg.training import session
 from flexseg.training.steps import Steps
 from flexseg.training.trainer import Trainer
 
@@ -74,7 +75,7 @@ def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(
         return original(self, *arguments, **keywords)
 
     monkeypatch.setattr(owner, method, killed)
-    monkeypatch.setattr(checkpoint_clock, "_EPOCH_END_SHARE", math.inf)  # at the end of every epoch, however long it takes
+    monkeypatch.setattr(checkpoint_interval, "_EPOCH_END_SHARE", math.inf)  # at the end of every epoch, however long it takes
     with pytest.raises(Killed):
         toy_runs.train(toy, tmp_path / "run", *params)
     monkeypatch.undo()
@@ -122,7 +123,7 @@ def test_a_run_starts_from_another_runs_weights_and_keeps_what_fits(uninterrupte
     said = toy_runs.train(three, tmp_path / "run", *params, init_from=str(uninterrupted))
     assert f"weights from {uninterrupted} (epoch " in said
     assert "of another shape and therefore new: logits/kernel, logits/bias" in said
-    old, new = (read_folder(workdir / "best")[0]["model"] for workdir in (uninterrupted, tmp_path / "run"))
+    old, new = (read_checkpoint(workdir / "best")[0]["model"] for workdir in (uninterrupted, tmp_path / "run"))
     trained = [name for name in old if "logits" not in name and "moving" not in name]
     assert len(trained) > 10
     for name in trained:
@@ -147,7 +148,7 @@ def test_a_start_from_other_weights_that_was_killed_early_starts_from_them_again
     with pytest.raises(Killed):
         toy_runs.train(toy, tmp_path / "run", *params, init_from=str(uninterrupted))
     assert f"weights from {uninterrupted}" in toy_runs.train(toy, tmp_path / "run", *params, init_from=str(uninterrupted))
-    old, new = (read_folder(workdir / "best")[0]["model"] for workdir in (uninterrupted, tmp_path / "run"))
+    old, new = (read_checkpoint(workdir / "best")[0]["model"] for workdir in (uninterrupted, tmp_path / "run"))
     np.testing.assert_allclose(list(new.values())[0], list(old.values())[0], atol=1e-6)
 
 
@@ -160,7 +161,7 @@ def test_a_start_that_was_killed_before_its_config_was_written_can_be_repeated(t
             raise Killed
         written.append(replace_file(path, content))
 
-    for module in (run_directory, session):
+    for module in (directory, session):
         monkeypatch.setattr(module, "replace_file", killed)
     with pytest.raises(Killed):
         toy_runs.train(toy, tmp_path / "run", "train.epochs=1", "train.steps_per_epoch=1")

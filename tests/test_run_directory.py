@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorflow import io as tf_io
 
 from flexseg.commands import dispatcher
-from flexseg.configure import configure
+from flexseg.config.configure import configure
 from flexseg.errors import UserError
-from flexseg.evaluation.csv_log import read_rows
+from flexseg.files.csv_log import read_rows
 
 PARAMS = (
     "train.epochs=3",

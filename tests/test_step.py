@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from flexseg.distribution.averages import WeightAverages
+from flexseg.distribution.ema import ExponentialMovingAverage
 from flexseg.distribution.loss_scale import INITIAL, LossScale
 from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.step import EvaluationStep, TrainStep
@@ -18,8 +18,8 @@ from flexseg.distribution.strategies import open_replicas
 from flexseg.models.flex_unet import flex_unet
 from flexseg.models.pretrained import encoder_of
 from flexseg.objectives.losses import loss_named
-from flexseg.objectives.measures import Measures
 from flexseg.objectives.objective import Objective
+from flexseg.objectives.step_metrics import StepMetrics
 from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope
@@ -49,7 +49,7 @@ class Rig:
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
     scale: LossScale
-    averages: WeightAverages | None
+    averages: ExponentialMovingAverage | None
     step: TrainStep
     images: np.ndarray
     masks: np.ndarray
@@ -57,7 +57,7 @@ class Rig:
     def run(self, number, images=None, *, rate, weights=WEIGHTS):
         kind = self.model.inputs[0].dtype
         batch = {"image": (self.images if images is None else images).astype(kind), "mask": self.masks, "weight": weights.astype(kind)}
-        return self.step(self.replicas.place(batch), number=number, learning_rate=rate, total_weight=float(weights.sum()))
+        return self.step(self.replicas.shard(batch), global_step=number, learning_rate=rate, total_weight=float(weights.sum()))
 
     def everything(self, replica=0):
         """Every variable of model and optimizer, as one replica holds it."""
@@ -87,16 +87,16 @@ def rig(
         optimizer = settings.build()
         optimizer.build(model.trainable_variables)
         scale = LossScale(dynamic=policy == "mixed_float16", growth_steps=growth_steps, dtype="float64" if policy == "float64" else "float32")
-        averages = WeightAverages(replicas, model, momentum=settings.ema_momentum) if settings.ema_momentum else None
+        averages = ExponentialMovingAverage(replicas, model, momentum=settings.ema_momentum) if settings.ema_momentum else None
     if averages:
         averages.restart()
     encoder = encoder_of(model) if settings.singles_out_encoder else None
     slow = [place for place, v in enumerate(model.trainable_variables) if encoder and any(v is own for own in encoder.trainable_variables)]
     bound = Objective(loss=loss, reduction=reduction).bind(num_classes=num_classes, background=0, outputs=len(keras.tree.flatten(model.output)))
-    measures = Measures(loss=bound, reduction=reduction, metrics=[])
+    step_metrics = StepMetrics(loss=bound, reduction=reduction, metrics=[])
     step = TrainStep(
-        replicas, model, optimizer, scale, make_forward_backward(model, measures, replicas=count, accumulation_steps=accumulation_steps),
-        clip=settings.clip(), weight_decay=settings.decay, averages=averages, slow=slow, slow_rate=settings.encoder_rate, seed=7, xla=xla,
+        replicas, model, optimizer, scale, make_forward_backward(model, step_metrics, replicas=count, accumulation_steps=accumulation_steps),
+        clip=settings.clip(), weight_decay=settings.decay, ema=averages, encoder_variables=slow, encoder_learning_rate=settings.encoder_learning_rate, seed=7, xla=xla,
     )  # fmt: skip
     return Rig(replicas, model, optimizer, scale, averages, step, images, masks)
 
@@ -271,9 +271,9 @@ def dropout_step(count):
         return tf.concat([[0.0], values], axis=0), [tf.zeros_like(w) for w in weights], state
 
     step = TrainStep(replicas, model, optimizer, scale, forward_backward, clip=lambda g: g, seed=3, xla=False)
-    batch = replicas.place({"image": np.ones((count, 16), np.float32), "slot": np.eye(count, dtype=np.float32)})
+    batch = replicas.shard({"image": np.ones((count, 16), np.float32), "slot": np.eye(count, dtype=np.float32)})
     return lambda number: (
-        step(batch, number=number, learning_rate=0.1, total_weight=1.0).values.numpy()[1:].reshape(count, 2, 16)
+        step(batch, global_step=number, learning_rate=0.1, total_weight=1.0).values.numpy()[1:].reshape(count, 2, 16)
     )  # [replica, layer, unit]
 
 
@@ -308,7 +308,7 @@ def test_an_evaluation_step_sums_over_replicas_and_returns_their_outputs_in_orde
         output, _ = model.stateless_call(weights, state, batch["x"], training=False)
         return tf.reduce_sum(output, axis=0), output
 
-    values, outputs = EvaluationStep(replicas, model, forward, xla=count == 2)(replicas.place({"x": np.arange(4.0, dtype=np.float32)[:, None]}))
+    values, outputs = EvaluationStep(replicas, model, forward, xla=count == 2)(replicas.shard({"x": np.arange(4.0, dtype=np.float32)[:, None]}))
     np.testing.assert_array_equal(values, [6.0])
     assert len(outputs) == count
     np.testing.assert_array_equal(np.concatenate([o.numpy() for o in outputs])[:, 0], np.arange(4))

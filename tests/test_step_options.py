@@ -17,7 +17,7 @@ from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
 from flexseg.models.flex_unet import flex_unet
 from flexseg.objectives.losses import loss_named
-from flexseg.objectives.measures import Measures
+from flexseg.objectives.step_metrics import StepMetrics
 from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope
@@ -39,8 +39,8 @@ def passed_by_dropout(weight, accumulation_steps=2):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((16, 16, 3), batch_size=None)
     model = keras.Model(inputs, keras.layers.Conv2D(1, 1)(keras.layers.Dropout(0.5)(inputs)))
-    measures = Measures(loss=loss_named("binary_crossentropy", num_classes=1, background=0), reduction="example", metrics=[])
-    forward_backward = make_forward_backward(model, measures, replicas=1, accumulation_steps=accumulation_steps)
+    step_metrics = StepMetrics(loss=loss_named("binary_crossentropy", num_classes=1, background=0), reduction="example", metrics=[])
+    forward_backward = make_forward_backward(model, step_metrics, replicas=1, accumulation_steps=accumulation_steps)
     image = tf.random.stateless_uniform([1, 16, 16, 3], [1, 2])
     batch = {"image": tf.repeat(image, 2, axis=0), "mask": tf.zeros([2, 16, 16, 1], tf.uint8), "weight": tf.constant(weight)}
     state = [tf.constant([5, 6], tf.int64) for _ in model.non_trainable_variables]
@@ -126,7 +126,10 @@ def after_a_step(count, **options):
     [slow_unless(c == 2, n, c, x) for n, c, x in (("batch", 2, True), ("batch", 1, False), ("group", 1, True), ("group", 4, False))],
 )
 def test_recomputation_changes_no_gradient_no_statistic_and_no_name(normalization, count, xla):
-    (found, state), (expected, before) = (after_a_step(count, normalization=normalization, xla=xla, remat=remat) for remat in (True, False))
+    (found, state), (expected, before) = (
+        after_a_step(count, normalization=normalization, xla=xla, gradient_checkpointing=gradient_checkpointing)
+        for gradient_checkpointing in (True, False)
+    )
     assert list(found) == list(expected)
     assert_alike(found, expected, 1e-10)
     for mine, plain in zip(state, before, strict=True):
@@ -140,8 +143,16 @@ def peak() -> int:
 
 def memory_of_a_gradient(words) -> int:
     """Prints by how many KiB a process of its own grows; `words` say whether blocks are computed again, and XLA."""
-    remat, xla = (word == "True" for word in words)
-    model = flex_unet(image_size=(256, 256), image_channels=3, num_classes=2, base_filters=16, num_layers=4, activation="mish", remat=remat)
+    gradient_checkpointing, xla = (word == "True" for word in words)
+    model = flex_unet(
+        image_size=(256, 256),
+        image_channels=3,
+        num_classes=2,
+        base_filters=16,
+        num_layers=4,
+        activation="mish",
+        gradient_checkpointing=gradient_checkpointing,
+    )
 
     def gradient(weights, image):
         with tf.GradientTape() as tape:
@@ -158,7 +169,10 @@ def memory_of_a_gradient(words) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("xla", [False, True])
 def test_recomputation_saves_memory(xla):
-    grown = [processes.start("test_step_options:memory_of_a_gradient", [str(remat), str(xla)]).wait(300) for remat in (False, True)]
+    grown = [
+        processes.start("test_step_options:memory_of_a_gradient", [str(gradient_checkpointing), str(xla)]).wait(300)
+        for gradient_checkpointing in (False, True)
+    ]
     peaks = [int(process.stdout) for process in grown]
     assert peaks[1] < 0.7 * peaks[0], peaks
 
@@ -181,14 +195,14 @@ def test_several_steps_in_one_call_are_the_same_steps(count, xla):
             batches, values = stream(made.replicas, count), []
             for place, size in enumerate(calls):
                 first = sum(calls[:place])
-                given = {"total_weight": float(WEIGHTS.sum()), "votes": [1.0, 0.0]}
+                given = {"total_weight": float(WEIGHTS.sum()), "stop_requests": [1.0, 0.0]}
                 if size == 1:
-                    outcome = made.step(next(batches), number=first, learning_rate=rates[first], **given)
+                    outcome = made.step(next(batches), global_step=first, learning_rate=rates[first], **given)
                     values.append(outcome.values.numpy())
                 else:
                     ahead = [*rates[first:], 9.0, 9.0, 9.0, 9.0][:4]
                     outcome = made.step.many(batches, first=first, count=size, learning_rates=ahead, **given)
-                    assert outcome.applied.numpy().tolist() == [True] * size and outcome.votes.shape == (size, 2)
+                    assert outcome.applied.numpy().tolist() == [True] * size and outcome.stop_requests.shape == (size, 2)
                     values += list(outcome.values.numpy())
             found.append((values, made.everything()))
         np.testing.assert_equal(found[1], found[0])
@@ -201,8 +215,8 @@ def test_a_run_with_several_steps_in_a_call_ends_where_one_with_single_steps_end
     toy_runs.train(toy, tmp_path / "single", *params, "train.epochs=2")
     many, sizes = TrainStep.many, []
     monkeypatch.setattr(TrainStep, "many", lambda self, *batches, **given: sizes.append(given["count"]) or many(self, *batches, **given))
-    toy_runs.train(toy, tmp_path / "run", *params, "train.epochs=1", "train.steps_per_call=3")
-    toy_runs.train(toy, tmp_path / "run", *params, "train.epochs=2", "train.steps_per_call=2")
+    toy_runs.train(toy, tmp_path / "run", *params, "train.epochs=1", "train.steps_per_execution=3")
+    toy_runs.train(toy, tmp_path / "run", *params, "train.epochs=2", "train.steps_per_execution=2")
     assert sizes == [2, 2, 1, 1, 2, 2], "a call ends where a checkpoint or an epoch does"
     assert toy_runs.outcome(tmp_path / "run") == toy_runs.outcome(tmp_path / "single")
 

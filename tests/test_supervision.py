@@ -9,8 +9,8 @@ import toy_runs
 
 from flexseg.errors import UserError
 from flexseg.objectives.losses import loss_named
-from flexseg.objectives.measures import Measures
 from flexseg.objectives.objective import Objective
+from flexseg.objectives.step_metrics import StepMetrics
 from flexseg.objectives.supervision import Supervised
 
 WEIGHT = np.array([1.0, 0.5, 0.0])
@@ -59,8 +59,8 @@ def test_metrics_are_those_of_the_main_output():
 
     metric = metric_named("mean_foreground_dice", num_classes=2, background=0)
     loss = Objective(loss="focal").bind(num_classes=2, background=0, outputs=3)
-    measures = Measures(loss=loss, reduction="example", metrics=[metric])
-    _, values = measures(outputs, mask, WEIGHT, total_weight=1.5, replicas=1, sum_over_replicas=tf.identity)
+    step_metrics = StepMetrics(loss=loss, reduction="example", metrics=[metric])
+    _, values = step_metrics(outputs, mask, WEIGHT, total_weight=1.5, replicas=1, sum_over_replicas=tf.identity)
     np.testing.assert_allclose(values[2:], tf.cast(metric.sums(outputs[0], mask, WEIGHT), values.dtype))
     mean = sum(losses(loss_named("focal", num_classes=2, background=0))) / 3
     np.testing.assert_allclose(values[0], np.sum(WEIGHT * mean), rtol=1e-6)

@@ -11,12 +11,12 @@ import toys
 from flexseg import console
 from flexseg.commands import dispatcher
 from flexseg.commands import train as train_command
-from flexseg.commands.effects import idle_bindings
-from flexseg.configure import configure
+from flexseg.config.configure import configure
+from flexseg.config.effects import idle_bindings
 from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
-from flexseg.evaluation.csv_log import read_rows
-from flexseg.inference.weights import read_folder
+from flexseg.files.csv_log import read_rows
+from flexseg.runs.checkpoint_format import read_checkpoint
 from flexseg.training.trainer import Trainer
 
 
@@ -84,7 +84,7 @@ def test_averages_are_what_is_validated_kept_as_best_and_evaluated(toy, tmp_path
     _, rows = read_rows(tmp_path / "run" / "train_losses.csv")
     logged = float(rows[-1][2])
     (checkpoint, _), (best, facts) = (
-        read_folder(folder) for folder in (tmp_path / "run" / "checkpoints" / "step_000000008", tmp_path / "run" / "best")
+        read_checkpoint(folder) for folder in (tmp_path / "run" / "checkpoints" / "step_000000008", tmp_path / "run" / "best")
     )
     averages, weights = checkpoint["averages"], checkpoint["model"]
     differ = [np.abs(average - weights[name.replace("average/", "").split(":")[0]]).max() for name, average in averages.items()]
@@ -106,9 +106,9 @@ def test_the_plateau_lowers_the_rate_that_is_logged(stopped):
 def test_the_step_is_given_the_rate_of_schedule_and_plateau(toy, tmp_path, monkeypatch):
     given, call = [], TrainStep.__call__
 
-    def spy(self, batch, *, number, learning_rate, total_weight, votes):
-        given.append((number, learning_rate, total_weight))
-        return call(self, batch, number=number, learning_rate=learning_rate, total_weight=total_weight, votes=votes)
+    def spy(self, batch, *, global_step, learning_rate, total_weight, stop_requests):
+        given.append((global_step, learning_rate, total_weight))
+        return call(self, batch, global_step=global_step, learning_rate=learning_rate, total_weight=total_weight, stop_requests=stop_requests)
 
     monkeypatch.setattr(TrainStep, "__call__", spy)
     toy_runs.train(
@@ -140,9 +140,9 @@ def test_too_many_steps_that_are_not_finite_stop_the_run_and_name_the_cases(toy,
 def test_skipped_steps_that_are_not_in_a_row_are_survived_and_enter_no_mean(toy, tmp_path, monkeypatch):
     call = TrainStep.__call__
 
-    def every_second(self, batch, *, number, **given):
-        outcome = call(self, batch, number=number, **given)
-        return outcome._replace(values=outcome.values * np.nan, applied=tf.constant(False)) if number % 2 else outcome
+    def every_second(self, batch, *, global_step, **given):
+        outcome = call(self, batch, global_step=global_step, **given)
+        return outcome._replace(values=outcome.values * np.nan, applied=tf.constant(False)) if global_step % 2 else outcome
 
     monkeypatch.setattr(TrainStep, "__call__", every_second)
     said = toy_runs.train(toy, tmp_path / "run", "train.max_skipped_steps=2", "train.steps_per_epoch=4", "train.epochs=1")
@@ -185,7 +185,7 @@ def test_running_out_of_memory_ends_in_one_line_with_the_batch_size_to_try(toy, 
 @pytest.fixture(scope="module")
 def without_validation(tmp_path_factory):
     place = tmp_path_factory.mktemp("train_only")
-    source = toys.write_folder(place / "source", {f"train/c{number}": (32, 32) for number in range(4)})
+    source = toys.write_checkpoint(place / "source", {f"train/c{number}": (32, 32) for number in range(4)})
     return toys.build(place, source=source, name="train_only")
 
 

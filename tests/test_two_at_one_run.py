@@ -7,11 +7,11 @@ import pytest
 from remote_stores import begun, bring, step, store_that_is_away, training
 
 from flexseg.errors import UserError
-from flexseg.files.bucket import Bucket
-from flexseg.inference.weights import damage, read_facts
-from flexseg.training import remote_run
-from flexseg.training.remote_run import RemoteRun, run_directory
-from flexseg.training.run_directory import RunDirectory
+from flexseg.runs import bucket_sync
+from flexseg.runs.bucket import Bucket
+from flexseg.runs.bucket_sync import BucketSync
+from flexseg.runs.checkpoint_format import damage, read_facts
+from flexseg.runs.directory import RunDirectory, open_run_directory
 
 
 def test_of_two_trainers_the_later_wins_and_the_other_overwrites_nothing(s3_url, tmp_path, capsys):
@@ -48,7 +48,7 @@ def test_a_trainer_that_is_taken_over_within_a_push_writes_no_further_file(s3_ur
 
 
 def test_what_the_bucket_did_not_take_at_the_end_stays_here_and_is_named(s3_url):
-    with pytest.raises(OSError, match="--workdir=.*goes on with it") as caught, run_directory(s3_url) as run:
+    with pytest.raises(OSError, match="--workdir=.*goes on with it") as caught, open_run_directory(s3_url) as run:
         run.remote.fetch()
         run.path.mkdir()
         with run.remote.owned():
@@ -58,7 +58,7 @@ def test_what_the_bucket_did_not_take_at_the_end_stays_here_and_is_named(s3_url)
     assert f"--workdir={run.path} " in str(caught.value) and not damage(run.checkpoints / "step_000000001")
     shutil.rmtree(run.path.parent)
     Bucket(s3_url, flag="--workdir").remove(["run.owner"])
-    with run_directory(s3_url) as run:
+    with open_run_directory(s3_url) as run:
         run.remote.fetch()
         run.path.mkdir()
     assert not run.path.exists(), "else the copy goes"
@@ -81,8 +81,8 @@ def test_a_reader_looks_again_when_the_trainer_is_halfway_through(s3_url, tmp_pa
                         trainer.push()
                 super().download(name, to)
 
-        monkeypatch.setattr(remote_run, "_LOOK_AGAIN_SECONDS", 0.0)
-        reader = RemoteRun(Busy(s3_url, flag="--workdir"), tmp_path / "reader")
+        monkeypatch.setattr(bucket_sync, "_LOOK_AGAIN_SECONDS", 0.0)
+        reader = BucketSync(Busy(s3_url, flag="--workdir"), tmp_path / "reader")
         reader.fetch()
         read = RunDirectory(tmp_path / "reader")
         assert len(looks) == len(set(looks)) > 0 and read_facts(read.best)["step"] == 3 and not damage(read.best)
@@ -102,9 +102,9 @@ def test_a_file_that_goes_again_and_again_is_said_and_the_rest_comes_once(s3_url
             came.append(name)
 
     Bucket(s3_url, flag="--workdir").write("losses.csv", b"new at every look")
-    monkeypatch.setattr(remote_run, "_LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(bucket_sync, "_LOOK_AGAIN_SECONDS", 0.0)
     with pytest.raises(UserError, match="files that stay while they are fetched.*best/"):
-        RemoteRun(Restless(s3_url, flag="--workdir"), tmp_path / "reader").fetch()
+        BucketSync(Restless(s3_url, flag="--workdir"), tmp_path / "reader").fetch()
     again = [name for name in set(came) if came.count(name) > 1]
     assert {"config.gin", "environment.json"} <= set(came) and again == ["losses.csv"] and came.count("losses.csv") == 3
 
@@ -135,7 +135,7 @@ def test_what_a_trainer_that_was_taken_over_was_writing_just_then_does_not_tear_
 
 def test_a_guest_whose_bucket_takes_nothing_is_told_so_and_where_its_work_lies(s3_url, tmp_path):
     begun(s3_url, tmp_path / "trainer")
-    guest = RemoteRun(Bucket(s3_url, flag="--workdir"), tmp_path / "guest")
+    guest = BucketSync(Bucket(s3_url, flag="--workdir"), tmp_path / "guest")
     guest.fetch()
     (tmp_path / "guest" / "report.json").write_text("{}")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import processes
 import pytest
 
-from flexseg.training import watchdog as watchdog_module
-from flexseg.training.watchdog import Watchdog
+from flexseg.runs import watchdog as watchdog_module
+from flexseg.runs.watchdog import Watchdog
 
 
 def stand_still(seconds):

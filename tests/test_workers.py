@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import toy_runs
 
-from flexseg.evaluation.csv_log import read_rows
-from flexseg.inference.weights import read_folder
+from flexseg.files.csv_log import read_rows
+from flexseg.runs.checkpoint_format import read_checkpoint
 
 EXACT = (
     "train.precision='float64'", "train.global_batch_size=8", "flex_unet.num_layers=2", "flex_unet.base_filters=4", "train.checkpoint_minutes=0",
@@ -28,7 +28,7 @@ def slow_unless(fast, *values):
 def parts(workdir, step: int | None = None) -> dict[str, dict[str, np.ndarray]]:
     """The checkpoint of a step, or the last, by part, and by place and kind: Keras numbers layers and optimizers of one process on."""
     folder = workdir / "checkpoints" / f"step_{step:09d}" if step else max((workdir / "checkpoints").glob("step_*"))
-    found, _ = read_folder(folder)
+    found, _ = read_checkpoint(folder)
     return {part: {re.sub(r"_\d+/", "/", name): array for name, array in arrays.items()} for part, arrays in found.items()}
 
 
@@ -66,7 +66,7 @@ def test_gradients_and_weights_are_those_of_one_device(toy, tmp_path, normalizat
 def test_accumulation_averages_recomputation_and_calls_of_several_steps_change_nothing_over_workers(toy, tmp_path):
     params = (*LENGTH, "flex_unet.normalization='group'", "flex_unet.group_count=2", "optimizer.ema_momentum=0.5", "optimizer.global_clipnorm=0.5")
     toy_runs.train(toy, tmp_path / "one", *EXACT, *params)
-    options = ("train.accumulation_steps=2", "flex_unet.remat=True", "train.steps_per_call=3", "train.checkpoint_steps=0")
+    options = ("train.accumulation_steps=2", "flex_unet.gradient_checkpointing=True", "train.steps_per_execution=3", "train.checkpoint_steps=0")
     several(toy, tmp_path / "two", *params, *options, count=2)
     assert "averages" in parts(tmp_path / "two")
     assert_is(tmp_path / "two", tmp_path / "one")

@@ -24,8 +24,8 @@ from flexseg.commands import evaluate as evaluate_command
 from flexseg.commands import predict as predict_command
 from flexseg.commands import train as train_command
 from flexseg.data.dataset import BuiltDataset
-from flexseg.inference.weights import read_folder
 from flexseg.launch.local import free_addresses
+from flexseg.runs.checkpoint_format import read_checkpoint
 
 FAULTY_RUN = str(Path(__file__).parents[1] / "benchmarks" / "faults" / "faulty_run.py")
 TINY = (
@@ -82,13 +82,13 @@ def predict(workdir: Path, *, images, **flags) -> list[Path]:
 
 def last_checkpoint(workdir: Path) -> dict[str, np.ndarray]:
     """Every array of the latest checkpoint, by part and place (Keras's numbers are left out of the names)."""
-    parts, _ = read_folder(max((workdir / "checkpoints").glob("step_*")))
+    parts, _ = read_checkpoint(max((workdir / "checkpoints").glob("step_*")))
     return {f"{part} {name.split(' ')[0]}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
 
 def outcome(workdir: Path) -> dict[str, bytes | str]:
     """What two runs must have in common: every array of the last checkpoint and of the best weights, and both tables."""
-    best = {f"best {name}": array for name, array in read_folder(workdir / "best")[0]["model"].items()}
+    best = {f"best {name}": array for name, array in read_checkpoint(workdir / "best")[0]["model"].items()}
     arrays = {name: array.tobytes() for name, array in (last_checkpoint(workdir) | best).items()}
     return arrays | {name: (workdir / name).read_text() for name in ("train_losses.csv", "train_metrics.csv")}
 

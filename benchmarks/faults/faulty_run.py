@@ -82,19 +82,19 @@ def spoil_weights(step, batch):
 def plant() -> None:
     """Lays the fault in its place."""
     from flexseg.distribution.step import TrainStep
-    from flexseg.files.bucket import Bucket
-    from flexseg.inference import weights
     from flexseg.inference.predictor import Predictor
+    from flexseg.runs import checkpoint_format
+    from flexseg.runs.bucket import Bucket
+    from flexseg.runs.checkpoint_manager import CheckpointManager
     from flexseg.training.session import Session
     from flexseg.training.steps import Steps
-    from flexseg.training.train_state import TrainState
 
     places = {
         "step": (Steps, "advance", kill),
         "validation": (Predictor, "step", kill),
-        "saving": (TrainState, "save", kill),
-        "checkpoint": (weights.np, "savez", write_half_and_kill),
-        "full_disk": (weights.np, "savez", fill_the_disk),
+        "saving": (CheckpointManager, "save", kill),
+        "checkpoint": (checkpoint_format.np, "savez", write_half_and_kill),
+        "full_disk": (checkpoint_format.np, "savez", fill_the_disk),
         "upload": (Bucket, "upload", kill),
         "early": (Session, "_make", send("SIGTERM")),
         "hang": (Steps, "advance", wait_for_ever),

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from benchmarks.faults.network import Network
-from flexseg.inference.weights import read_folder
 from flexseg.launch.local import free_addresses
+from flexseg.runs.checkpoint_format import checkpoint_folders, read_checkpoint
 
 EPOCHS, STEPS = 4, 4
 PARAMS = (
@@ -43,7 +43,7 @@ class Place:
     @property
     def newest(self) -> Path:
         """The newest checkpoint."""
-        return max((self.workdir / "checkpoints").glob("step_*"))
+        return checkpoint_folders(self.workdir / "checkpoints")[-1]
 
     def shard(self, split: str) -> Path:
         """The first shard of a split."""
@@ -106,7 +106,7 @@ def outcome(workdir: Path) -> tuple[dict, dict]:
     """(last checkpoint and tables, best weights), by name."""
 
     def arrays(folder: Path) -> dict[str, bytes]:
-        return {f"{part} {name}": array.tobytes() for part, found in read_folder(folder)[0].items() for name, array in found.items()}
+        return {f"{part} {name}": array.tobytes() for part, found in read_checkpoint(folder)[0].items() for name, array in found.items()}
 
     tables = {name: (workdir / name).read_bytes() for name in ("train_losses.csv", "train_metrics.csv")}
-    return arrays(max((workdir / "checkpoints").glob("step_*"))) | tables, arrays(workdir / "best")
+    return arrays(checkpoint_folders(workdir / "checkpoints")[-1]) | tables, arrays(workdir / "best")

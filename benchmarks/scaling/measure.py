@@ -20,17 +20,17 @@ def main() -> None:
     from flexseg.commands.quiet import load_tensorflow
 
     load_tensorflow()
-    from flexseg.commands.runs import read_experiment
     from flexseg.console import be_silent
     from flexseg.data.dataset import open_dataset
     from flexseg.distribution.cluster import find_cluster
+    from flexseg.runs.directory import RunDirectory
     from flexseg.training.assembly import Assembly
+    from flexseg.training.experiment import read_experiment
     from flexseg.training.precision import precision_scope, resolve_precision
-    from flexseg.training.run_directory import RunDirectory
     from flexseg.training.session import open_devices
     from flexseg.training.trainer import Trainer
 
-    experiment, _ = read_experiment([task["gin_file"]], task["gin_param"], user_modules=())
+    experiment, _, _ = read_experiment([task["gin_file"]], task["gin_param"], user_modules=())
     cluster = find_cluster(distribution="auto" if task["workers"] else "mirrored", workers=task["workers"], worker=task["worker"], environment={})
     replicas = open_devices(experiment.train, replicas=task["replicas"], logical_cpus=task["logical_cpus"], cluster=cluster)
     if not replicas.is_chief:
@@ -44,7 +44,7 @@ def main() -> None:
         given = {"learning_rate": 1e-3, "total_weight": float(steps.batch_size)}
 
         def step() -> None:
-            bool(steps.function(constant, number=0, **given).applied)
+            bool(steps.function(constant, global_step=0, **given).applied)
 
         gradients = [tuple(weight.shape) for weight in assembly.model.trainable_variables]
         found = {
@@ -57,11 +57,11 @@ def main() -> None:
         }
         for _ in range(3):
             steps.advance(batches, last=2**62)
-        steps.settle()
+        steps.wait_for_pending()
         steps.throughput.pause()
         for _ in range(task["steps"]):
             steps.advance(batches, last=2**62)
-        steps.settle()
+        steps.wait_for_pending()
         facts = steps.throughput.facts()
     found |= {"images_per_second": facts["images_per_second"], "input_wait": facts["input_wait_fraction"], "batch": steps.batch_size}
     print("RESULT " + json.dumps(found), flush=True)

@@ -52,8 +52,8 @@ def run(
     user_module=(),
 ) -> str:
     """Builds a dataset and returns its directory; the arguments are the flags of `flexseg build`."""
-    from flexseg.commands.effects import idle_bindings
-    from flexseg.configure import configure
+    from flexseg.config.configure import configure
+    from flexseg.config.effects import idle_bindings
     from flexseg.errors import UserError
     from flexseg.files.names import check_name
 

@@ -59,16 +59,16 @@ def run(
 def _check_source(source, patterns, manifest, folder, max_pixels, gin_file, gin_param) -> list:
     from collections import Counter
 
-    from flexseg.configure import configure
+    from flexseg.checks.check_report import table_of, write_report
+    from flexseg.checks.findings import SEVERITIES, Finding, changes, find
+    from flexseg.checks.survey import survey
+    from flexseg.config.configure import configure
     from flexseg.console import progress
     from flexseg.errors import UserError
-    from flexseg.evaluation.check_report import table_of, write_report
     from flexseg.files.cases import Discovery, discover
-    from flexseg.files.findings import SEVERITIES, Finding, changes, find
     from flexseg.files.label_map import LabelMap, infer_label_map
     from flexseg.files.manifest import Manifest
     from flexseg.files.split import Split
-    from flexseg.files.survey import survey
     from flexseg.files.volumes import pictures_of
 
     configuration = configure(gin_file, gin_param, modules=_MODULES, user_modules=())
@@ -118,10 +118,10 @@ def _check_source(source, patterns, manifest, folder, max_pixels, gin_file, gin_
 
 def _check_dataset(dataset: str, data_dir: str) -> list:
     load_tensorflow()
+    from flexseg.checks.findings import Finding
     from flexseg.console import progress
     from flexseg.data.dataset import open_dataset
     from flexseg.errors import UserError
-    from flexseg.files.findings import Finding
 
     built = open_dataset(dataset, data_dir)
     findings = []
@@ -155,7 +155,7 @@ def _print_findings(findings) -> None:
     print()
     for finding in findings:
         print(f"{finding.severity}: {finding.text}")
-    from flexseg.files.findings import SEVERITIES, count_of
+    from flexseg.checks.findings import SEVERITIES, count_of
 
     counts = [count_of(sum(finding.severity == severity for finding in findings), severity) for severity in SEVERITIES]
     print(", ".join(counts) if findings else "nothing was found")

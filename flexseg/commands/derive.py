@@ -36,19 +36,19 @@ def run(
     user_module=(),
 ) -> str:
     """Writes the folder and returns its path; the arguments are the flags of `flexseg derive`."""
-    from flexseg.commands.effects import idle_bindings
-    from flexseg.configure import configure
+    from flexseg.config.configure import configure
+    from flexseg.config.effects import idle_bindings
     from flexseg.console import progress
+    from flexseg.derivation.derive import derive_folder
+    from flexseg.derivation.variants import Derive
     from flexseg.errors import UserError
     from flexseg.files.cases import discover
-    from flexseg.files.derive import derive_folder
     from flexseg.files.split import Split
-    from flexseg.files.variants import Derive
     from flexseg.files.volumes import pictures_of
 
     if not source or not output:
         raise UserError("--source, --output", expected="both", found="not both", cure="flexseg derive --source=FOLDER --output=FOLDER")
-    modules = ("flexseg.files.variants", "flexseg.files.split", "flexseg.files.volumes")
+    modules = ("flexseg.derivation.variants", "flexseg.files.split", "flexseg.files.volumes")
     configuration = configure(gin_file, gin_param, modules=modules, user_modules=user_module)
     print("".join(f"{note}\n" for note in idle_bindings(configuration)), end="")
     given = {"image_pattern": image_pattern, "mask_pattern": mask_pattern, "group_pattern": group_pattern, "group_column": group_column}

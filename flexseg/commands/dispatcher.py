@@ -9,7 +9,7 @@ A command's module has
 and imports TensorFlow inside `main`, so that help and refusals come at once.
 
 Exit codes: what `main` returns or raises as SystemExit; 1 a user's mistake (one line); 70 an unexpected error, traceback in the file
-named with `write_tracebacks_to`, or on stderr; 74 a full or failing disk; 75, 143, 130 after SIGUSR1, SIGTERM, SIGINT (training/interruption.py);
+named with `write_tracebacks_to`, or on stderr; 74 a full or failing disk; 75, 143, 130 after SIGUSR1, SIGTERM, SIGINT (runs/interruption.py);
 141 when nobody reads the output any more, as the shell has it for SIGPIPE.
 """
 

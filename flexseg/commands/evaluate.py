@@ -30,11 +30,15 @@ def run(
     gin_param=(),
 ) -> dict:
     """Scores a split and returns the report; the arguments are the flags of `flexseg evaluate`."""
-    from flexseg.commands.runs import dataset_of, open_run
+    from flexseg.commands.quiet import load_tensorflow
     from flexseg.errors import UserError
+    from flexseg.runs.directory import recorded_onednn
 
     if not workdir:
         raise UserError("--workdir", expected="a run directory", found="none", cure="flexseg evaluate --workdir=RUN --split=test")
+    load_tensorflow(onednn=recorded_onednn(workdir))
+    from flexseg.training.opened_run import dataset_of, open_run
+
     with open_run(workdir, gin_param=gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus) as opened:
         from flexseg.evaluation.evaluate import evaluate_split
 
@@ -43,7 +47,7 @@ def run(
             dataset_of(opened, data_dir),
             split,
             settings=opened.experiment.evaluation,
-            measures=opened.assembly.measures,
+            step_metrics=opened.assembly.step_metrics,
             loss_name=opened.experiment.objective.loss,
         )
         provenance = {
@@ -53,7 +57,7 @@ def run(
             "gin_param": list(gin_param),
             "warnings": opened.warnings,
         }
-        result = report.write(opened.run.path / "evaluation" / split, provenance=provenance)
+        result = report.write(opened.run.evaluation / split, provenance=provenance)
         chosen = f"epoch {opened.weights.get('epoch', opened.weights.get('epochs_done'))}"
         if "monitor" in opened.weights:
             chosen += f", {opened.weights['monitor']} {opened.weights['value']:.4f}"

@@ -23,7 +23,7 @@ def run(config: str, *, output: str | None = None, overwrite: bool = False) -> l
     """Writes the gin files and returns their paths; the arguments are those of `flexseg import_config`."""
     from flexseg.errors import UserError
     from flexseg.files.atomic import replace_file
-    from flexseg.files.reference_config import gin_text, import_config
+    from flexseg.migration.reference_config import gin_text, import_config
 
     imported = import_config(config)
     prefix = Path(output or Path(config).stem)

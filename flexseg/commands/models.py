@@ -104,18 +104,18 @@ def _configs(*, published: bool) -> list[str]:
 
 def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_param, user_module) -> dict:
     """The row of the network that the bindings describe."""
-    from flexseg.commands.effects import idle_bindings, refuse_supplied
     from flexseg.commands.quiet import load_tensorflow
-    from flexseg.configure import configure
+    from flexseg.config.configure import configure
+    from flexseg.config.effects import idle_bindings, refuse_supplied
     from flexseg.errors import UserError
 
     load_tensorflow()
     configuration = configure(gin_file, gin_param, modules=("flexseg.training.assembly",), user_modules=user_module)
     refuse_supplied(configuration, {name: f"--{name}=…" for name in ("image_size", "image_channels", "num_classes")})
     idle_bindings(configuration)
+    from flexseg.models.abstract_build import abstract_build
     from flexseg.models.build import build_model
     from flexseg.models.cost import cost_of
-    from flexseg.models.shapes import shapes_alone
     from flexseg.training.precision import precision_scope, resolve_precision
 
     def build():
@@ -132,14 +132,14 @@ def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_pa
 
     on_gpu = _on_gpu()
     policy = resolve_precision(facts["precision"], on_gpu=on_gpu)
-    with precision_scope(policy), shapes_alone():
+    with precision_scope(policy), abstract_build():
         model = build()
         _refuse_unused(configuration)
         cost = cost_of(model)
     row = {"network": model.name, "settings": list(gin_file), "image_size": size, "precision": policy, "batch_size": facts["batch_size"]}
     row |= {"parameters": cost.parameters, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
     if plot:
-        from flexseg.evaluation.network_plot import plot_network
+        from flexseg.models.network_plot import plot_network
 
         plot_network(model, Path(plot))
     if measure:

@@ -36,19 +36,23 @@ def run(
     """Writes masks and returns their paths; the arguments are the flags of `flexseg predict`."""
     from pathlib import Path
 
-    from flexseg.commands.runs import open_run
+    from flexseg.commands.quiet import load_tensorflow
     from flexseg.errors import UserError
     from flexseg.files.image_files import image_files
+    from flexseg.runs.directory import recorded_onednn
 
     if not workdir or not images:
         raise UserError(
             "--workdir, --images", expected="both", found="not both", cure="flexseg predict --workdir=RUN --images=FOLDER --output=FOLDER"
         )
     paths = image_files([images] if isinstance(images, str) else images)
+    load_tensorflow(onednn=recorded_onednn(workdir))
+    from flexseg.training.opened_run import open_run
+
     with open_run(workdir, gin_param=gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus) as opened:
         from flexseg.inference.prediction import predict_files
 
-        folder = Path(output) if output else opened.run.path / "predictions"
+        folder = Path(output) if output else opened.run.predictions
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output={folder}", expected="a folder", found="a file")
         inputs = {path.resolve() for path in paths}

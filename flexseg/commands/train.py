@@ -69,16 +69,17 @@ def run(
     user_module=(),
 ) -> str | None:
     """Trains and returns the run directory; the arguments are the flags of `flexseg train`."""
-    from flexseg.commands.effects import idle_bindings
     from flexseg.commands.quiet import load_tensorflow
-    from flexseg.commands.runs import read_experiment, recorded_onednn
     from flexseg.errors import UserError
+    from flexseg.runs.directory import recorded_onednn
 
     for flag, value in (("--dataset", dataset), ("--workdir", workdir or dry_run)):
         if not value:
             raise UserError(flag, expected="a value", found="none", cure="flexseg train --dataset=NAME --data_dir=DIR --workdir=RUN")
     load_tensorflow(onednn=recorded_onednn(workdir))
-    experiment, configuration = read_experiment(list(gin_file) or [DEFAULT_CONFIG], gin_param, user_modules=user_module)
+    from flexseg.training.experiment import read_experiment
+
+    experiment, configuration, notes = read_experiment(list(gin_file) or [DEFAULT_CONFIG], gin_param, user_modules=user_module)
 
     from flexseg.commands.dispatcher import write_tracebacks_to
     from flexseg.console import be_silent
@@ -86,8 +87,8 @@ def run(
     from flexseg.data.dataset import open_dataset
     from flexseg.distribution.cluster import find_cluster
     from flexseg.distribution.communication import Communication
-    from flexseg.training.claim import claimed
-    from flexseg.training.remote_run import run_directory
+    from flexseg.runs.claim import claimed
+    from flexseg.runs.directory import open_run_directory
     from flexseg.training.session import Session, open_devices
     from flexseg.user_modules import digests
 
@@ -96,7 +97,7 @@ def run(
         raise UserError(
             f"--dataset={dataset}", expected="a training split", found="none", cure="build it with split.proportions or split.train_groups"
         )
-    facts = "\n".join([configuration.summary(), *idle_bindings(configuration)])
+    facts = "\n".join([configuration.summary(), *notes])
     cluster = find_cluster(distribution=distribution, workers=workers, worker=worker, environment=os.environ)
     if distribution == "one_device":
         replicas = replicas or 1
@@ -114,7 +115,7 @@ def run(
         return None
     with (
         devices.naming_lost_workers(),
-        run_directory(workdir) as directory,
+        open_run_directory(workdir) as directory,
         claimed(
             directory,
             devices,
@@ -127,12 +128,12 @@ def run(
             check_config=lambda: _refuse_other_config(directory, configuration, experiment),
             check_machine=lambda: refuse_unreachable(data_service),
             tracebacks_to=write_tracebacks_to,
-        ) as (check, interruption),
+        ) as claim,
     ):
         session = Session(experiment, built, directory, devices, **recorded)
         if devices.is_chief:
             print(facts, "\n")
-        session.train(interruption, init_from=init_from, operative_config=configuration.operative, check=check)
+        session.train(claim, init_from=init_from, operative_config=configuration.operative)
     if not devices.is_chief:
         return None
     place = directory.name_of(directory.path)

@@ -3,8 +3,8 @@
     y, x = barrel(y, x, size=(512, 512), center=(0.5, 0.5), radius=0.3, amount=0.3)
     displacement = surface_slope(noise, size=(512, 512), sigma=40.0) * 10.0
 
-The same formulas as `flexseg/files/deformations.py`, which `flexseg derive` makes files with. Coordinates are in pixels, a pixel's centre is a whole
-number, all arithmetic is float32.
+The same formulas as `flexseg/derivation/deformations.py`, with which `flexseg derive` makes files. Coordinates are in pixels, a pixel's centre is a
+whole number, all arithmetic is float32.
 """
 
 import functools

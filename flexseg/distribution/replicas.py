@@ -106,7 +106,7 @@ class Replicas:
         if self.workers == 1:
             return array
         own, none = tf.constant(array), tf.zeros_like(array)
-        first = self.worker * self.here  # one replica of each worker contributes
+        first = self.worker * self.local_count  # one replica of each worker contributes
 
         def value(context):
             return own if context.replica_id_in_sync_group == first else none

@@ -1,7 +1,7 @@
 """One training step that is right on N replicas: a pure forward and backward, one all-reduce, one decision, one update.
 
     step = TrainStep(replicas, model, optimizer, loss_scale, forward_backward, clip=clip, seed=7, xla=False)
-    outcome = step(batch, number=0, learning_rate=1e-3)
+    outcome = step(batch, global_step=0, learning_rate=1e-3, total_weight=8.0)
 
 `forward_backward` is a pure function of (weights, state, batch), so that it compiles under XLA on any number of replicas, and a
 skipped step leaves nothing behind: moving statistics are values until they are assigned, dropout seeds are folded from
@@ -16,17 +16,23 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from flexseg.distribution.averages import WeightAverages
+from flexseg.distribution.ema import ExponentialMovingAverage
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.replicas import Replicas
 
 
 class Outcome(NamedTuple):
-    """What a step tells: sums over the global batch to report, float [n]; whether it was applied, bool scalar; the sum of all votes, float [m]."""
+    """What a step returns.
+
+    Attributes:
+      values: float [n], sums over the global batch (see `StepMetrics`).
+      applied: bool scalar; false where the step was skipped.
+      stop_requests: float [m], summed over all replicas.
+    """
 
     values: tf.Tensor
     applied: tf.Tensor
-    votes: tf.Tensor
+    stop_requests: tf.Tensor
 
 
 def sum_over_replicas(values: tf.Tensor) -> tf.Tensor:
@@ -34,8 +40,8 @@ def sum_over_replicas(values: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def seed_places(model: keras.Model) -> set[int]:
-    """Places of the dropout seeds among `model.non_trainable_variables` (nested models included)."""
+def seed_generator_indices(model: keras.Model) -> set[int]:
+    """Indices of the dropout seeds in `model.non_trainable_variables` (nested models included)."""
     return {i for i, v in enumerate(model.non_trainable_variables) if v.path.endswith("seed_generator_state")}
 
 
@@ -53,9 +59,9 @@ class TrainStep:
         batch; values[0] is the share of the loss.
       clip: pure function of the list of reduced, unscaled gradients.
       weight_decay: decoupled decay per step and unit of learning rate (Loshchilov and Hutter 2019), 0 for none.
-      averages: of the weights, where there are any.
-      slow: places of the weights that have a rate of their own.
-      slow_rate: pure function (learning rate, step) -> theirs.
+      ema: the moving averages of the weights, if there are any.
+      encoder_variables: indices of the trainable weights that have a learning rate of their own.
+      encoder_learning_rate: pure function (learning rate, global step) -> theirs.
       seed: the run's seed, for dropout.
       xla: compile `forward_backward`.
     """
@@ -70,56 +76,65 @@ class TrainStep:
         *,
         clip: Callable,
         weight_decay: float = 0.0,
-        averages: WeightAverages | None = None,
-        slow: Collection[int] = (),
-        slow_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+        ema: ExponentialMovingAverage | None = None,
+        encoder_variables: Collection[int] = (),
+        encoder_learning_rate: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
         seed: int,
         xla: bool,
     ):
         self._replicas, self._optimizer, self._loss_scale = replicas, optimizer, loss_scale
         self._weights, self._state = model.trainable_variables, model.non_trainable_variables
-        self._seeds = seed_places(model)
+        self._seeds = seed_generator_indices(model)
         self._moving = [i for i in range(len(self._state)) if i not in self._seeds]
         self._forward_backward = tf.function(forward_backward, jit_compile=True, autograph=False) if xla else forward_backward
-        self._clip, self._weight_decay, self._averages, self._seed = clip, weight_decay, averages, seed
-        self._slow, self._slow_rate = frozenset(slow), slow_rate
+        self._clip, self._weight_decay, self._ema, self._seed = clip, weight_decay, ema, seed
+        self._encoder_variables, self._encoder_learning_rate = frozenset(encoder_variables), encoder_learning_rate
         self._compiled, self._compiled_many = tf.function(self._step, autograph=False), tf.function(self._steps, autograph=False)
 
-    def __call__(self, batch, *, number: int, learning_rate: float, total_weight: float, votes: Sequence[float] = (0.0,)) -> Outcome:
-        """Runs step `number` on a batch of per-replica tensors (`Replicas.distribute` or `Replicas.place`).
+    def __call__(self, batch, *, global_step: int, learning_rate: float, total_weight: float, stop_requests: Sequence[float] = (0.0,)) -> Outcome:
+        """Runs one step.
 
-        `total_weight` is the sum of the example weights over the global batch: known on the host, it needs no collective. `votes` are numbers
-        of this process, which travel with the gradients, so that all workers know at the end of the step what any of them asks for.
+        Args:
+          batch: per-replica tensors, from `Replicas.distribute` or `Replicas.shard`.
+          global_step: from 0; addresses dropout.
+          learning_rate: of this step.
+          total_weight: the sum of the example weights over the global batch. The host knows it, so it needs no collective.
+          stop_requests: numbers of this process that travel with the gradients: after the step every worker knows the sum.
         """
-        return self._compiled(batch, *self._numbers(number, learning_rate, total_weight, votes))
+        return self._compiled(batch, *self._scalars(global_step, learning_rate, total_weight, stop_requests))
 
     def many(
-        self, batches, *, first: int, count: int, learning_rates: Sequence[float], total_weight: float, votes: Sequence[float] = (0.0,)
+        self, batches, *, first: int, count: int, learning_rates: Sequence[float], total_weight: float, stop_requests: Sequence[float] = (0.0,)
     ) -> Outcome:
-        """Runs `count` steps from step `first` on, without the host in between.
+        """Runs `count` steps from global step `first` on in one call, without the host in between.
 
-        `batches` is an iterator from `Replicas.distribute`; `learning_rates` are those of the steps, `count` or more of them; `votes` are
-        those at the beginning. Every part of the outcome has one row a step.
+        Args:
+          batches: an iterator from `Replicas.distribute`.
+          learning_rates: of the steps; `count` or more.
+          total_weight, stop_requests: as for one step, the same for all.
+
+        Returns:
+          An Outcome whose parts have one row for each step.
         """
-        return self._compiled_many(batches, tf.constant(count), *self._numbers(first, learning_rates, total_weight, votes))
+        return self._compiled_many(batches, tf.constant(count), *self._scalars(first, learning_rates, total_weight, stop_requests))
 
-    def _numbers(self, number, rate, total_weight, votes) -> tuple[tf.Tensor, ...]:
+    def _scalars(self, step, rate, total_weight, stop_requests) -> tuple[tf.Tensor, ...]:
         dtype = self._weights[0].dtype
-        return tf.constant(number, tf.int64), tf.constant(rate, dtype), tf.constant(total_weight, dtype), tf.constant(votes, dtype)
+        return tf.constant(step, tf.int64), tf.constant(rate, dtype), tf.constant(total_weight, dtype), tf.constant(stop_requests, dtype)
 
-    def _dropout_seed(self, place: int, number: tf.Tensor, replica: tf.Tensor) -> tf.Tensor:
+    def _dropout_seed(self, index: int, step: tf.Tensor, replica: tf.Tensor) -> tf.Tensor:
         fold = tf.random.experimental.stateless_fold_in
-        return fold(fold(tf.constant([self._seed, place], tf.int64), number), replica)
+        return fold(fold(tf.constant([self._seed, index], tf.int64), step), replica)
 
-    def _replica(self, batch, number: tf.Tensor, total_weight: tf.Tensor, votes: tf.Tensor):
+    def _replica(self, batch, step: tf.Tensor, total_weight: tf.Tensor, stop_requests: tf.Tensor):
         context = tf.distribute.get_replica_context()
         replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
         scale = tf.identity(self._loss_scale.scale)
-        state = [self._dropout_seed(i, number, replica) if i in self._seeds else tf.convert_to_tensor(v.value) for i, v in enumerate(self._state)]
+        state = [self._dropout_seed(i, step, replica) if i in self._seeds else tf.convert_to_tensor(v.value) for i, v in enumerate(self._state)]
         weights = [tf.convert_to_tensor(v.value) for v in self._weights]
         values, gradients, state = self._forward_backward(weights, state, batch, scale, total_weight)
         moving = [state[i] / self._replicas.count for i in self._moving]
-        values = tf.concat([values, tf.cast(votes, values.dtype)], axis=0)
+        values = tf.concat([values, tf.cast(stop_requests, values.dtype)], axis=0)
         reduced = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, *moving, values], self._replicas.communication)
         gradients = reduced[: len(weights)]
         if self._loss_scale.dynamic:  # a hundred divisions by 1 cost a small step a percent
@@ -130,27 +145,27 @@ class TrainStep:
         finite = tf.math.is_finite(tf.add_n([tf.reduce_sum(t) for t in [*gradients, *moving, values[:1]]]))
         return self._clip(gradients), moving, values, finite
 
-    def _step(self, batch, number: tf.Tensor, rate: tf.Tensor, total_weight: tf.Tensor, votes: tf.Tensor) -> Outcome:
-        gradients, moving, values, finite = self._replicas.strategy.run(self._replica, args=(batch, number, total_weight, votes))
+    def _step(self, batch, step: tf.Tensor, rate: tf.Tensor, total_weight: tf.Tensor, stop_requests: tf.Tensor) -> Outcome:
+        gradients, moving, values, finite = self._replicas.strategy.run(self._replica, args=(batch, step, total_weight, stop_requests))
         update = self._replicas.strategy.extended.update
 
         scalars = self._optimizer.scalars(rate)
-        slow_scalars = self._optimizer.scalars(self._slow_rate(rate, number)) if self._slow else None
-        stays = self._averages and self._averages.stays(tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value) + 1, rate.dtype))
+        encoder_scalars = self._optimizer.scalars(self._encoder_learning_rate(rate, step)) if self._encoder_variables else None
+        decay = self._ema and self._ema.decay(tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value) + 1, rate.dtype))
 
-        def update_weight(variable, gradient, place):
-            own = slow_scalars if place in self._slow else scalars
+        def update_weight(variable, gradient, index):
+            own = encoder_scalars if index in self._encoder_variables else scalars
             if self._weight_decay:
                 variable.assign_sub(variable * (self._weight_decay * own[0]))
             self._optimizer.update_weight(gradient, variable, own)
-            if self._averages:
-                self._averages.update(place, variable, stays)
+            if self._ema:
+                self._ema.update(index, variable, decay)
 
         def apply():
-            for place, (variable, gradient) in enumerate(zip(self._weights, gradients, strict=True)):
-                update(variable.value, update_weight, args=(gradient, place), group=False)
-            for place, value in zip(self._moving, moving, strict=True):
-                update(self._state[place].value, lambda v, new: v.assign(new), args=(value,), group=False)
+            for index, (variable, gradient) in enumerate(zip(self._weights, gradients, strict=True)):
+                update(variable.value, update_weight, args=(gradient, index), group=False)
+            for index, value in zip(self._moving, moving, strict=True):
+                update(self._state[index].value, lambda v, new: v.assign(new), args=(value,), group=False)
             self._optimizer.iterations.assign_add(1)
             self._loss_scale.applied()
             return True
@@ -160,17 +175,17 @@ class TrainStep:
             return False
 
         applied = tf.cond(self._replicas.local(finite)[0], apply, skip)
-        told, voters = self._replicas.local(values)[0], votes.shape[0]
-        return Outcome(told[:-voters], applied, told[-voters:])
+        total, requests = self._replicas.local(values)[0], stop_requests.shape[0]
+        return Outcome(total[:-requests], applied, total[-requests:])
 
-    def _steps(self, batches, count: tf.Tensor, first: tf.Tensor, rates: tf.Tensor, total_weight: tf.Tensor, votes: tf.Tensor) -> Outcome:
+    def _steps(self, batches, count: tf.Tensor, first: tf.Tensor, rates: tf.Tensor, total_weight: tf.Tensor, stop_requests: tf.Tensor) -> Outcome:
         rows = [tf.TensorArray(dtype, count) for dtype in (rates.dtype, tf.bool, rates.dtype)]
 
-        def one(place, *rows):
-            outcome = self._step(next(batches), first + tf.cast(place, tf.int64), rates[place], total_weight, votes)
-            return place + 1, *(row.write(place, part) for row, part in zip(rows, outcome, strict=True))
+        def one(index, *rows):
+            outcome = self._step(next(batches), first + tf.cast(index, tf.int64), rates[index], total_weight, stop_requests)
+            return index + 1, *(row.write(index, part) for row, part in zip(rows, outcome, strict=True))
 
-        _, *rows = tf.while_loop(lambda place, *_: place < count, one, [tf.constant(0), *rows], parallel_iterations=1)
+        _, *rows = tf.while_loop(lambda index, *_: index < count, one, [tf.constant(0), *rows], parallel_iterations=1)
         return Outcome(*(row.stack() for row in rows))
 
 

@@ -109,7 +109,9 @@ def _open_workers(cluster: Cluster, communication: Communication, *, global_batc
     strategy = _multi_worker(cluster)
     _refuse_uneven(global_batch_size, strategy.num_replicas_in_sync)
     made = Replicas(strategy, "", cluster, communication.options())
-    made.description = f"{workers} workers × {made.here} × {'GPU' if made.on_gpu else 'CPU'} ({cluster.source}: {', '.join(cluster.addresses)})"
+    made.description = (
+        f"{workers} workers × {made.local_count} × {'GPU' if made.on_gpu else 'CPU'} ({cluster.source}: {', '.join(cluster.addresses)})"
+    )
     return made
 
 

@@ -1,6 +1,6 @@
 """Evaluation of one split: every case once, at its own size.
 
-    report = evaluate_split(predictor, dataset, "valid", settings=EvaluationSettings(), measures=measures)
+    report = evaluate_split(predictor, dataset, "valid", settings=EvaluationSettings(), step_metrics=step_metrics)
     report.result()["mean_foreground_dice"]
 
 The validation of every epoch and `flexseg evaluate` are this one function.
@@ -19,7 +19,8 @@ from flexseg.errors import UserError
 from flexseg.evaluation.report import Report
 from flexseg.evaluation.scores import CaseCounts, count_case
 from flexseg.inference.predictor import Predictor
-from flexseg.objectives.measures import Measures, Meter
+from flexseg.objectives.epoch_metrics import EpochMetrics
+from flexseg.objectives.step_metrics import StepMetrics
 
 
 @gin.configurable("eval")
@@ -44,17 +45,17 @@ def evaluate_split(
     split: str,
     *,
     settings: EvaluationSettings,
-    measures: Measures,
+    step_metrics: StepMetrics,
     loss_name: str = "loss",
     between_batches: Callable[[], None] = lambda: None,
 ) -> Report:
     """Scores `split`.
 
     Args:
-      predictor: made with `measures`.
+      predictor: made with `step_metrics`.
       dataset: built; its split is not empty.
       settings: the batch.
-      measures: loss and metrics.
+      step_metrics: loss and metrics.
       loss_name: under which the loss enters `evaluation.csv`.
       between_batches: called after each; what it raises ends the evaluation.
 
@@ -70,16 +71,16 @@ def evaluate_split(
         inputs=predictor.inputs,
         size=predictor.size,
         batch_size=settings.batch_size,
-        replicas=replicas.here,
+        replicas=replicas.local_count,
         workers=replicas.workers,
         worker=replicas.worker,
     )
     numbers = np.zeros([len(table), CaseCounts.length(dataset.label_map.num_classes)], np.int64)  # each worker fills its own rows
-    report, meter = Report(dataset.label_map, leaked=dataset.manifest.leaked), Meter(measures)
+    report, epoch_metrics = Report(dataset.label_map, leaked=dataset.manifest.leaked), EpochMetrics(step_metrics)
     with progress(f"evaluating {split}", total=len(table), unit="case") as bar, dataset.naming_damage(split):
         for batch in replicas.distribute(batches):
             values, cases = predictor.step(batch)
-            meter.add(values)
+            epoch_metrics.add(values)
             for index, scores in cases:
                 truth = records.truth(index)
                 prediction = predictor.ids(scores, truth.shape)
@@ -88,7 +89,7 @@ def evaluate_split(
             between_batches()
     for case_id, group_id, row in zip(table.case_id, table.group_id, replicas.sum_over_workers(numbers), strict=True):
         report.add_counts(case_id, group_id, CaseCounts.from_numbers(row))
-    results = meter.results()
-    notes = [metric.note for metric in measures.metrics if metric.note]
+    results = epoch_metrics.results()
+    notes = [metric.note for metric in step_metrics.metrics if metric.note]
     report.fill(loss=results.pop("loss"), metrics=results, loss_name=loss_name, notes=notes)
     return report

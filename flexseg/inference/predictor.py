@@ -19,7 +19,7 @@ from flexseg.data.stream import enhance, ordered
 from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.step import EvaluationStep, sum_over_replicas
 from flexseg.errors import UserError
-from flexseg.objectives.measures import Measures
+from flexseg.objectives.step_metrics import StepMetrics
 from flexseg.objectives.supervision import main_output
 
 
@@ -46,7 +46,7 @@ class Predictor:
       inputs: how an image becomes an input.
       size: (height, width) of the evaluation input.
       xla: compile the forward pass.
-      measures: what `evaluate` sums up beside the masks; None for a predictor that has no truth.
+      step_metrics: what `evaluate` sums up beside the masks; None for a predictor that has no truth.
     """
 
     def __init__(
@@ -58,20 +58,22 @@ class Predictor:
         inputs: InputSettings,
         size: tuple[int, int],
         xla: bool,
-        measures: Measures | None = None,
+        step_metrics: StepMetrics | None = None,
     ):
         self.replicas, self.inputs, self.size = replicas, inputs, size
         self.channels = network.inputs[0].shape[-1]
-        self._network, self._measures = network, measures
+        self._network, self._step_metrics = network, step_metrics
         self._step = EvaluationStep(replicas, model, self._forward, xla=xla)
 
     def _forward(self, weights, state, batch):
         outputs, _ = self._network.stateless_call(weights, state, tf.cast(batch["image"], self._network.inputs[0].dtype), training=False)
         output = {name: batch[name] for name in ("index", "weight")} | {"probabilities": probabilities(main_output(outputs))}
-        if self._measures is None:
+        if self._step_metrics is None:
             return tf.zeros([1]), output
         summed = sum_over_replicas if self.replicas.count > 1 else tf.identity
-        _, values = self._measures(outputs, batch["mask"], batch["weight"], total_weight=None, replicas=self.replicas.count, sum_over_replicas=summed)
+        _, values = self._step_metrics(
+            outputs, batch["mask"], batch["weight"], total_weight=None, replicas=self.replicas.count, sum_over_replicas=summed
+        )
         return values, output
 
     def step(self, batch):
@@ -110,9 +112,9 @@ class Predictor:
             group += group[:1] * (self.replicas.count - len(group))
             count = len(group)
             batch = {"image": np.stack(group), "weight": np.ones(count, np.float32), "index": np.arange(count)}
-            if self._measures is not None:
+            if self._step_metrics is not None:
                 batch["mask"] = np.zeros([count, *self.size, 1], np.uint8)
-            for index, scores in self.step(self.replicas.place(batch))[1]:
+            for index, scores in self.step(self.replicas.shard(batch))[1]:
                 if start + index < len(images):
                     found[start + index] += self.ids(scores, images[start + index].shape[:2])
         return [self.replicas.sum_over_workers(ids).astype(np.uint8) for ids in found]  # each worker predicted some of them

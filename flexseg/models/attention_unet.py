@@ -12,10 +12,10 @@ from typing import Literal
 import gin
 import keras
 
-from flexseg.models.blocks import ConvStyle, check_choice, check_whole, conv_unit, level_dilations, level_kernels
-from flexseg.models.convolutions import Conv2D
-from flexseg.models.frame import check_head, check_image_size, check_rate, image_input, logits
-from flexseg.models.raising import BilinearUp
+from flexseg.models.layers.blocks import ConvStyle, check_choice, check_whole, conv_unit, level_dilations, level_kernels
+from flexseg.models.layers.convolutions import Conv2D
+from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, image_input, logits
+from flexseg.models.layers.upsampling import BilinearUpsampling
 
 
 @gin.configurable("attention_unet")
@@ -85,7 +85,7 @@ def attention_unet(
         x = keras.layers.MaxPooling2D(name=f"encoder_{level}_pool")(x)
     x = block(x, num_layers - 1, "bridge")
     for level in reversed(range(num_layers - 1)):
-        x = BilinearUp(2, name=f"decoder_{level}_up")(x)
+        x = BilinearUpsampling(2, name=f"decoder_{level}_up")(x)
         filters = base_filters * 2**level
         channels = filters if gate_channels == "each" else 1
         skip = _gated(skips[level], x, style, name=f"gate_{level}", filters=filters, channels=channels, dropout_rate=dropout_rate)

@@ -12,10 +12,10 @@ from typing import Literal
 import gin
 import keras
 
-from flexseg.models.blocks import ConvStyle, check_whole, conv_unit
-from flexseg.models.convolutions import Conv2D
-from flexseg.models.frame import check_head, check_image_size, check_rate, full_precision, image_input, logits
-from flexseg.models.raising import BilinearUp
+from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_unit
+from flexseg.models.layers.convolutions import Conv2D
+from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, full_precision, image_input, logits
+from flexseg.models.layers.upsampling import BilinearUpsampling
 
 _REPEATS = (3, 4, 6, 3, 3, 3)  # residual blocks of each stage: those of ResNet-34 and two stages more
 _STAGES = len(_REPEATS)
@@ -83,17 +83,17 @@ def basnet(
     for letter in "abc":
         x = conv_unit(x, style, name=f"bridge_{letter}", filters=widths[-1], dilation=(2, 2))
     deepest = _STAGES - 1
-    sides = [logits(x, num_classes, kernel=3, name="side_bridge", raise_by=2**deepest)]
+    sides = [logits(x, num_classes, kernel=3, name="side_bridge", upsample_factor=2**deepest)]
     for stage in reversed(range(_STAGES)):
         if stage < deepest:
-            x = BilinearUp(2, name=f"decoder_{stage}_up")(x)
+            x = BilinearUpsampling(2, name=f"decoder_{stage}_up")(x)
         x = keras.layers.Concatenate(name=f"decoder_{stage}_concat")([x, skips[stage]])
         filters = (widths[stage], widths[stage], widths[max(0, stage - 1)])
         for letter, width in zip("abc", filters, strict=True):
             dilation = (2, 2) if stage == deepest and letter != "a" else (1, 1)
             x = conv_unit(x, style, name=f"decoder_{stage}_{letter}", filters=width, dilation=dilation)
         x = ended(x, f"decoder_{stage}")
-        sides.insert(0, logits(x, num_classes, kernel=3, name=f"side_{stage}", raise_by=2**stage))
+        sides.insert(0, logits(x, num_classes, kernel=3, name=f"side_{stage}", upsample_factor=2**stage))
     refined = _refined(sides[0], style, filters=base_filters)
     return keras.Model(inputs, [refined, *sides] if deep_supervision else refined, name=owner)
 
@@ -117,7 +117,7 @@ def _refined(coarse, style: ConvStyle, *, filters: int):
         x = keras.layers.MaxPooling2D(name=f"refine_down_{level}_pool")(x)
     x = conv_unit(x, style, name="refine_bottom_a", filters=filters)
     for level in reversed(range(4)):
-        x = BilinearUp(2, name=f"refine_up_{level}_raise")(x)
+        x = BilinearUpsampling(2, name=f"refine_up_{level}_raise")(x)
         x = keras.layers.Concatenate(name=f"refine_up_{level}_concat")([x, skips[level]])
         x = conv_unit(x, style, name=f"refine_up_{level}_a", filters=filters)
     residual = logits(x, coarse.shape[-1], kernel=3)

@@ -1,7 +1,7 @@
 """What a network costs, from its graph alone: no weight is drawn, so that networks of any size are told in seconds.
 
 Usage:
-    with shapes_alone():
+    with abstract_build():
         model = build_model(...)
     cost = cost_of(model)
     cost.parameters, cost.macs, cost.activation_bytes            # the latter two for one image
@@ -80,7 +80,7 @@ def _macs(operation: tf.Operation) -> int:
         case "MatMul":
             return math.prod(output) * shapes[0][0 if operation.get_attr("transpose_a") else 1]
         case "BatchMatMulV2" if any(tensor.op.type == "Const" for tensor in operation.inputs):
-            return 0  # a fixed matrix: BilinearUp, and no table of GMAC counts interpolation
+            return 0  # a fixed matrix: BilinearUpsampling, and no table of GMAC counts interpolation
         case "BatchMatMulV2":
             return math.prod(output) * shapes[0][-2 if operation.get_attr("adj_x") else -1]
         case "Einsum":

@@ -14,10 +14,10 @@ import gin
 import keras
 
 from flexseg.errors import UserError
-from flexseg.models.blocks import ConvStyle, check_choice, check_whole, conv_unit
-from flexseg.models.encoders import ATROUS, ENCODERS, Encoder
-from flexseg.models.frame import check_head, check_rate, image_input, logits
-from flexseg.models.raising import BilinearUp
+from flexseg.models.layers.blocks import ConvStyle, check_choice, check_whole, conv_unit
+from flexseg.models.layers.encoders import ATROUS, ENCODERS, Encoder
+from flexseg.models.layers.inputs_outputs import check_head, check_rate, image_input, logits
+from flexseg.models.layers.upsampling import BilinearUpsampling
 
 _INNER = {"ResNet50": {4: "conv2_block3_2_relu", 16: "conv4_block6_2_relu"}, "ResNet101": {4: "conv2_block3_2_relu", 16: "conv4_block23_2_relu"}}
 
@@ -50,7 +50,7 @@ def deeplabv3_plus(
       image_size: (height, width) in pixels, both multiples of 32.
       image_channels: 3, or 1, which is repeated.
       num_classes: 1 = one sigmoid logit; 2 or more = softmax over all classes.
-      encoder, encoder_weights, encoder_normalization, encoder_trainable_layers, encoder_dropout_rate: see `flexseg.models.encoders.Encoder`.
+      encoder, encoder_weights, encoder_normalization, encoder_trainable_layers, encoder_dropout_rate: see `flexseg.models.layers.encoders.Encoder`.
       encoder_maps: "inner" (keras.io; ResNets only) or "stage", the last map at 1/16 and at 1/4 of the image.
       atrous: the encoder's last stage has no stride and is dilated by 2 (ResNets only; with encoder_maps="stage").
       atrous_rates: dilations of the parallel 3x3 convolutions, at 1/16 of the image.
@@ -107,7 +107,7 @@ def deeplabv3_plus(
     x = keras.layers.Concatenate(name="pyramid_concat")(branches)
     x = conv_unit(x, style, name="pyramid_a", filters=base_filters, kernel=1, dropout_rate=dropout_rate)
     skip = conv_unit(maps[4], style, name="skip_a", filters=skip_filters, kernel=1)
-    x = keras.layers.Concatenate(name="decoder_concat")([BilinearUp(4, name="decoder_up")(x), skip])
+    x = keras.layers.Concatenate(name="decoder_concat")([BilinearUpsampling(4, name="decoder_up")(x), skip])
     x = conv_unit(x, style, name="decoder_a", filters=base_filters)
     x = conv_unit(x, style, name="decoder_b", filters=base_filters, dropout_rate=dropout_rate)
-    return keras.Model(inputs, logits(x, num_classes, raise_by=4), name=owner)
+    return keras.Model(inputs, logits(x, num_classes, upsample_factor=4), name=owner)

@@ -16,10 +16,10 @@ import gin
 import keras
 import numpy as np
 
-from flexseg.models.blocks import ConvStyle, check_choice, check_whole, conv_block, conv_unit
-from flexseg.models.convolutions import Conv2DTranspose
-from flexseg.models.encoders import Encoder
-from flexseg.models.frame import check_head, check_rate, full_precision, image_input, logits
+from flexseg.models.layers.blocks import ConvStyle, check_choice, check_whole, conv_block, conv_unit
+from flexseg.models.layers.convolutions import Conv2DTranspose
+from flexseg.models.layers.encoders import Encoder
+from flexseg.models.layers.inputs_outputs import check_head, check_rate, full_precision, image_input, logits
 
 SIZES = tuple(f"B{size}" for size in range(8))
 _MAPS = {
@@ -55,7 +55,7 @@ def efficient_unet(
       num_classes: 1 = one sigmoid logit; 2 or more = softmax over all classes.
       efficientnet: the encoder's size.
       decoder: "residual" or "transposed", see above.
-      encoder_weights, encoder_normalization, encoder_trainable_layers, encoder_dropout_rate: see `flexseg.models.encoders.Encoder`.
+      encoder_weights, encoder_normalization, encoder_trainable_layers, encoder_dropout_rate: see `flexseg.models.layers.encoders.Encoder`.
       base_filters: channels of the decoder at the image's size, and twice as many at each halving; None for the reference's, which are those of
         the skips (residual) or 512, 256, 128, 64 and 32 (transposed; as base_filters=32).
       dropout_rate: in every block of the decoder.

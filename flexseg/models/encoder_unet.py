@@ -11,9 +11,9 @@ from typing import Literal
 import gin
 import keras
 
-from flexseg.models.blocks import ConvStyle, check_whole, conv_unit
-from flexseg.models.encoders import Encoder
-from flexseg.models.frame import check_head, check_rate, image_input, logits
+from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_unit
+from flexseg.models.layers.encoders import Encoder
+from flexseg.models.layers.inputs_outputs import check_head, check_rate, image_input, logits
 
 
 @gin.configurable("encoder_unet")
@@ -40,7 +40,7 @@ def encoder_unet(
       image_size: (height, width) in pixels, both multiples of 32.
       image_channels: 3, or 1, which is repeated.
       num_classes: 1 = one sigmoid logit; 2 or more = softmax over all classes.
-      encoder, encoder_weights, encoder_normalization, encoder_trainable_layers, encoder_dropout_rate: see `flexseg.models.encoders.Encoder`.
+      encoder, encoder_weights, encoder_normalization, encoder_trainable_layers, encoder_dropout_rate: see `flexseg.models.layers.encoders.Encoder`.
       base_filters: channels of the decoder at the image's size; twice as many at each halving.
       dropout_rate: in every block of the decoder, before its second normalization.
       normalization: of the decoder, "none", "batch", "sync_batch" or "group", before every activation.

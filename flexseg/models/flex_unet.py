@@ -13,9 +13,9 @@ from typing import Literal
 import gin
 import keras
 
-from flexseg.models.blocks import ConvStyle, check_whole, conv_block, level_dilations, level_kernels
-from flexseg.models.convolutions import Conv2DTranspose
-from flexseg.models.frame import check_head, check_image_size, check_rate, image_input, logits
+from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_block, level_dilations, level_kernels
+from flexseg.models.layers.convolutions import Conv2DTranspose
+from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, image_input, logits
 
 
 @gin.configurable("flex_unet")
@@ -36,7 +36,7 @@ def flex_unet(
     input_normalize: bool = True,
     group_count: int = 8,
     normalization_momentum: float = 0.99,
-    remat: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> keras.Model:
     """Builds a FlexUNet under the global dtype policy.
 
@@ -61,7 +61,7 @@ def flex_unet(
       group_count: groups of channels for normalization="group"; must divide base_filters.
       normalization_momentum: share of the moving statistics that "batch" and "sync_batch" keep at each step; runs of a few hundred steps
         need less than Keras's 0.99.
-      remat: computes the activations of each block again in the backward pass instead of keeping them: less memory, about a third more time.
+      gradient_checkpointing: recompute the activations of each block in the backward pass instead of keeping them: less memory, a third more time.
 
     Returns:
       keras.Model: float32 [B, height, width, image_channels] of raw pixels 0..255 -> float32 logits [B, height, width, num_classes]
@@ -86,7 +86,7 @@ def flex_unet(
         normalization_position=normalization_position,
         group_count=group_count,
         momentum=normalization_momentum,
-        remat=remat,
+        gradient_checkpointing=gradient_checkpointing,
     )
     kernels, dilations = level_kernels(base_kernels, num_layers, owner=owner), level_dilations(dilation, num_layers, owner=owner)
 

@@ -12,11 +12,11 @@ from typing import Literal
 import gin
 import keras
 
-from flexseg.models.blocks import ConvStyle, check_whole, conv_unit
-from flexseg.models.convolutions import Conv2D
-from flexseg.models.encoders import Encoder
-from flexseg.models.frame import check_head, check_rate, image_input, logits
-from flexseg.models.raising import BilinearUp
+from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_unit
+from flexseg.models.layers.convolutions import Conv2D
+from flexseg.models.layers.encoders import Encoder
+from flexseg.models.layers.inputs_outputs import check_head, check_rate, image_input, logits
+from flexseg.models.layers.upsampling import BilinearUpsampling
 
 
 @gin.configurable("fpn")
@@ -44,7 +44,7 @@ def fpn(
       image_size: (height, width) in pixels, both multiples of 32.
       image_channels: 3, or 1, which is repeated.
       num_classes: 1 = one sigmoid logit; 2 or more = softmax over all classes.
-      encoder, encoder_weights, encoder_normalization, encoder_trainable_layers, encoder_dropout_rate: see `flexseg.models.encoders.Encoder`.
+      encoder, encoder_weights, encoder_normalization, encoder_trainable_layers, encoder_dropout_rate: see `flexseg.models.layers.encoders.Encoder`.
       pyramid_filters: channels of the pyramid.
       base_filters: channels of the segmentation branch.
       dropout_rate: before the logits.
@@ -83,8 +83,8 @@ def fpn(
         branch = x
         for step in range(max(1, level - 2)):
             branch = conv_unit(branch, style, name=f"branch_{level}_{'abc'[step]}", filters=base_filters)
-            branch = BilinearUp(2, name=f"branch_{level}_up_{'abc'[step]}")(branch) if level > 2 else branch
+            branch = BilinearUpsampling(2, name=f"branch_{level}_up_{'abc'[step]}")(branch) if level > 2 else branch
         branches.append(branch)
     x = keras.layers.Add(name="branches_add")(branches)
     x = keras.layers.Dropout(dropout_rate, name="branches_dropout")(x) if dropout_rate else x
-    return keras.Model(inputs, logits(x, num_classes, raise_by=4), name=owner)
+    return keras.Model(inputs, logits(x, num_classes, upsample_factor=4), name=owner)

@@ -12,9 +12,9 @@ import gin
 import keras
 
 from flexseg.errors import UserError
-from flexseg.models.blocks import ConvStyle, check_whole, conv_unit, level_dilations, level_kernels
-from flexseg.models.convolutions import Conv2D, Conv2DTranspose
-from flexseg.models.frame import check_head, check_image_size, check_rate, image_input, logits
+from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_unit, level_dilations, level_kernels
+from flexseg.models.layers.convolutions import Conv2D, Conv2DTranspose
+from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, image_input, logits
 
 _ALPHA = 1.67  # of the paper: the block's width for the filters of the U-Net's level
 _SHARES = (0.167, 0.333, 0.5)

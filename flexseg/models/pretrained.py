@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from flexseg.errors import UserError, first_line, suggest
-from flexseg.models.encoders import headless, network
+from flexseg.models.layers.encoders import headless, network
 
 
 def encoder_of(model: keras.Model) -> keras.Model | None:

@@ -12,9 +12,9 @@ import gin
 import keras
 import numpy as np
 
-from flexseg.models.blocks import ConvStyle, check_whole, conv_block, level_dilations, level_kernels
-from flexseg.models.convolutions import Conv2DTranspose
-from flexseg.models.frame import check_head, check_image_size, check_rate, image_input, logits
+from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_block, level_dilations, level_kernels
+from flexseg.models.layers.convolutions import Conv2DTranspose
+from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, image_input, logits
 
 
 @gin.configurable("sharp_unet")

@@ -13,10 +13,10 @@ import gin
 import keras
 
 from flexseg.errors import UserError
-from flexseg.models.attention import PositionEmbedding, WindowAttention, perceptron
-from flexseg.models.blocks import ACTIVATIONS, check_choice, check_whole
-from flexseg.models.convolutions import Conv2D
-from flexseg.models.frame import check_head, check_image_size, check_rate, image_input, logits
+from flexseg.models.layers.attention import PositionEmbedding, WindowAttention, perceptron
+from flexseg.models.layers.blocks import ACTIVATIONS, check_choice, check_whole
+from flexseg.models.layers.convolutions import Conv2D
+from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, image_input, logits
 
 
 @gin.configurable("swin_unet")

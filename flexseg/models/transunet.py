@@ -14,11 +14,11 @@ import gin
 import keras
 
 from flexseg.errors import UserError
-from flexseg.models.attention import PositionEmbedding, perceptron
-from flexseg.models.blocks import ACTIVATIONS, ConvStyle, check_choice, check_whole, conv_unit, level_dilations, level_kernels
-from flexseg.models.convolutions import Conv2D
-from flexseg.models.frame import check_head, check_image_size, check_rate, image_input, logits
-from flexseg.models.raising import BilinearUp
+from flexseg.models.layers.attention import PositionEmbedding, perceptron
+from flexseg.models.layers.blocks import ACTIVATIONS, ConvStyle, check_choice, check_whole, conv_unit, level_dilations, level_kernels
+from flexseg.models.layers.convolutions import Conv2D
+from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, image_input, logits
+from flexseg.models.layers.upsampling import BilinearUpsampling
 
 
 @gin.configurable("transunet")
@@ -119,7 +119,7 @@ def transunet(
     x = keras.layers.Reshape((height, width, embed_dim), name="tokens_map")(x)
     x = Conv2D(base_filters * 2**deepest, 1, use_bias=False, name="tokens_back")(x)
     for level in reversed(range(deepest)):
-        x = BilinearUp(2, name=f"decoder_{level}_up")(x)
+        x = BilinearUpsampling(2, name=f"decoder_{level}_up")(x)
         x = convolved(x, level, f"decoder_{level}_raised", "a")
         x = keras.layers.Concatenate(name=f"decoder_{level}_concat")([x, skips[level]])
         x = convolved(x, level, f"decoder_{level}", "ab")

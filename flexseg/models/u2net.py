@@ -12,9 +12,9 @@ from typing import Literal
 import gin
 import keras
 
-from flexseg.models.blocks import ConvStyle, check_whole, conv_unit
-from flexseg.models.frame import check_head, check_image_size, check_rate, image_input, logits
-from flexseg.models.raising import BilinearUp
+from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_unit
+from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, image_input, logits
+from flexseg.models.layers.upsampling import BilinearUpsampling
 
 
 @gin.configurable("u2net")
@@ -83,12 +83,12 @@ def u2net(
         skips.append(x)
         if stage < num_layers - 1:
             x = keras.layers.MaxPooling2D(name=f"encoder_{stage}_pool")(x)
-    sides = [logits(x, num_classes, kernel=3, name=f"side_{num_layers - 1}", raise_by=2 ** (num_layers - 1))]
+    sides = [logits(x, num_classes, kernel=3, name=f"side_{num_layers - 1}", upsample_factor=2 ** (num_layers - 1))]
     for stage in reversed(range(num_layers - 1)):
-        x = BilinearUp(2, name=f"decoder_{stage}_up")(x)
+        x = BilinearUpsampling(2, name=f"decoder_{stage}_up")(x)
         x = keras.layers.Concatenate(name=f"decoder_{stage}_concat")([x, skips[stage]])
         x = stage_of(x, stage, name=f"decoder_{stage}", filters=widths[max(0, stage - 1)], inner=widths[stage] // 4)
-        sides.insert(0, logits(x, num_classes, kernel=3, name=f"side_{stage}", raise_by=2**stage))
+        sides.insert(0, logits(x, num_classes, kernel=3, name=f"side_{stage}", upsample_factor=2**stage))
     fused = logits(keras.layers.Concatenate(name="sides", dtype=sides[0].dtype)(sides), num_classes)
     return keras.Model(inputs, [fused, *sides] if deep_supervision else fused, name=owner)
 
@@ -107,7 +107,7 @@ def _u_block(x, style: ConvStyle, *, name: str, filters: int, inner: int, depth:
         x = keras.layers.Concatenate(name=f"{name}_up_{level}_concat")([x, skips[level]])
         x = conv_unit(x, style, name=f"{name}_up_{level}_a", filters=inner if level else filters)
         if level:
-            x = BilinearUp(2, name=f"{name}_up_{level}_raise")(x)
+            x = BilinearUpsampling(2, name=f"{name}_up_{level}_raise")(x)
     return keras.layers.Add(name=f"{name}_add")([x, entry])
 
 

@@ -11,10 +11,10 @@ from typing import Literal
 import gin
 import keras
 
-from flexseg.models.blocks import ConvStyle, check_whole, conv_block, conv_unit, level_dilations, level_kernels
-from flexseg.models.convolutions import Conv2D
-from flexseg.models.frame import check_head, check_image_size, check_rate, full_precision, image_input, logits
-from flexseg.models.raising import BilinearUp
+from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_block, conv_unit, level_dilations, level_kernels
+from flexseg.models.layers.convolutions import Conv2D
+from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, full_precision, image_input, logits
+from flexseg.models.layers.upsampling import BilinearUpsampling
 
 
 @gin.configurable("unet3_plus")
@@ -88,7 +88,9 @@ def unet3_plus(
         fused = keras.layers.Concatenate(name=f"decoder_{level}_concat")(branches)
         decoded[level] = conv_unit(fused, style, name=f"decoder_{level}_a", filters=num_layers * base_filters)
     levels = range(num_layers) if deep_supervision else range(1)
-    outputs = [logits(decoded[level], num_classes, kernel=3, name=f"side_{level}" if level else "logits", raise_by=2**level) for level in levels]
+    outputs = [
+        logits(decoded[level], num_classes, kernel=3, name=f"side_{level}" if level else "logits", upsample_factor=2**level) for level in levels
+    ]
     if classification_guided:
         outputs = _guided(outputs, decoded[num_layers - 1], num_classes)
     return keras.Model(inputs, outputs if deep_supervision else outputs[0], name=owner)
@@ -100,7 +102,7 @@ def _branch(x, style: ConvStyle, *, at: int, of: int, filters: int):
     if of < at:
         x = keras.layers.MaxPooling2D(2 ** (at - of), name=f"{name}_pool")(x)
     elif of > at:
-        x = BilinearUp(2 ** (of - at), name=f"{name}_up")(x)
+        x = BilinearUpsampling(2 ** (of - at), name=f"{name}_up")(x)
     return conv_unit(x, style, name=f"{name}_a", filters=filters)
 
 

@@ -12,9 +12,9 @@ from typing import Literal
 import gin
 import keras
 
-from flexseg.models.blocks import ConvStyle, check_whole, conv_unit, level_dilations, level_kernels
-from flexseg.models.convolutions import Conv2D, Conv2DTranspose, SeparableConv2D
-from flexseg.models.frame import check_head, check_image_size, check_rate, image_input, logits
+from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_unit, level_dilations, level_kernels
+from flexseg.models.layers.convolutions import Conv2D, Conv2DTranspose, SeparableConv2D
+from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, image_input, logits
 
 
 @gin.configurable("xception_unet")

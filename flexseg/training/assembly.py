@@ -3,80 +3,35 @@
 Usage:
     experiment = Experiment.from_gin()
     assembly = Assembly(experiment, dataset, replicas, precision="mixed_bfloat16", xla="auto")
-    assembly.model, assembly.measures, assembly.predictor
+    assembly.model, assembly.step_metrics, assembly.predictor
 """
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
-from flexseg.data.augmentation import Augment
 from flexseg.data.dataset import BuiltDataset
 from flexseg.data.settings import InputSettings
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
-from flexseg.evaluation.evaluate import EvaluationSettings
 from flexseg.inference.predictor import Predictor
-from flexseg.inference.weights import model_variables
 from flexseg.models.build import build_model
 from flexseg.models.pretrained import encoder_of
-from flexseg.objectives.measures import Measures
 from flexseg.objectives.metrics import metric_named
-from flexseg.objectives.objective import Objective
+from flexseg.objectives.step_metrics import StepMetrics
 from flexseg.objectives.supervision import main_output
-from flexseg.training.epoch_pictures import PictureSettings
-from flexseg.training.optimizers import OptimizerSettings
+from flexseg.runs.variables import model_variables
+from flexseg.training.experiment import Experiment
 from flexseg.training.precision import resolve_xla
-from flexseg.training.schedules import Schedule
-from flexseg.training.settings import TrainSettings
-from flexseg.training.watch import PlateauSettings
 
 HONEST_METRIC = "mean_foreground_dice"  # followed in every run, whatever else is
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """All settings that define an experiment, as gin binds them."""
-
-    train: TrainSettings
-    optimizer: OptimizerSettings
-    schedule: Schedule
-    plateau: PlateauSettings
-    objective: Objective
-    inputs: InputSettings
-    augment: Augment
-    evaluation: EvaluationSettings
-    pictures: PictureSettings
-
-    @classmethod
-    def from_gin(cls) -> "Experiment":
-        """Makes every settings object; gin fills in what is bound."""
-        return cls(
-            train=TrainSettings(),
-            optimizer=OptimizerSettings(),
-            schedule=Schedule(),
-            plateau=PlateauSettings(),
-            objective=Objective(),
-            inputs=InputSettings(),
-            augment=Augment(),
-            evaluation=EvaluationSettings(),
-            pictures=PictureSettings(),
-        )
-
-
-def global_batch_size(settings: TrainSettings, replicas: int) -> int:
-    """Examples a step over all replicas."""
-    if settings.batch_size_per_replica is not None:
-        return settings.batch_size_per_replica * replicas
-    return settings.global_batch_size or 4
-
-
 class Assembly:
-    """Model, measures and predictor of an experiment.
+    """Model, step metrics and predictor of an experiment.
 
     Args:
       experiment: the settings.
@@ -109,13 +64,15 @@ class Assembly:
             raise UserError("input.color_order", expected=expected, found="'BGR'", cure="--gin_param=\"input.color_order='RGB'\"")
         head = {"num_classes": main_output(self.model.output).shape[-1], "background": dataset.label_map.background}
         names = list(dict.fromkeys([*experiment.train.metrics, HONEST_METRIC]))
-        self.measures = Measures(
+        self.step_metrics = StepMetrics(
             loss=objective.bind(**head, outputs=len(keras.tree.flatten(self.model.output))),
             reduction=objective.reduction,
             metrics=[metric_named(name, **head) for name in names],
         )
         self.xla = resolve_xla(xla, on_gpu=replicas.on_gpu, excluded_by=self._excluded(experiment))
-        self.predictor = Predictor(replicas, self.model, network, inputs=inputs, size=self.evaluation_size, xla=self.xla, measures=self.measures)
+        self.predictor = Predictor(
+            replicas, self.model, network, inputs=inputs, size=self.evaluation_size, xla=self.xla, step_metrics=self.step_metrics
+        )
 
     def _evaluation_network(self, inputs: InputSettings, *, channels: int, classes: int) -> keras.Model:
         try:

@@ -17,14 +17,14 @@ from PIL import Image
 from flexseg.console import say
 from flexseg.data.dataset import BuiltDataset
 from flexseg.errors import UserError, suggest
-from flexseg.evaluation.pictures import panel, save_png, sheet, tile_boxes
 from flexseg.evaluation.scores import count_case, mean_of_known
 from flexseg.files.cases import discover_pairs
 from flexseg.files.headers import MAX_PIXELS
 from flexseg.files.images import read_mask
 from flexseg.inference.prediction import load_image
 from flexseg.inference.predictor import Predictor
-from flexseg.training.run_directory import RunDirectory
+from flexseg.pictures.panels import panel, save_png, sheet, tile_boxes
+from flexseg.runs.directory import RunDirectory
 
 
 @gin.configurable("epoch_change_infer")

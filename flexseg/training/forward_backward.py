@@ -1,7 +1,7 @@
 """Forward and backward as pure functions of (weights, state, batch): what XLA compiles and every replica runs.
 
 Usage:
-    forward_backward = make_forward_backward(model, measures, replicas=2, accumulation_steps=4)
+    forward_backward = make_forward_backward(model, step_metrics, replicas=2, accumulation_steps=4)
     values, gradients, state = forward_backward(weights, state, batch, scale, total_weight)
 """
 
@@ -10,21 +10,21 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from flexseg.distribution.step import seed_places, sum_over_replicas
-from flexseg.objectives.measures import Measures
+from flexseg.distribution.step import seed_generator_indices, sum_over_replicas
+from flexseg.objectives.step_metrics import StepMetrics
 
 
-def make_forward_backward(model: keras.Model, measures: Measures, *, replicas: int, accumulation_steps: int = 1) -> Callable:
+def make_forward_backward(model: keras.Model, step_metrics: StepMetrics, *, replicas: int, accumulation_steps: int = 1) -> Callable:
     """The pure training function of `model` for `TrainStep`.
 
     Args:
       model: built.
-      measures: loss and metrics.
+      step_metrics: loss and metrics.
       replicas: how many hold a share of the global batch.
-      accumulation_steps: micro-batches that each share is cut into, which must divide it.
+      accumulation_steps: gradient accumulation: the number of micro-batches of each replica's examples, which it must divide.
 
     Returns:
-      (weights, state, batch, scale, total_weight) -> (values, gradients, state): `values` float [n] of `Measures`, gradients of
+      (weights, state, batch, scale, total_weight) -> (values, gradients, state): `values` float [n] of `StepMetrics`, gradients of
       scale · (this replica's share of the loss) in the weights' dtype, `state` the non-trainable variables' new values.
     """
     summed = sum_over_replicas if replicas > 1 else tf.identity
@@ -34,36 +34,38 @@ def make_forward_backward(model: keras.Model, measures: Measures, *, replicas: i
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             outputs, state = model.stateless_call(weights, state, tf.cast(batch["image"], dtype), training=True)
-            share, values = measures(outputs, batch["mask"], batch["weight"], total_weight=total_weight, replicas=replicas, sum_over_replicas=summed)
+            share, values = step_metrics(
+                outputs, batch["mask"], batch["weight"], total_weight=total_weight, replicas=replicas, sum_over_replicas=summed
+            )
             scaled = share * tf.cast(scale, share.dtype)
         return tf.stop_gradient(values), tape.gradient(scaled, weights), state
 
     if accumulation_steps == 1:
         return forward_backward
-    return _accumulated(forward_backward, accumulation_steps, seeds=seed_places(model), values=measures.size)
+    return _accumulated(forward_backward, accumulation_steps, seeds=seed_generator_indices(model), num_values=step_metrics.size)
 
 
-def _accumulated(forward_backward: Callable, count: int, *, seeds: set[int], values: int) -> Callable:
-    """The same function, over `count` micro-batches one after the other.
+def _accumulated(forward_backward: Callable, count: int, *, seeds: set[int], num_values: int) -> Callable:
+    """The same function with gradient accumulation over `count` micro-batches, one after the other.
 
-    Every part is a sum over examples (see `Measures`), so that the sums over micro-batches are those of the whole share. Moving statistics
-    pass from one micro-batch to the next; dropout seeds are folded once more, with the micro-batch.
+    Every part is a sum over examples (see `StepMetrics`), so the sums over micro-batches are those of all examples of the replica. Moving statistics
+    pass from one micro-batch to the next. Dropout seeds are folded once more, with the index of the micro-batch.
     """
 
     def accumulated(weights, state, batch, scale, total_weight):
         parts = {name: tf.reshape(value, [count, -1, *value.shape[1:]]) for name, value in batch.items()}
         fold = tf.random.experimental.stateless_fold_in
 
-        def micro_batch(number, sums, gradients, state):
-            folded = [fold(value, number) if place in seeds else value for place, value in enumerate(state)]
-            part = {name: value[number] for name, value in parts.items()}
-            told, more, after = forward_backward(weights, folded, part, scale, total_weight)
-            state = [state[place] if place in seeds else value for place, value in enumerate(after)]
-            return number + 1, sums + told, [old + new for old, new in zip(gradients, more, strict=True)], state
+        def micro_batch(index, sums, gradients, state):
+            folded = [fold(value, index) if i in seeds else value for i, value in enumerate(state)]
+            part = {name: value[index] for name, value in parts.items()}
+            values, more, after = forward_backward(weights, folded, part, scale, total_weight)
+            state = [state[i] if i in seeds else value for i, value in enumerate(after)]
+            return index + 1, sums + values, [old + new for old, new in zip(gradients, more, strict=True)], state
 
-        nothing = (tf.constant(0), tf.zeros([values], weights[0].dtype), [tf.zeros_like(w) for w in weights], list(state))
+        zeros = (tf.constant(0), tf.zeros([num_values], weights[0].dtype), [tf.zeros_like(w) for w in weights], list(state))
         # one at a time: side by side they would take as much memory as the whole batch
-        _, *sums = tf.while_loop(lambda number, *_: number < count, micro_batch, nothing, parallel_iterations=1, maximum_iterations=count)
+        _, *sums = tf.while_loop(lambda index, *_: index < count, micro_batch, zeros, parallel_iterations=1, maximum_iterations=count)
         return tuple(sums)
 
     return accumulated

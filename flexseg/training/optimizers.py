@@ -38,9 +38,9 @@ class OptimizerSettings:
       beta_1, beta_2, epsilon: of `Adam` and `AdamW`; defaults 0.9, 0.999, 1e-7.
       momentum: of `SGD`; default 0.9.
       nesterov: of `SGD`.
-      ema_momentum: validate, keep as best and predict with exponential moving averages of the weights (Polyak and Juditsky 1992), of which
-        this share stays at each step, 0.999 for example; None for none.
-      encoder_rate_factor: what the rate (and with it weight decay) is multiplied by for the weights of an encoder (flexseg/models/encoders.py);
+      ema_momentum: validate, keep as best and predict with exponential moving averages of the weights (EMA; Polyak and Juditsky 1992) of
+        this decay, 0.999 for example; None for none.
+      encoder_rate_factor: what the rate (and with it weight decay) is multiplied by for the weights of an encoder (models/layers/encoders.py);
         learnt ones want a tenth or so of what a new decoder takes.
       encoder_frozen_steps: for how many steps these weights stay as they are; its batch normalizations go on by batch, unless frozen themselves
         (encoder_normalization), and to freeze it for good is encoder_trainable_layers = 0, which saves its backward pass.
@@ -110,7 +110,7 @@ class OptimizerSettings:
         """Whether an encoder learns otherwise than the rest."""
         return self.encoder_rate_factor != 1 or self.encoder_frozen_steps > 0
 
-    def encoder_rate(self, rate: tf.Tensor, step: tf.Tensor | int) -> tf.Tensor:
+    def encoder_learning_rate(self, rate: tf.Tensor, step: tf.Tensor | int) -> tf.Tensor:
         """The encoder's share of the rate at step `step`, from 0."""
         return rate * self.encoder_rate_factor * tf.cast(step >= self.encoder_frozen_steps, rate.dtype)
 

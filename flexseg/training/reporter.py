@@ -13,9 +13,9 @@ import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
 
 from flexseg.console import say
-from flexseg.evaluation.csv_log import CsvLog
-from flexseg.evaluation.curves import plot_curves
-from flexseg.training.run_directory import RunDirectory
+from flexseg.files.csv_log import CsvLog
+from flexseg.pictures.curves import plot_curves
+from flexseg.runs.directory import RunDirectory
 
 _SECONDS_A_FILE = 2.0  # TensorBoard reads files in the order of their names, which hold the second
 

@@ -3,7 +3,7 @@
 Usage:
     replicas = open_devices(experiment.train, replicas=0, logical_cpus=0, cluster=None)
     session = Session(experiment, dataset, run, replicas, config=text, user_modules=[])
-    session.train(interruption, init_from=None, operative_config=configuration.operative)
+    session.train(claim, init_from=None, operative_config=configuration.operative)
     session.dry_run()
 """
 
@@ -30,10 +30,10 @@ from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
 from flexseg.objectives.supervision import main_output
+from flexseg.runs.claim import Claim
+from flexseg.runs.directory import RunDirectory
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
-from flexseg.training.interruption import Interruption
 from flexseg.training.precision import precision_scope, resolve_precision
-from flexseg.training.run_directory import RunDirectory
 from flexseg.training.settings import TrainSettings
 from flexseg.training.starting_weights import load_starting_weights
 from flexseg.training.trainer import TRAIN, Trainer
@@ -42,7 +42,7 @@ from flexseg.user_modules import changes, recorded
 # Bindings that a resumed run may change: they report, or describe the machine, and leave the experiment as it is.
 MAY_DIFFER = (
     "epoch_change_infer", "eval", "train.curves_every", "train.checkpoint_steps", "train.checkpoint_minutes", "train.keep", "train.max_skipped_steps",
-    "train.xla", "train.steps_per_call", "train.watchdog_multiple", "train.watchdog_minutes", "input.cache",
+    "train.xla", "train.steps_per_execution", "train.watchdog_multiple", "train.watchdog_minutes", "input.cache",
 )  # fmt: skip
 
 
@@ -99,13 +99,13 @@ class Session:
                 cure=f'--gin_param="train.batch_size_per_replica=None" --gin_param="train.global_batch_size={stored["global_batch_size"]}"',
             )
 
-    def train(self, interruption: Interruption, *, init_from: str | None, operative_config: Callable[[], str], check: Callable[[], None]) -> None:
+    def train(self, claim: Claim, *, init_from: str | None, operative_config: Callable[[], str]) -> None:
         """Trains to the end.
 
         Args:
+          claim: of the run directory.
           init_from: what a fresh run starts from, see `load_starting_weights`.
           operative_config: tells the parameters that gin supplied, called when all were.
-          interruption, check: see `Trainer.train`.
         """
         run = self._run
         finished = self._from_chief(lambda: json.loads(run.finished.read_text()) if run.finished.is_file() else None)
@@ -134,7 +134,7 @@ class Session:
                 replace_file(run.operative_config, operative_config().encode())
                 replace_file(run.config, self._config.encode())  # last: a directory with a config.gin holds all the rest
             self._print_facts(assembly, trainer)
-            reason = trainer.train(interruption, check=check)
+            reason = trainer.train(claim.interruption, check=claim.check)
         say("ended: %s", reason)
 
     def _from_chief(self, read: Callable[[], dict | None]) -> dict | None:
@@ -147,12 +147,12 @@ class Session:
             assembly, trainer = self._make()
             self._begin(assembly, trainer, init_from)
             self._print_facts(assembly, trainer)
-            steps, calls = trainer.steps, self._experiment.train.steps_per_call
+            steps, calls = trainer.steps, self._experiment.train.steps_per_execution
             batches, times = steps.batches(), []
             for _ in range(2):
                 began = time.perf_counter()
-                steps.advance(batches, last=steps.number + calls)
-                steps.settle()
+                steps.advance(batches, last=steps.global_step + calls)
+                steps.wait_for_pending()
                 times.append((time.perf_counter() - began) / calls)
         memory = f"{psutil.Process().memory_info().rss / 2**30:.2f} GiB of host memory"
         if self._replicas.on_gpu:
@@ -172,8 +172,8 @@ class Session:
 
     def _begin(self, assembly: Assembly, trainer: Trainer, init_from: str | None) -> None:
         load_starting_weights(assembly.model, self._replicas, init_from=init_from)
-        if trainer.steps.averages:
-            trainer.steps.averages.restart()
+        if trainer.steps.ema:
+            trainer.steps.ema.restart()
 
     def _environment(self, assembly: Assembly, trainer: Trainer) -> dict:
         packages = ("flexseg", "tensorflow", "keras", "tensorflow-datasets", "numpy", "gin-config")
@@ -226,7 +226,7 @@ class Session:
         }
         for name, value in facts.items():
             say("%-10s %s", name, value)
-        for metric in assembly.measures.metrics:
+        for metric in assembly.step_metrics.metrics:
             if metric.note:
                 say("%-10s %s", "note", metric.note)
         if manifest.leaked:

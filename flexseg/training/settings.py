@@ -23,9 +23,10 @@ class TrainSettings:
       steps_per_epoch: optimizer steps an epoch; default ⌈examples / global batch⌉.
       global_batch_size: examples a step over all replicas; default 4 where `batch_size_per_replica` is not given either.
       batch_size_per_replica: examples a step on each replica; give this or the other.
-      accumulation_steps: forward and backward passes that a replica's share of the batch is cut into, one after the other, so that it fits
-        into less memory; the gradient is that of the whole batch (under batch normalization each pass has its own statistics).
-      steps_per_call: steps that the device runs without the host in between, for small models; signals and skipped steps are heard of after them.
+      accumulation_steps: gradient accumulation: each replica's examples go through the network in this many micro-batches, one after the other, to
+        fit into less memory. The gradient is that of the whole batch; batch normalization computes statistics by micro-batch.
+      steps_per_execution: steps that the device runs in one call, as in Keras's `compile`; for small models. Signals and skipped steps are noticed
+        after the call.
       seed: of initial weights, data order, augmentation and dropout.
       precision: `auto` takes mixed_bfloat16 where the hardware has it, else mixed_float16 from compute capability 7.0 on, else
         float32; float64 is for comparisons.
@@ -53,7 +54,7 @@ class TrainSettings:
     global_batch_size: int | None = None
     batch_size_per_replica: int | None = None
     accumulation_steps: int = 1
-    steps_per_call: int = 1
+    steps_per_execution: int = 1
     seed: int = 0
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16", "float64"] = "auto"
     xla: Literal["auto", "on", "off"] = "auto"
@@ -83,7 +84,7 @@ class TrainSettings:
         for name, least in {
             "epochs": 1, "steps_per_epoch": 1, "global_batch_size": 1, "batch_size_per_replica": 1, "validate_every": 1, "curves_every": 1, "keep": 1,
             "max_skipped_steps": 1, "loss_scale_growth_steps": 1, "patience": 0, "checkpoint_steps": 0, "checkpoint_minutes": 0, "seed": 0,
-            "accumulation_steps": 1, "steps_per_call": 1, "watchdog_multiple": 0, "watchdog_minutes": 0,
+            "accumulation_steps": 1, "steps_per_execution": 1, "watchdog_multiple": 0, "watchdog_minutes": 0,
         }.items():  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < least:

@@ -19,14 +19,14 @@ import tensorflow as tf
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.step import TrainStep
 from flexseg.distribution.strategies import open_replicas
-from flexseg.objectives.measures import Measures
 from flexseg.objectives.objective import Objective
+from flexseg.objectives.step_metrics import StepMetrics
 from flexseg.objectives.supervision import main_output
 from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope, resolve_xla
 
-_WARM_UP = 2  # steps: the first traces and compiles, the second lets the allocator settle
+_WARM_UP = 2  # steps: the first traces and compiles, the second lets the allocator wait_for_pending
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +64,13 @@ def training_speed(
         loss = Objective().bind(num_classes=classes, background=0, outputs=len(keras.tree.flatten(model.output)))
         step = TrainStep(
             replicas, model, optimizer, scale,
-            make_forward_backward(model, Measures(loss=loss, reduction="example", metrics=[]), replicas=1, accumulation_steps=1),
+            make_forward_backward(model, StepMetrics(loss=loss, reduction="example", metrics=[]), replicas=1, accumulation_steps=1),
             clip=settings.clip(), seed=0, xla=resolve_xla("auto", on_gpu=replicas.on_gpu, excluded_by=[]),
         )  # fmt: skip
-        batch, times = replicas.place(_noise(model.input.shape[1:], classes, batch_size, model.input.dtype)), []
+        batch, times = replicas.shard(_noise(model.input.shape[1:], classes, batch_size, model.input.dtype)), []
         while len(times) < _WARM_UP + min_steps or (sum(times[_WARM_UP:]) < seconds and len(times) < _WARM_UP + max_steps):
             began = time.perf_counter()
-            step(batch, number=len(times), learning_rate=1e-4, total_weight=float(batch_size)).values.numpy()
+            step(batch, global_step=len(times), learning_rate=1e-4, total_weight=float(batch_size)).values.numpy()
             times.append(time.perf_counter() - began)
     memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] if replicas.on_gpu else _peak_of_process()
     return Speed(batch_size / float(np.median(times[_WARM_UP:])), memory)

@@ -14,10 +14,11 @@ from flexseg.console import say
 from flexseg.distribution.agreement import agree
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
-from flexseg.inference.reference_weights import assign_reference
-from flexseg.inference.weights import assign, model_variables, read_whole
 from flexseg.models.pretrained import encoder_of, learnt_weights
-from flexseg.training.remote_run import run_directory
+from flexseg.runs.chosen_weights import read_weights
+from flexseg.runs.directory import open_run_directory
+from flexseg.runs.variables import assign, model_variables
+from flexseg.training.reference_weights import assign_reference
 
 
 def load_starting_weights(model: keras.Model, replicas: Replicas, *, init_from: str | None) -> None:
@@ -59,10 +60,10 @@ def _from_encoder(encoder: keras.Model, replicas: Replicas) -> str:
 
 
 def _from_run(model: keras.Model, replicas: Replicas, init_from: str) -> str:
-    with run_directory(init_from, flag="--init_from") as other:
+    with open_run_directory(init_from, flag="--init_from") as other:
         if other.remote:
             other.remote.fetch(leave=[path.name for path in (other.tensorboard, other.checkpoints, other.pictures)])
-        _, arrays, facts = read_whole(other.best)
+        _, arrays, facts = read_weights(other, "best", cure="train it for an epoch first")
     left = assign(replicas, model_variables(model), arrays["model"], where=f"--init_from={init_from}", other_shapes=True)
     return f"weights from {init_from} (epoch {facts.get('epoch')}){_left(left)}"
 

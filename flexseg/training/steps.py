@@ -1,10 +1,10 @@
-"""Steps: the machine that turns batches into updates, and what the host must know of every one.
+"""Steps: runs the training steps of a run and keeps on the host what it must know of each.
 
-    steps = Steps(assembly, experiment, dataset, plateau=plateau, meter=meter)
+    steps = Steps(assembly, experiment, dataset, plateau=plateau, epoch_metrics=epoch_metrics)
     batches = steps.batches()
-    while steps.number < last:
+    while steps.global_step < last:
         steps.advance(batches, last=last)
-    steps.settle()
+    steps.wait_for_pending()
 
 The host waits for the outcome of a call only after the next call was dispatched.
 """
@@ -20,34 +20,34 @@ from flexseg.console import say
 from flexseg.data.dataset import BuiltDataset
 from flexseg.data.ram_cache import RamCache
 from flexseg.data.stream import Stream
-from flexseg.distribution.averages import WeightAverages
+from flexseg.distribution.ema import ExponentialMovingAverage
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
 from flexseg.models.pretrained import encoder_of
-from flexseg.objectives.measures import Meter
+from flexseg.objectives.epoch_metrics import EpochMetrics
+from flexseg.runs.interruption import Interruption
 from flexseg.training.assembly import Assembly, Experiment, global_batch_size
 from flexseg.training.forward_backward import make_forward_backward
-from flexseg.training.interruption import Interruption
+from flexseg.training.plateau import ReduceLROnPlateau
 from flexseg.training.throughput import Throughput
-from flexseg.training.watch import Plateau
 
 TRAIN = "train"
 
 
 class Steps:
-    """Optimizer, loss scale, averages, data and step of a run.
+    """Optimizer, loss scale, EMA, data and compiled step of a run.
 
     Args:
-      assembly: model and measures.
+      assembly: model and step metrics.
       experiment: the settings.
       dataset: built.
       plateau: its factor lowers the rate.
-      meter: adds up what applied steps report.
+      epoch_metrics: adds up what applied steps report.
       data_service: hosts that compute the input; default here.
 
     Attributes:
-      number: the next step, from 0.
+      global_step: steps done, and the index of the next one.
       skipped: skipped steps in a row.
       base_rate: the learning rate before schedule and plateau reduction.
 
@@ -56,9 +56,16 @@ class Steps:
     """
 
     def __init__(
-        self, assembly: Assembly, experiment: Experiment, dataset: BuiltDataset, *, plateau: Plateau, meter: Meter, data_service: Sequence[str] = ()
+        self,
+        assembly: Assembly,
+        experiment: Experiment,
+        dataset: BuiltDataset,
+        *,
+        plateau: ReduceLROnPlateau,
+        epoch_metrics: EpochMetrics,
+        data_service: Sequence[str] = (),
     ):
-        self._assembly, self._experiment, self._dataset, self._plateau, self._meter = assembly, experiment, dataset, plateau, meter
+        self._assembly, self._experiment, self._dataset, self._plateau, self._epoch_metrics = assembly, experiment, dataset, plateau, epoch_metrics
         self._settings, self._replicas, optimizer = experiment.train, assembly.replicas, experiment.optimizer
         self.batch_size = global_batch_size(self._settings, self._replicas.count)
         self._data_service = data_service
@@ -89,32 +96,32 @@ class Steps:
                 dtype="float64" if assembly.precision == "float64" else "float32",
             )
             momentum = optimizer.ema_momentum
-            self.averages = WeightAverages(self._replicas, assembly.model, momentum=momentum) if momentum is not None else None
-        if self.averages:
-            self.averages.restart()
+            self.ema = ExponentialMovingAverage(self._replicas, assembly.model, momentum=momentum) if momentum is not None else None
+        if self.ema:
+            self.ema.restart()
         self.function = TrainStep(
             self._replicas,
             assembly.model,
             self.optimizer,
             self.loss_scale,
             make_forward_backward(
-                assembly.model, assembly.measures, replicas=self._replicas.count, accumulation_steps=self._settings.accumulation_steps
+                assembly.model, assembly.step_metrics, replicas=self._replicas.count, accumulation_steps=self._settings.accumulation_steps
             ),
             clip=optimizer.clip(),
             weight_decay=optimizer.decay,
-            averages=self.averages,
-            slow=self._encoder_places(),
-            slow_rate=optimizer.encoder_rate,
+            ema=self.ema,
+            encoder_variables=self._encoder_variables(),
+            encoder_learning_rate=optimizer.encoder_learning_rate,
             seed=self._settings.seed,
             xla=assembly.xla,
         )
-        self.number, self.skipped = 0, 0
+        self.global_step, self.skipped = 0, 0
         self.throughput = Throughput()
         self._pending = None
         self._interruption: Interruption | None = None
 
-    def _encoder_places(self) -> list[int]:
-        """Places of the weights that `optimizer.encoder_…` is about, among the model's trainable ones."""
+    def _encoder_variables(self) -> list[int]:
+        """Indices of the encoder's weights in `model.trainable_variables`; none where `optimizer.encoder_…` is not bound."""
         if not self._experiment.optimizer.singles_out_encoder:
             return []
         model, encoder = self._assembly.model, encoder_of(self._assembly.model)
@@ -134,16 +141,20 @@ class Steps:
                 found=str(frozen),
                 cure=f"wait for fewer; in place of it {encoder.source.owner}.encoder_trainable_layers = 0 freezes learnt weights for good",
             )
-        return [place for place, variable in enumerate(model.trainable_variables) if id(variable) in own]
+        return [index for index, variable in enumerate(model.trainable_variables) if id(variable) in own]
 
     def batches(self):
         """This worker's batches, from the next step on."""
         replicas = self._replicas
-        place = {"replicas": replicas.here, "workers": replicas.workers, "worker": replicas.worker}
-        return replicas.distribute(self.stream.batches(self.number, **place, hosts=self._data_service))
+        part = {"replicas": replicas.local_count, "workers": replicas.workers, "worker": replicas.worker}
+        return replicas.distribute(self.stream.batches(self.global_step, **part, hosts=self._data_service))
 
-    def vote(self, interruption: Interruption) -> None:
-        """Lets what asks the run to stop travel with the gradients, where there are several workers."""
+    def restore(self, *, global_step: int, skipped: int) -> None:
+        """Continues after `global_step` steps, of which the last `skipped` were skipped; the checkpoint manager restores the variables."""
+        self.global_step, self.skipped = global_step, skipped
+
+    def listen_to(self, interruption: Interruption) -> None:
+        """Sends the stop requests of this worker with the gradients from now on."""
         self._interruption = interruption
 
     def learning_rate(self, step: int) -> float:
@@ -156,50 +167,50 @@ class Steps:
         rate, optimizer = self.learning_rate(step), self._experiment.optimizer
         if not optimizer.singles_out_encoder:
             return {"learning_rate": rate}
-        return {"learning_rate": rate, "encoder_learning_rate": float(optimizer.encoder_rate(tf.constant(rate, tf.float64), step))}
+        return {"learning_rate": rate, "encoder_learning_rate": float(optimizer.encoder_learning_rate(tf.constant(rate, tf.float64), step))}
 
     def advance(self, batches, *, last: int) -> None:
-        """Dispatches the next call, up to step `last` at most, and takes in the outcome of the call before."""
-        count = min(self._settings.steps_per_call, last - self.number)
+        """Dispatches the next `train.steps_per_execution` steps, up to step `last` at most, and waits for the call before."""
+        count = min(self._settings.steps_per_execution, last - self.global_step)
         began = time.perf_counter()
         with self._explaining(count):
-            given = {"total_weight": float(self.batch_size), "votes": self._interruption.votes() if self._interruption else [0.0]}
-            if self._settings.steps_per_call == 1:
+            given = {"total_weight": float(self.batch_size), "stop_requests": self._interruption.stop_requests() if self._interruption else [0.0]}
+            if self._settings.steps_per_execution == 1:
                 batch = next(batches)
                 waited = time.perf_counter() - began
-                outcome = self.function(batch, number=self.number, learning_rate=self.learning_rate(self.number), **given)
+                outcome = self.function(batch, global_step=self.global_step, learning_rate=self.learning_rate(self.global_step), **given)
             else:  # the rates are as many in every call, so that the last one of an epoch needs no compilation of its own
                 waited = None
-                rates = [self.learning_rate(self.number + ahead) for ahead in range(self._settings.steps_per_call)]
-                outcome = self.function.many(batches, first=self.number, count=count, learning_rates=rates, **given)
-        self.settle()
-        self._pending = (self.number, count, outcome)
-        self.number += count
+                rates = [self.learning_rate(self.global_step + ahead) for ahead in range(self._settings.steps_per_execution)]
+                outcome = self.function.many(batches, first=self.global_step, count=count, learning_rates=rates, **given)
+        self.wait_for_pending()
+        self._pending = (self.global_step, count, outcome)
+        self.global_step += count
         self.throughput.add(examples=count * self.batch_size, waited=waited)
 
-    def settle(self) -> None:
-        """Takes in the outcome of the last call: waits for it, counts its steps, stops after too many skipped ones."""
+    def wait_for_pending(self) -> None:
+        """Waits for the outcome of the last call, adds up its values, and stops the run after too many skipped steps."""
         if self._pending is None:
             return
         first, count, outcome = self._pending
         self._pending = None
-        values, applied, votes = (part.numpy().reshape(count, -1) for part in outcome)
+        values, applied, stop_requests = (part.numpy().reshape(count, -1) for part in outcome)
         if self._interruption and self._replicas.workers > 1:
-            self._interruption.count(votes[0])
-        for place in range(count):
-            if applied[place]:
-                self._meter.add(values[place])
+            self._interruption.agree(stop_requests[0])
+        for index in range(count):
+            if applied[index]:
+                self._epoch_metrics.add(values[index])
                 self.skipped = 0
             else:
-                self._skip(first + place)
+                self._skip(first + index)
 
-    def _skip(self, number: int) -> None:
+    def _skip(self, step: int) -> None:
         self.skipped += 1
-        say("step %d skipped: loss or gradient not finite (%d in a row)", number, self.skipped)
+        say("step %d skipped: loss or gradient not finite (%d in a row)", step, self.skipped)
         if self.skipped >= self._settings.max_skipped_steps:
-            cases = [self._dataset.table(TRAIN).case_id[index] for index in self.stream.indices(number)]
+            cases = [self._dataset.table(TRAIN).case_id[index] for index in self.stream.indices(step)]
             raise UserError(
-                f"step {number}",
+                f"step {step}",
                 expected=f"a finite loss within {self._settings.max_skipped_steps} steps",
                 found=f"none; the cases of the last batch are {', '.join(cases)}",
                 cure="look at these images and masks, or lower optimizer.learning_rate",
@@ -227,7 +238,7 @@ class Steps:
         """The records of the next `count` steps; None, any, with other hosts: their failure comes before the batches that they read earlier."""
         if self._data_service:
             return None
-        return lambda: [index for ahead in range(count) for index in self.stream.indices(self.number + ahead)]
+        return lambda: [index for ahead in range(count) for index in self.stream.indices(self.global_step + ahead)]
 
     def _check_statistics(self) -> None:
         """Refuses a batch normalization of one value a channel: in training it gives its shift alone, in evaluation anything."""
@@ -252,7 +263,7 @@ class Steps:
         if share % count:
             divisors = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
             raise UserError(binding, expected=f"a divisor of the {share} examples of a replica: {divisors}", found=str(count))
-        if self._assembly.measures.reduction == "batch":
+        if self._assembly.step_metrics.reduction == "batch":
             found = f"{count} with objective.reduction = 'batch', whose loss needs the whole batch at once"
             raise UserError(binding, expected="1, or objective.reduction = 'example'", found=found, cure=one)
         if self._assembly.synchronized:

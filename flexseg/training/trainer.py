@@ -21,18 +21,19 @@ from flexseg.console import progress, say
 from flexseg.data.dataset import BuiltDataset
 from flexseg.evaluation.evaluate import evaluate_split
 from flexseg.files.atomic import replace_file
-from flexseg.objectives.measures import Meter
+from flexseg.objectives.epoch_metrics import EpochMetrics
+from flexseg.runs.best_checkpoint import BestCheckpoint
+from flexseg.runs.checkpoint_interval import CheckpointInterval
+from flexseg.runs.checkpoint_manager import CheckpointManager
+from flexseg.runs.directory import RunDirectory
+from flexseg.runs.interruption import Interruption, StopRequested
+from flexseg.runs.watchdog import Watchdog
 from flexseg.training.assembly import Assembly, Experiment
-from flexseg.training.best_weights import BestWeights
-from flexseg.training.checkpoint_clock import CheckpointClock
+from flexseg.training.early_stopping import EarlyStopping, monitor_mode
 from flexseg.training.epoch_pictures import EpochPictures
-from flexseg.training.interruption import Interruption, StopRequested
+from flexseg.training.plateau import ReduceLROnPlateau
 from flexseg.training.reporter import Reporter, SilentReporter
-from flexseg.training.run_directory import RunDirectory
 from flexseg.training.steps import TRAIN, Steps
-from flexseg.training.train_state import TrainState
-from flexseg.training.watch import Best, Plateau, monitor_mode
-from flexseg.training.watchdog import Watchdog
 
 VALID = "valid"
 
@@ -41,7 +42,7 @@ class Trainer:
     """One run.
 
     Args:
-      assembly: model and measures.
+      assembly: model and step metrics.
       experiment: the settings.
       dataset: built.
       run: its directory, made.
@@ -60,25 +61,25 @@ class Trainer:
         mode = monitor_mode(
             settings.mode,
             settings.monitor,
-            higher_is_better={metric.name: metric.higher_is_better for metric in assembly.measures.metrics},
+            higher_is_better={metric.name: metric.higher_is_better for metric in assembly.step_metrics.metrics},
             class_names=dataset.label_map.class_names,
             validates=self._validates,
         )
-        self._best = Best(mode=mode, patience=settings.patience)
-        self._plateau = Plateau(experiment.plateau, mode=mode)
-        self._meter = Meter(assembly.measures)
-        self.steps = steps = Steps(assembly, experiment, dataset, plateau=self._plateau, meter=self._meter, data_service=data_service)
-        self._best_weights = BestWeights(run.best, assembly.replicas, assembly.model)
-        self._state = TrainState(
+        self._early_stopping = EarlyStopping(mode=mode, patience=settings.patience)
+        self._plateau = ReduceLROnPlateau(experiment.plateau, mode=mode)
+        self._epoch_metrics = EpochMetrics(assembly.step_metrics)
+        self.steps = steps = Steps(assembly, experiment, dataset, plateau=self._plateau, epoch_metrics=self._epoch_metrics, data_service=data_service)
+        self._best_checkpoint = BestCheckpoint(run.best, assembly.replicas, assembly.model)
+        self._checkpoints = CheckpointManager(
             run.checkpoints,
             assembly.replicas,
             model=assembly.model,
             optimizer=steps.optimizer,
             loss_scale=steps.loss_scale,
-            averages=steps.averages,
+            ema=steps.ema,
             keep=settings.keep,
         )
-        self._clock = CheckpointClock(every_steps=settings.checkpoint_steps, every_minutes=settings.checkpoint_minutes)
+        self._interval = CheckpointInterval(every_steps=settings.checkpoint_steps, every_minutes=settings.checkpoint_minutes)
         self._epochs_done = 0
         self._checks: tuple[Callable[[], None], ...] = ()
         self._interruption: Interruption | None = None
@@ -90,13 +91,14 @@ class Trainer:
         Raises:
           UserError: when every checkpoint is damaged, or another model wrote it.
         """
-        host = self._state.restore()
+        host = self._checkpoints.restore()
         if host is not None:
-            self.steps.number, self._epochs_done, self.steps.skipped = host["step"], host["epochs_done"], host["skipped"]
-            self._meter.restore(host["meter"])
-            self._best.restore(host["best"])
+            self._epochs_done = host["epochs_done"]
+            self.steps.restore(global_step=host["step"], skipped=host["skipped"])
+            self._epoch_metrics.restore(host["meter"])
+            self._early_stopping.restore(host["best"])
             self._plateau.restore(host["plateau"])
-        self._best_weights.restored(step=self.steps.number)
+        self._best_checkpoint.restored(step=self.steps.global_step)
         return host is not None
 
     def train(self, interruption: Interruption, *, check: Callable[[], None] = lambda: None) -> str:
@@ -110,36 +112,36 @@ class Trainer:
           Interrupted: after a signal, once its checkpoint is written.
         """
         settings = self._settings
-        metrics = [metric.name for metric in self._assembly.measures.metrics]
+        metrics = [metric.name for metric in self._assembly.step_metrics.metrics]
         replicas = self._assembly.replicas
-        again = self.steps.number > 0 or self._run.losses_csv.is_file()  # a run killed before its first checkpoint begins anew
+        again = self.steps.global_step > 0 or self._run.losses_csv.is_file()  # a run killed before its first checkpoint begins anew
         reporter = Reporter(self._run, metrics=metrics, leaked=self._dataset.manifest.leaked) if replicas.is_chief else SilentReporter()
         reporter.start(epoch=self._epochs_done)
         if again:
-            say("resumed after epoch %d, step %d", self._epochs_done, self.steps.number)
+            say("resumed after epoch %d, step %d", self._epochs_done, self.steps.global_step)
         elif replicas.is_chief:
             reporter.texts(config=self._run.config.read_text(), model=self._assembly.summary())
         batches = self.steps.batches()
         self._interruption = interruption
-        self.steps.vote(interruption)
+        self.steps.listen_to(interruption)
         log = self._run.log if replicas.is_chief else None
         then = self._run.remote.push_log if self._run.remote and replicas.is_chief else None
         watchdog = Watchdog(multiple=settings.watchdog_multiple, minutes=settings.watchdog_minutes, report_to=log, then=then)
         self._checks, self._moved = (check, interruption.check, watchdog.beat), watchdog.alive
         with watchdog, interruption.deferred(agreed=replicas.workers > 1):
             try:
-                while self._epochs_done < settings.epochs and not self._best.exhausted:
+                while self._epochs_done < settings.epochs and not self._early_stopping.exhausted:
                     epoch = self._epochs_done + 1
                     self._run_steps(batches, epoch)
                     self._end_epoch(reporter, epoch)
             except StopRequested as request:
                 self._save()
                 reporter.close()
-                return interruption.end(request.signal, step=self.steps.number)
+                return interruption.end(request.signal, step=self.steps.global_step)
             return self._finish(reporter)
 
     def _finish(self, reporter: Reporter | SilentReporter) -> str:
-        reason, last = ("early stopping" if self._best.exhausted else "epochs"), self._epochs_done
+        reason, last = ("early stopping" if self._early_stopping.exhausted else "epochs"), self._epochs_done
         if self._pictures.due(last, last=True) and not self._pictures.due(last, last=last == self._settings.epochs):
             reporter.images(last, self._pictures.draw(last))
         self._save()
@@ -151,34 +153,34 @@ class Trainer:
         sheet = self._pictures.sheet(epochs=last)
         if sheet:
             say("pictures of the epochs: %s", sheet)
-        replace_file(self._run.finished, json.dumps({"reason": reason, "epochs": self._epochs_done, "step": self.steps.number}).encode())
+        replace_file(self._run.finished, json.dumps({"reason": reason, "epochs": self._epochs_done, "step": self.steps.global_step}).encode())
         return reason
 
     def _run_steps(self, batches, epoch: int) -> None:
         steps, per_epoch = self.steps, self.steps.per_epoch
         last = epoch * per_epoch
-        with progress(f"epoch {epoch}/{self._settings.epochs}", total=per_epoch, done=steps.number - (last - per_epoch)) as bar:
-            while steps.number < last:
-                before = steps.number
-                steps.advance(batches, last=min(last, self._clock.next_by_steps(steps.number)))
-                bar.update(self._meter.results, count=steps.number - before)
+        with progress(f"epoch {epoch}/{self._settings.epochs}", total=per_epoch, done=steps.global_step - (last - per_epoch)) as bar:
+            while steps.global_step < last:
+                before = steps.global_step
+                steps.advance(batches, last=min(last, self._interval.next_by_steps(steps.global_step)))
+                bar.update(self._epoch_metrics.results, count=steps.global_step - before)
                 self._check()  # first: a stop writes its checkpoint itself
-                if self._clock.due(steps.number):
+                if self._interval.due(steps.global_step):
                     self._save()
-            steps.settle()
+            steps.wait_for_pending()
         steps.throughput.pause()
 
     def _end_epoch(self, reporter: Reporter | SilentReporter, epoch: int) -> None:
         settings, steps = self._settings, self.steps
-        train = self._meter.results()
+        train = self._epoch_metrics.results()
         due = self._validates and (epoch % settings.validate_every == 0 or epoch == settings.epochs)
         pictured = self._pictures.due(epoch, last=epoch == settings.epochs)
-        with self._averaged():
+        with self._ema_in_place():
             valid = self.validate() if due else None
             panels = self._pictures.draw(epoch, between_batches=self._check_between_batches) if pictured else {}
-        facts = {**steps.rates(steps.number - 1), "loss_scale": float(steps.loss_scale.scale.numpy())}
-        facts |= {**steps.throughput.facts(), **self._memory(), "seconds_in_checkpoints": self._clock.take_seconds()}
-        reporter.epoch(epoch, step=steps.number, train=train, valid=valid, facts=facts)
+        facts = {**steps.rates(steps.global_step - 1), "loss_scale": float(steps.loss_scale.scale.numpy())}
+        facts |= {**steps.throughput.facts(), **self._memory(), "seconds_in_checkpoints": self._interval.take_seconds()}
+        reporter.epoch(epoch, step=steps.global_step, train=train, valid=valid, facts=facts)
         if panels:
             reporter.images(epoch, panels)
         if epoch % settings.curves_every == 0:
@@ -187,19 +189,19 @@ class Trainer:
         if settings.monitor in watched:
             self._watch(watched[settings.monitor], epoch)
         self._epochs_done = epoch
-        self._meter.reset()
+        self._epoch_metrics.reset()
         steps.throughput.reset()
-        if self._clock.due(steps.number, epoch_end=True):
+        if self._interval.due(steps.global_step, epoch_end=True):
             if self._run.remote:
                 reporter.new_files()
             self._save()
 
     def _watch(self, value: float, epoch: int) -> None:
-        if self._best.update(value, epoch=epoch):
-            with self._averaged():
-                self._best_weights.write({"epoch": epoch, "step": self.steps.number, "monitor": self._settings.monitor, "value": value})
+        if self._early_stopping.update(value, epoch=epoch):
+            with self._ema_in_place():
+                self._best_checkpoint.write({"epoch": epoch, "step": self.steps.global_step, "monitor": self._settings.monitor, "value": value})
         if self._plateau.update(value, learning_rate=self.steps.base_rate):
-            say("learning rate reduced to %.3g: %s did not improve", self.steps.learning_rate(self.steps.number), self._settings.monitor)
+            say("learning rate reduced to %.3g: %s did not improve", self.steps.learning_rate(self.steps.global_step), self._settings.monitor)
 
     def validate(self) -> dict[str, float]:
         """`loss`, every metric, and the report's scores of the validation split with the present weights."""
@@ -208,7 +210,7 @@ class Trainer:
             self._dataset,
             VALID,
             settings=self._experiment.evaluation,
-            measures=self._assembly.measures,
+            step_metrics=self._assembly.step_metrics,
             between_batches=self._check_between_batches,
         )
         result = report.result()
@@ -222,15 +224,15 @@ class Trainer:
             check()
 
     def _check_between_batches(self) -> None:
-        """`_check` where no gradients travel that could carry the votes of several workers."""
+        """`_check` where no gradients carry the stop requests of several workers."""
         replicas = self._assembly.replicas
         if replicas.workers > 1 and self._interruption:
-            self._interruption.count(replicas.sum_over_workers(np.array(self._interruption.votes(), np.int32)))
+            self._interruption.agree(replicas.sum_over_workers(np.array(self._interruption.stop_requests(), np.int32)))
         self._check()
 
-    def _averaged(self) -> contextlib.AbstractContextManager:
-        """The averages of the weights in their place, where there are any."""
-        return self.steps.averages.in_place() if self.steps.averages else contextlib.nullcontext()
+    def _ema_in_place(self) -> contextlib.AbstractContextManager:
+        """The EMA in the weights' place, where the run keeps one."""
+        return self.steps.ema.in_place() if self.steps.ema else contextlib.nullcontext()
 
     def _check_padding(self) -> None:
         inputs, assembly = self._experiment.inputs, self._assembly
@@ -246,14 +248,14 @@ class Trainer:
         return facts
 
     def _save(self) -> None:
-        self.steps.settle()
+        self.steps.wait_for_pending()
         host = {
-            "epochs_done": self._epochs_done, "meter": self._meter.state(), "best": self._best.state(),
+            "epochs_done": self._epochs_done, "meter": self._epoch_metrics.state(), "best": self._early_stopping.state(),
             "plateau": self._plateau.state(), "skipped": self.steps.skipped,
         }  # fmt: skip
         self.steps.throughput.pause()
-        with self._clock.saving():
-            self._state.save(step=self.steps.number, host=host)
-            self._best_weights.checkpointed()
+        with self._interval.saving():
+            self._checkpoints.save(step=self.steps.global_step, host=host)
+            self._best_checkpoint.checkpointed()
             if self._run.remote and self._assembly.replicas.is_chief:
                 self._run.remote.push(patient=True, moved=self._moved)

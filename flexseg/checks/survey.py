@@ -1,0 +1,109 @@
+"""Survey: every file of a source looked at once, what is wrong noted instead of refused: the eyes of `flexseg check`.
+
+    for entry in survey(found.cases, label_map=None, max_pixels=150_000_000):
+        entry.problem, entry.height, entry.colors, entry.likeness
+
+Memory holds a few pictures at a time, and of each case some hundred bytes and a thumbnail.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from flexseg.checks.likeness import Fingerprint, fingerprint
+from flexseg.errors import UserError
+from flexseg.files.cases import Case
+from flexseg.files.headers import Header, read_header
+from flexseg.files.images import read_mask, read_pixels
+from flexseg.files.label_map import LabelMap, count_colors
+
+MOST_COLORS = 64  # of a mask that are kept: the most frequent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Surveyed:
+    """One case.
+
+    Attributes:
+      case: its files.
+      problem: why it could not be built; empty where it could.
+      height, width, mode, bits: of the image; 0 and "" where it cannot be read.
+      image_sha256, mask_sha256: of the files' bytes, hex.
+      colors: the mask's colours (grey values as such) with their pixels, at most MOST_COLORS of them.
+      more_colors: how many there are beyond.
+      pixels: of the mask.
+      class_pixels: {class id: pixels} of the mask, 255 for what is ignored; None where no LabelMap was given.
+      likeness: of the image; None where it cannot be read.
+    """
+
+    case: Case
+    problem: str = ""
+    height: int = 0
+    width: int = 0
+    mode: str = ""
+    bits: int = 0
+    image_sha256: str = ""
+    mask_sha256: str = ""
+    colors: dict = dataclasses.field(default_factory=dict)
+    more_colors: int = 0
+    pixels: int = 0
+    class_pixels: dict[int, int] | None = None
+    likeness: Fingerprint | None = None
+
+
+def survey(cases: Sequence[Case], *, label_map: LabelMap | None, max_pixels: int) -> Iterator[Surveyed]:
+    """The cases in their order; decoders release the GIL, so threads help.
+
+    Args:
+      cases: with masks.
+      label_map: which every mask must fit; None where it is not known yet.
+      max_pixels: of an image, before it is decoded.
+    """
+    workers = min(os.cpu_count() or 1, 16)
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(cases), 4 * workers):  # `map` alone would decode far ahead of a slow consumer
+            yield from pool.map(lambda case: _look(case, label_map, max_pixels), cases[start : start + 4 * workers])
+
+
+def _look(case: Case, label_map: LabelMap | None, max_pixels: int) -> Surveyed:
+    found: dict = {"case": case}
+    problems = []
+    for kind in ("image", "mask"):
+        try:
+            found |= _image(case.image, max_pixels) if kind == "image" else _mask(case.mask, label_map, max_pixels)
+        except UserError as error:
+            problems.append(str(error))
+    if not problems:
+        size = found.pop("mask_size")
+        if size != (found["height"], found["width"]):
+            expected = f"the size of {case.image.name}, {found['height']} x {found['width']}"
+            problems.append(str(UserError(case.mask, expected=expected, found=f"{size[0]} x {size[1]}")))
+    found.pop("mask_size", None)
+    return Surveyed(**found, problem=" ".join(problems))
+
+
+def _image(path: Path, max_pixels: int) -> dict:
+    header: Header = read_header(path, max_pixels=max_pixels)
+    pixels = read_pixels(path, max_pixels=max_pixels)
+    facts = {"height": header.height, "width": header.width, "mode": header.mode + " alpha" * header.has_alpha, "bits": header.bits}
+    return facts | {"image_sha256": _sha256(path), "likeness": fingerprint(pixels)}
+
+
+def _mask(path: Path, label_map: LabelMap | None, max_pixels: int) -> dict:
+    mask, class_pixels = read_mask(path, max_pixels=max_pixels), None
+    if label_map is not None:
+        class_pixels = count_colors(label_map.encode(mask, path))
+    counts = Counter(count_colors(mask))
+    kept = dict(counts.most_common(MOST_COLORS))
+    more = len(counts) - len(kept)
+    facts = {"colors": kept, "more_colors": more, "pixels": mask.shape[0] * mask.shape[1], "class_pixels": class_pixels}
+    return facts | {"mask_sha256": _sha256(path), "mask_size": mask.shape[:2]}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""`flexseg derive`: offline variants of training cases, written as files. No TensorFlow."""

@@ -1,0 +1,1 @@
+"""`flexseg import_config`: a configuration of the reference system becomes gin files. No TensorFlow."""

@@ -1,0 +1,169 @@
+"""The reference system's `train_eval_infer.config`, read into gin bindings.
+
+    imported = import_config("train_eval_infer.config")
+    imported.bindings["train"]        # {"train.epochs": 100, ...}; also "build" and "derive"
+    for row in imported.rows:         # one for every key of the file: what became of it
+        print(row.key, row.became)
+
+Values are Python literals there and are read as such, never evaluated. What the reference ignored, misspelt or read from the wrong section is taken
+as it was meant, and the row says so. What flexseg does otherwise (`train.model_dir`: a run has one directory) is dropped with the reason.
+"""
+
+import ast
+import configparser
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from flexseg.errors import UserError
+from flexseg.migration.reference_keys import KEYS
+from flexseg.migration.reference_reader import Bindings, Reader, shown
+
+_MAX_BYTES = 1_000_000
+_SLIPS = {"reduer_patience": "reducer_patience", "alpah": "alpha", "datasetclass": "class_name", "diation": "dilation"}
+_FOLDERS = {"train": "train.image_datapath", "valid": "eval.image_datapath", "test": "test.image_datapath", "infer": "infer.images_dir"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What became of one key.
+
+    Attributes:
+      key: `section.key` as the file has it.
+      value: as the file has it.
+      became: the bindings it became, or why it became none.
+    """
+
+    key: str
+    value: str
+    became: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A configuration, read.
+
+    Attributes:
+      bindings: by command ("train", "build", "derive"), {gin name: value}; a value that starts with "@" is a reference.
+      rows: one for every key of the file, in its order.
+      images: folders that the file names: {"train": "./dataset/TNBC/train/images/", "infer": …}.
+    """
+
+    bindings: dict[str, Bindings]
+    rows: list[Row]
+    images: dict[str, str]
+
+
+def import_config(path: str | Path) -> Imported:
+    """Reads a file.
+
+    Raises:
+      UserError: for a file that is no such configuration, a model that flexseg does not have, or a value that no literal can be read from.
+    """
+    path = Path(path)
+    texts = _read(path)
+    values, mended = {}, {}
+    for key, text in texts.items():
+        name = _canonical(key)
+        if name != key:
+            mended[key] = f"mended: the reference means {name}"
+        try:
+            values[name], note = _literal(text)
+        except ValueError as error:
+            raise UserError(path, expected=f"a number, a text in quotes or a list for {key}", found=f"{text!r} ({error})") from error
+        if note:
+            mended[key] = note
+    reader = Reader(values)
+    for key in texts:
+        rule = KEYS.get(_canonical(key))
+        if rule is None:
+            reader.drop(_canonical(key), "flexseg knows no such key")
+        elif isinstance(rule, str):
+            reader.drop(_canonical(key), rule)
+        elif values[_canonical(key)] is None:
+            reader.drop(_canonical(key), "it has no value")
+        else:
+            try:
+                rule(reader, _canonical(key), values[_canonical(key)])
+            except (TypeError, ValueError, AttributeError) as error:
+                raise UserError(path, expected=f"a value that fits {key}", found=f"{text!r} ({error})") from error
+    _finish(reader, path)
+    rows = []
+    for key, text in texts.items():
+        became = reader.became.get(_canonical(key), [])
+        rows.append(Row(key, text, "; ".join([*became, mended[key]] if key in mended else became)))
+    folders = {split: reader.get(key) for split, key in _FOLDERS.items() if isinstance(reader.get(key), str)}
+    return Imported({command: found for command, found in reader.bindings.items() if found}, rows, folders)
+
+
+def gin_text(bindings: Bindings, *, comment: str) -> str:
+    """A gin file."""
+    lines = [f"# {line}" for line in comment.splitlines()]
+    return "\n".join([*lines, "", *(f"{name} = {shown(value)}" for name, value in bindings.items()), ""])
+
+
+def _read(path: Path) -> dict[str, str]:
+    """{section.key: text}."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(path, expected="a configuration of a few kilobytes", found=f"{path.stat().st_size} bytes")
+        parser = configparser.ConfigParser(interpolation=None, strict=False, comment_prefixes=(";", "#"), inline_comment_prefixes=(";",))
+        parser.optionxform = str
+        parser.read_string(path.read_text(encoding="utf-8-sig"), source=path.name)
+    except OSError as error:
+        raise UserError(path, expected="a train_eval_infer.config", found=error.strerror or str(error)) from error
+    except (configparser.Error, UnicodeDecodeError) as error:
+        found = " ".join(str(error).split())
+        raise UserError(path, expected="sections in brackets and lines like epochs = 100", found=found) from error
+    found = {f"{section}.{key}": (text or "").strip() for section in parser.sections() for key, text in parser[section].items()}
+    if not {"model", "train"} & set(parser.sections()):
+        raise UserError(path, expected="the sections [model] and [train] of the reference system", found=", ".join(parser.sections()) or "no section")
+    return found
+
+
+def _literal(text: str) -> tuple[Any, str]:
+    """(value, what was mended): a Python literal; a word without quotes; of a list with a slip its numbers."""
+    if not text or text == "None":
+        return None, ""
+    try:
+        return ast.literal_eval(text), ""
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        pass
+    if re.fullmatch(r"[\[(][\d.,\s-]+[\])]", text):
+        numbers = tuple(ast.literal_eval(number.rstrip(".")) for number in re.findall(r"-?\d+(?:\.\d+)?", text))
+        if numbers:
+            return numbers, f"mended: the list has a slip and is read as {numbers}"
+    if re.fullmatch(r"[\w./\\: -]+", text):
+        return text, ""
+    raise ValueError("no literal")
+
+
+def _canonical(key: str) -> str:
+    """The key that a slip of the published files stands for."""
+    section, _, name = key.partition(".")
+    name = _SLIPS.get(name, name)
+    if section == "model" and name in ("epoch_change_infer", "epoch_change_infer_dir", "num_infer_images", "epoch_change_tiledinfer"):
+        section = "train"
+    return f"{section}.{name}"
+
+
+def _finish(reader: Reader, path: Path) -> None:
+    """What no key says but the reference does."""
+    train, build = reader.bindings["train"], reader.bindings["build"]
+    if "build_model.architecture" not in train:
+        raise UserError(path, expected="model.model", found="none")
+    train.setdefault("input.fit", "resize")
+    train.setdefault("augment.enabled", False)
+    train.setdefault("train.monitor", "val_loss")
+    if train.get("plateau.learning_rate_reducer") is not True:  # a binding without effect would be refused
+        for name in [name for name in train if name.startswith("plateau.reducer_")]:
+            del train[name]
+    if not train["augment.enabled"]:
+        for name in [name for name in train if name.startswith("augment.") and name != "augment.enabled"]:
+            del train[name]
+    if "label_map.rgb_map" not in build and reader.get("model.num_classes", 1) == 1:
+        build["label_map.rgb_map"] = {(0, 0, 0): 0, (255, 255, 255): 1}
+        build["label_map.off_map"] = "threshold"
+    if "label_map.rgb_map" in build:
+        build.setdefault("label_map.off_map", "nearest")

@@ -1,0 +1,65 @@
+"""EpochMetrics: the sums of all steps of an epoch, on the host in float64.
+
+epoch_metrics = EpochMetrics(step_metrics)
+epoch_metrics.add(values)                       # after every step, see step_metrics.py
+epoch_metrics.results()                         # {"loss": 0.31, "mean_foreground_dice": 0.82}
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from flexseg.objectives.metric import Metric
+from flexseg.objectives.step_metrics import StepMetrics
+
+
+class EpochMetrics:
+    """Accumulates the values of steps.
+
+    The loss and the metrics that are means over examples are those of all examples together; the value of a batch-dependent
+    metric is the mean of its batches' values, weighted by their examples, as the reference reports it.
+    """
+
+    def __init__(self, step_metrics: StepMetrics):
+        self._step_metrics = step_metrics
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins a new epoch."""
+        self._loss = np.zeros(2)
+        self._sums = [np.zeros(1 if metric.batch_dependent else metric.size) for metric in self._step_metrics.metrics]
+
+    def add(self, values) -> None:
+        """Adds the values of one step, float [n] summed over its global batch."""
+        values = np.asarray(values, np.float64)
+        weight, start = values[1], 2
+        self._loss += values[:2]
+        for metric, total in zip(self._step_metrics.metrics, self._sums, strict=True):
+            sums = values[start : start + metric.size]
+            total += weight * _value(metric, sums) if metric.batch_dependent else sums
+            start += metric.size
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was added since the last reset."""
+        return self._loss[1] == 0
+
+    def results(self) -> dict[str, float]:
+        """`loss` and each metric by name; NaN where nothing was counted."""
+        if self.empty:
+            return {"loss": float("nan"), **{metric.name: float("nan") for metric in self._step_metrics.metrics}}
+        found = {"loss": float(self._loss[0] / self._loss[1])}
+        for metric, total in zip(self._step_metrics.metrics, self._sums, strict=True):
+            found[metric.name] = float(total[0] / self._loss[1]) if metric.batch_dependent else _value(metric, total)
+        return found
+
+    def state(self) -> dict:
+        """Everything that `restore` needs, as JSON values; exact."""
+        return {"loss": self._loss.tolist(), "sums": [total.tolist() for total in self._sums]}
+
+    def restore(self, state: dict) -> None:
+        """Continues from `state()`."""
+        self._loss, self._sums = np.array(state["loss"]), [np.array(total) for total in state["sums"]]
+
+
+def _value(metric: Metric, sums: np.ndarray) -> float:
+    return float(metric.value(tf.constant(sums, tf.float64)))

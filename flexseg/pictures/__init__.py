@@ -1,0 +1,1 @@
+"""What draws: panels of masks, legends, curves. NumPy, Pillow, matplotlib; no TensorFlow."""

@@ -1,0 +1,179 @@
+"""RunDirectory: the files of one run, and what a second start may find there.
+
+    run = RunDirectory("runs/my_run")
+    run.make()                               # the folder and log.txt
+    run.checkpoints, run.best, run.tensorboard, run.losses_csv, ...
+
+Nothing of the user's is ever deleted here.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from flexseg.errors import UserError, suggest
+from flexseg.files.atomic import make_folder, replace_file
+from flexseg.machine import onednn_by_default
+from flexseg.runs.bucket import Bucket, is_bucket
+from flexseg.runs.bucket_sync import BucketSync
+from flexseg.runs.layout import RunLayout
+
+
+_MOST_BYTES = 2**20  # of an environment.json: a run writes a few thousand
+
+
+class _Log(logging.FileHandler):
+    """A log on a disk that may be full: a line less is no reason to stop, nor to print a traceback; the next checkpoint tells."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        pass
+
+
+class RunDirectory(RunLayout):
+    """A run directory (`--workdir`).
+
+    Args:
+      path: of the directory, which need not exist.
+      remote: synchronizes a local copy with its bucket; None for a directory of this machine.
+    """
+
+    def __init__(self, path: str | Path, *, remote: BucketSync | None = None):
+        super().__init__(path)
+        self.remote = remote
+
+    def name_of(self, path: Path) -> str:
+        """What the user calls a path of this run."""
+        return f"{self.remote.url}/{path.relative_to(self.path).as_posix()}".removesuffix("/.") if self.remote else str(path)
+
+    def refuse_foreign_files(self) -> None:
+        """Refuses a directory that holds files but no run, with a UserError."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--workdir={self.path}", expected="a directory", found="a file")
+        entries = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        self.refuse_foreign_names(entries - {path.name for path in self._leftovers()}, where=self.path)
+
+    def _leftovers(self) -> list[Path]:
+        """What `replace_file` leaves when its process is killed."""
+        names = [path.name for path in vars(self).values() if isinstance(path, Path) and path.suffix]
+        return [path for path in self.path.glob(".*") if path.is_file() and any(path.name.startswith(f".{name}.") for name in names)]
+
+    def remove_leftovers(self) -> None:
+        """Removes half-written files of a start that was killed; only for who holds the lock."""
+        for path in self._leftovers():
+            path.unlink(missing_ok=True)
+
+    def make(self) -> None:
+        """Makes the directory and sends the log to `log.txt` too."""
+        make_folder(self.path, flag="--workdir")
+        handler = _Log(self.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        log = logging.getLogger("flexseg")
+        log.handlers = [other for other in log.handlers if not isinstance(other, logging.FileHandler)]
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False  # absl would print every line a second time
+
+    def remove_log(self) -> None:
+        """Takes `log.txt` back, for a start that was refused before it wrote anything of a run."""
+        log = logging.getLogger("flexseg")
+        for handler in [other for other in log.handlers if isinstance(other, logging.FileHandler)]:
+            log.removeHandler(handler)
+            handler.close()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # refused before there was one
+            self.log.unlink()
+
+    def remove_if_empty(self) -> None:
+        """Takes the directory back, unless it holds a run, or files of somebody else."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    def write_environment(self, environment: dict) -> None:
+        """Writes `environment.json`: versions, devices, the dataset's place, what `auto` became."""
+        replace_file(self.environment, json.dumps(environment, indent=1, sort_keys=True).encode())
+
+    def read_environment(self) -> dict:
+        """`environment.json` of the run.
+
+        Raises:
+          UserError: when there is no run here.
+        """
+        if not self.environment.is_file():
+            beside = [path.parent.name for path in self.path.parent.glob("*/environment.json")]
+            raise UserError(
+                f"--workdir={self.name_of(self.path)}",
+                expected="a run directory written by `flexseg train`",
+                found="no environment.json in it" if self.path.is_dir() else "no such directory",
+                cure=f"name one that holds a run.{suggest(self.path.name, beside)}",
+            )
+        try:
+            environment = json.loads(self.environment.read_text())
+            if isinstance(environment.get("user_modules"), list):  # runs of the first months know names alone
+                environment["user_modules"] = {module: [] for module in environment["user_modules"]}
+            return environment
+        except ValueError as error:
+            cure = "put it back, or train into another --workdir"
+            raise UserError(self.environment, expected="what `flexseg train` wrote", found=f"no JSON ({error})", cure=cure) from error
+
+    def refuse_other_dataset(self, dataset_directory: Path) -> None:
+        """Refuses a dataset other than the one that the run was begun on, or another build of it, with a UserError."""
+        source = Path(dataset_directory) / "manifest.json"
+        if self.manifest.is_file() and self.manifest.read_bytes() != source.read_bytes():
+            raise UserError(
+                self.manifest,
+                expected=f"the manifest of {dataset_directory}",
+                found="another one: the run was begun on another dataset, or it was built again",
+                cure="train into another --workdir",
+            )
+
+    def copy_dataset_facts(self, dataset_directory: Path, label_map: dict) -> None:
+        """Copies the manifest and the LabelMap, so that prediction needs the run alone."""
+        replace_file(self.manifest, (Path(dataset_directory) / "manifest.json").read_bytes())
+        replace_file(self.label_map, json.dumps(label_map, indent=1).encode())
+
+
+def recorded_onednn(workdir: str | None) -> bool | None:
+    """Whether a run was trained with oneDNN, for `load_tensorflow`; None where no run can be read.
+
+    What is wrong with the directory is reported later, by what opens it.
+    """
+    if not workdir:
+        return None
+    try:
+        name, text = RunLayout(".").environment.name, b""
+        if is_bucket(workdir):
+            text = Bucket(workdir, flag="--workdir").read(name)
+        elif (path := Path(workdir, name)).is_file() and path.stat().st_size <= _MOST_BYTES:
+            text = path.read_bytes()
+        environment = json.loads(text or "null")
+    except (UserError, OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(environment, dict):
+        return None
+    recorded = environment.get("onednn", onednn_by_default())  # runs of 0.1.0 recorded nothing, and TensorFlow decided
+    return recorded if isinstance(recorded, bool) else None
+
+
+@contextlib.contextmanager
+def open_run_directory(workdir: str, *, flag: str = "--workdir") -> Iterator[RunDirectory]:
+    """The run directory of a path, or for the address of a bucket a copy below the machine's folder for temporary files, empty until fetched.
+
+    The copy goes at the end, unless it holds what the bucket did not take.
+
+    Raises:
+      UserError: for an address that is no bucket's.
+    """
+    if not is_bucket(workdir):
+        yield RunDirectory(workdir)
+        return
+    bucket, folder = Bucket(workdir, flag=flag), Path(tempfile.mkdtemp(prefix="flexseg_"))
+    here = folder / workdir.rstrip("/").rpartition("/")[2]
+    remote = BucketSync(bucket, here)
+    try:
+        yield RunDirectory(here, remote=remote)
+    finally:
+        if not remote.behind:
+            shutil.rmtree(folder, ignore_errors=True)

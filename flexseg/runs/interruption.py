@@ -1,0 +1,116 @@
+"""Interruption: what asks a run to stop, and how it ends then.
+
+    with Interruption(run.stop_file) as interruption:
+        ...                                 # a signal ends this at once: nothing is trained yet
+        with interruption.deferred():
+            interruption.check()            # after every step and every batch of the validation
+
+While training, a signal is noted and acted on at the next `check`, where the state is whole: the trainer writes a checkpoint and leaves with the
+code that schedulers know: 75 after SIGUSR1 (Slurm's warning: "run me again"), 143 after SIGTERM, 130 after SIGINT (Ctrl-C). A second Ctrl-C does
+not wait for the checkpoint. A signal after the last step comes too late: the run ends as finished. The stop file ends the run with 0 and is
+removed once its checkpoint is written.
+
+Several workers agree: the stop requests of each travel with the gradients, so that all stop after the same step.
+"""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+_EXIT_CODES = {signal.SIGUSR1: 75, signal.SIGTERM: 143, signal.SIGINT: 130}
+STOP_REQUESTS = (*_EXIT_CODES, None)  # None: the stop file
+_LOOK_SECONDS = 1.0  # between two looks for the stop file, which may lie on a slow file system
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that ended by a signal, with nothing lost; `exit_code` is the command's."""
+
+    def __init__(self, message: str, *, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class StopRequested(Exception):  # noqa: N818  (it is no error)
+    """Raised by `check`: the run should write a checkpoint and end. `signal` is None for the stop file."""
+
+    def __init__(self, number: signal.Signals | None):
+        super().__init__(number.name if number else "the stop file")
+        self.signal = number
+
+
+class Interruption:
+    """Listens for signals from the first look at the run directory to the last file, and for the stop file while a run trains.
+
+    Args:
+      stop_file: whose existence ends the run.
+    """
+
+    def __init__(self, stop_file: Path):
+        self._stop_file, self._signal, self._before, self._looked_at = Path(stop_file), None, {}, float("-inf")
+        self._deferred = self._agreed = self._stop_file_seen = False
+        self._decided = None
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread install handlers
+            # What is ignored stays so: a shell starts `flexseg train &` with SIGINT ignored, and Ctrl-C is meant for another program then.
+            heard = [number for number in _EXIT_CODES if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self, *, agreed: bool = False) -> Iterator[None]:
+        """Signals wait for `check`, with `agreed` for the stop requests of all workers too."""
+        self._deferred, self._agreed = True, agreed  # and for good: what follows only ends the run
+        yield
+
+    def stop_requests(self) -> list[float]:
+        """The stop requests of this process: for each of STOP_REQUESTS 1 where it came, else 0."""
+        return [float(self._wanted() == (number,)) for number in STOP_REQUESTS]
+
+    def agree(self, stop_requests: Sequence[float]) -> None:
+        """Takes the sum of the stop requests of all workers: the first kind that any worker has is decided for all."""
+        for number, count in zip(STOP_REQUESTS, stop_requests, strict=True):
+            if count and self._decided is None:
+                self._decided = (number,)
+
+    def _note(self, number: int, frame) -> None:
+        if not self._deferred:
+            self._signal = signal.Signals(number)  # Python drops what is raised inside a destructor: `check` will find it
+            name = signal.Signals(number).name
+            raise Interrupted(f"{name}: nothing was trained yet that is not in a checkpoint, the same command goes on", exit_code=_EXIT_CODES[number])
+        if self._signal == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self._signal = signal.Signals(number)
+
+    def check(self) -> None:
+        """Raises StopRequested when a signal came or the stop file lies there, or when the workers decided so."""
+        decided = self._decided if self._agreed else self._wanted()
+        if decided is not None:
+            raise StopRequested(decided[0])
+
+    def _wanted(self) -> tuple[signal.Signals | None] | None:
+        if self._signal is not None:
+            return (self._signal,)
+        now = time.monotonic()
+        if not self._stop_file_seen and now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            self._stop_file_seen = self._stop_file.exists()
+        return (None,) if self._stop_file_seen else None
+
+    def end(self, number: signal.Signals | None, *, step: int) -> str:
+        """The last act, once the checkpoint of `step` is written: removes the stop file and returns why the run ended.
+
+        Raises:
+          Interrupted: after a signal.
+        """
+        if number is not None:
+            raise Interrupted(f"{number.name}: checkpoint of step {step} written, the same command goes on from there", exit_code=_EXIT_CODES[number])
+        self._stop_file.unlink(missing_ok=True)
+        return f"{self._stop_file.name} was found; checkpoint of step {step} written, the same command goes on from there"

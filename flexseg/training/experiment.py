@@ -1,0 +1,86 @@
+"""Experiment: all settings of a run, read from gin.
+
+experiment, configuration, notes = read_experiment(["default.gin"], ["train.epochs=3"], user_modules=[])
+experiment.train.epochs, configuration.text
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from flexseg.config.configure import Configuration, configure
+from flexseg.config.effects import idle_bindings, refuse_supplied
+from flexseg.data.augmentation import Augment
+from flexseg.data.settings import InputSettings
+from flexseg.errors import UserError
+from flexseg.evaluation.evaluate import EvaluationSettings
+from flexseg.objectives.objective import Objective
+from flexseg.training.epoch_pictures import PictureSettings
+from flexseg.training.optimizers import OptimizerSettings
+from flexseg.training.plateau import PlateauSettings
+from flexseg.training.schedules import Schedule
+from flexseg.training.settings import TrainSettings
+
+BUILD_ONLY = ("label_map", "split", "synthetic_nuclei", "volumes", "breastdm", "malignant_breastdm")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """All settings that define an experiment, as gin binds them."""
+
+    train: TrainSettings
+    optimizer: OptimizerSettings
+    schedule: Schedule
+    plateau: PlateauSettings
+    objective: Objective
+    inputs: InputSettings
+    augment: Augment
+    evaluation: EvaluationSettings
+    pictures: PictureSettings
+
+    @classmethod
+    def from_gin(cls) -> "Experiment":
+        """Makes every settings object; gin fills in what is bound."""
+        return cls(
+            train=TrainSettings(),
+            optimizer=OptimizerSettings(),
+            schedule=Schedule(),
+            plateau=PlateauSettings(),
+            objective=Objective(),
+            inputs=InputSettings(),
+            augment=Augment(),
+            evaluation=EvaluationSettings(),
+            pictures=PictureSettings(),
+        )
+
+
+def global_batch_size(settings: TrainSettings, replicas: int) -> int:
+    """Examples a step over all replicas."""
+    if settings.batch_size_per_replica is not None:
+        return settings.batch_size_per_replica * replicas
+    return settings.global_batch_size or 4
+
+
+def read_experiment(
+    gin_file: Sequence[str], gin_param: Sequence[str], *, user_modules: Sequence[str], recorded: bool = False
+) -> tuple[Experiment, Configuration, list[str]]:
+    """Parses the configuration and makes the settings; TensorFlow is imported by then.
+
+    Args:
+      gin_file, gin_param, user_modules: as on the command line.
+      recorded: the file is the `config.gin` of a run, whose old names are translated.
+
+    Returns:
+      (experiment, configuration, notes on bindings without effect).
+
+    Raises:
+      UserError: for anything wrong in it, bindings of `flexseg build` included.
+    """
+    configuration = configure(
+        gin_file, gin_param, modules=("flexseg.training.experiment", "flexseg.training.assembly"), user_modules=user_modules, recorded=recorded
+    )
+    for key in configuration.bindings:
+        if key.split(".")[0] in BUILD_ONLY:
+            raise UserError(key, expected="bindings of training", found="one of `flexseg build`", cure="give it to `flexseg build`, not here")
+    refuse_supplied(configuration)
+    notes = idle_bindings(configuration)
+    return Experiment.from_gin(), configuration, notes
