@@ -3,7 +3,7 @@
     stream = Stream(records, inputs=InputSettings(), augment=Augment(), background=0, seed=7, global_batch_size=8)
     per_replica = stream.batches(first_step=100, replicas=2)      # tf.data: replica 0 of step 100, replica 1 of step 100, ...
 
-The stream is endless: the permutation of pass 0, then of pass 1, and so on. Place p holds record order(seed, p // N)[p % N], and
+The stream is endless: the permutation of pass 0, then of pass 1, and so on. Position p holds record order(seed, p // N)[p % N], and
 p, with the seed, is the key of every random draw made for it (crop, augmentation). A start at any step reads nothing before it
 and memory holds the N record numbers of one pass. `index_shuffle` is not used: below 65,536 records it looks at 8 bits of each
 key word, so its orders repeat after 256 passes.
@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from flexseg.data.augmentation import Augment
-from flexseg.data.color import apply_gamma, sharpen
 from flexseg.data.data_service import striped
-from flexseg.data.fit import fit_example, random_crop
+from flexseg.data.fit import random_crop
+from flexseg.data.preprocessing import Fit, fitted_to, preprocess
 from flexseg.data.records import Records
 from flexseg.data.settings import InputSettings
 from flexseg.data.tuning import parallel, untuned
@@ -28,18 +28,6 @@ _CROP_KEY = 0x63726F70  # "crop": keeps the crop's draws apart from the order's 
 def order(seed: int, pass_number: tf.Tensor, count: int) -> tf.Tensor:
     """The record numbers int64 [count] of one pass over the split, in the order they are drawn."""
     return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), pass_number]))
-
-
-def enhance(image: tf.Tensor, inputs: InputSettings) -> tf.Tensor:
-    """The reference's gamma table, then its sharpening, on uint8 [h, w, C] at the image's own size, for every split alike."""
-    if inputs.gamma:
-        image = apply_gamma(image, inputs.gamma)
-    return sharpen(image, inputs.sharpening) if inputs.sharpening else image
-
-
-def ordered(image: tf.Tensor, inputs: InputSettings) -> tf.Tensor:
-    """The channels as the network takes them; last, because augmentation knows RGB."""
-    return image[..., ::-1] if inputs.color_order == "BGR" else image
 
 
 class Stream:
@@ -78,7 +66,7 @@ class Stream:
         per_replica = share // replicas
         start = first_step * size
 
-        def places(pass_number, stripe, stripes):
+        def positions(pass_number, stripe, stripes):
             position = pass_number * count + tf.range(count, dtype=tf.int64)
             within = position % size - worker * share
             batch = (position - start) // size * replicas + within // per_replica
@@ -86,7 +74,7 @@ class Stream:
             return tf.data.Dataset.from_tensor_slices((tf.boolean_mask(order(self._seed, pass_number, count), mine), tf.boolean_mask(position, mine)))
 
         def stripe_of(stripe, stripes):
-            dataset = tf.data.Dataset.range(start // count, np.iinfo(np.int64).max).flat_map(lambda n: places(n, stripe, stripes))
+            dataset = tf.data.Dataset.range(start // count, np.iinfo(np.int64).max).flat_map(lambda n: positions(n, stripe, stripes))
             return parallel(dataset, self.example, elsewhere=bool(hosts)).batch(per_replica, drop_remainder=True)
 
         dataset = striped(stripe_of, hosts).prefetch(2 * replicas)
@@ -95,19 +83,20 @@ class Stream:
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     def example(self, index: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Record `index` drawn at place `position` (int64 scalars) as one example of the batch contract."""
+        """Record `index` drawn at `position` (int64 scalars) as one example of the batch contract."""
         image, mask = self._records.decode(self._records.read(index))
+        image, mask = preprocess(
+            image, mask, self._inputs, fit=self._fit(position), augment=lambda i, m: self._augment(i, m, seed=self._seed, position=position)
+        )
+        return {"image": image, "mask": mask, "weight": tf.constant(1.0), "index": index, "position": position}
+
+    def _fit(self, position: tf.Tensor) -> Fit:
         inputs = self._inputs
-        image = enhance(image, inputs)
-        if inputs.fit == "random_crop":
-            key = tf.random.experimental.stateless_fold_in(tf.constant([self._seed, _CROP_KEY], tf.int64), position)
-            image, mask = random_crop(
-                image, mask, size=inputs.image_size, key=key, foreground_probability=inputs.foreground_crop_probability, background=self._background
-            )
-        else:
-            image, mask = fit_example(image, mask, size=inputs.image_size, fit=inputs.fit)
-        image, mask = self._augment(image, mask, seed=self._seed, position=position)
-        return {"image": ordered(image, inputs), "mask": mask, "weight": tf.constant(1.0), "index": index, "position": position}
+        if inputs.fit != "random_crop":
+            return fitted_to(inputs.image_size, inputs.fit)
+        key = tf.random.experimental.stateless_fold_in(tf.constant([self._seed, _CROP_KEY], tf.int64), position)
+        draw = {"key": key, "foreground_probability": inputs.foreground_crop_probability, "background": self._background}
+        return lambda image, mask: random_crop(image, mask, size=inputs.image_size, **draw)
 
 
 def evaluation_batches(
@@ -125,17 +114,16 @@ def evaluation_batches(
     """
     count, per_replica = records.count, -(-batch_size // (replicas * workers))
     slots = np.arange(-(-count // batch_size) * per_replica * replicas * workers)
-    step, place = slots // (per_replica * replicas * workers), slots % (per_replica * replicas * workers)
-    mine = place // (per_replica * replicas) == worker
-    step, place = step[mine], place[mine]
-    index = step * batch_size + place
-    real = (place < batch_size) & (index < count)
+    step, within = slots // (per_replica * replicas * workers), slots % (per_replica * replicas * workers)
+    mine = within // (per_replica * replicas) == worker
+    step, within = step[mine], within[mine]
+    index = step * batch_size + within
+    real = (within < batch_size) & (index < count)
     index = np.where(real, index, 0).astype(np.int64)
 
     def example(index, weight):
-        image, mask = records.decode(records.read(index))
-        image, mask = fit_example(enhance(image, inputs), mask, size=size, fit=inputs.evaluation_fit)
-        return {"image": ordered(image, inputs), "mask": mask, "weight": weight, "index": index, "position": index}
+        image, mask = preprocess(*records.decode(records.read(index)), inputs, fit=fitted_to(size, inputs.evaluation_fit))
+        return {"image": image, "mask": mask, "weight": weight, "index": index, "position": index}
 
     dataset = tf.data.Dataset.from_tensor_slices((index, real.astype(np.float32)))
     return untuned(parallel(dataset, example).batch(per_replica, drop_remainder=True).prefetch(2 * replicas))

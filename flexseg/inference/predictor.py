@@ -13,9 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from flexseg.data.fit import fit_example, map_back
+from flexseg.data.preprocessing import fitted_to, preprocess, to_own_size
 from flexseg.data.settings import InputSettings
-from flexseg.data.stream import enhance, ordered
 from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.step import EvaluationStep, sum_over_replicas
 from flexseg.errors import UserError
@@ -98,7 +97,7 @@ class Predictor:
     def ids(self, scores: tf.Tensor, own_size: tuple[int, int]) -> np.ndarray:
         """uint8 [h, w] at the case's own size from probabilities [H, W, K] of the network's input."""
         with tf.device("CPU:0"):
-            return class_ids(map_back(scores, own_size=own_size, fit=self.inputs.evaluation_fit))
+            return class_ids(to_own_size(scores, own_size=own_size, fit=self.inputs.evaluation_fit))
 
     def predict(self, images: Sequence[np.ndarray], *, between_batches: Callable[[], None] = lambda: None) -> list[np.ndarray]:
         """Class ids uint8 [h, w] of images uint8 [h, w, C] of any sizes, as many at a time as there are replicas.
@@ -131,6 +130,5 @@ class Predictor:
 
     def _input(self, image: np.ndarray) -> np.ndarray:
         with tf.device("CPU:0"):
-            image = enhance(tf.constant(image), self.inputs)
-            fitted, _ = fit_example(image, tf.zeros([*image.shape[:2], 1], tf.uint8), size=self.size, fit=self.inputs.evaluation_fit)
-            return ordered(fitted, self.inputs).numpy()
+            no_mask = tf.zeros([*image.shape[:2], 1], tf.uint8)
+            return preprocess(tf.constant(image), no_mask, self.inputs, fit=fitted_to(self.size, self.inputs.evaluation_fit))[0].numpy()
