@@ -30,7 +30,17 @@ from pathlib import Path
 from flexseg.console import say
 from flexseg.errors import UserError
 from flexseg.runs.bucket import Bucket
-from flexseg.runs.checkpoint_format import CHECKSUMS, FOLDERS, checkpoint_folders, damage, forget_replaced, name_replaced, read_facts, recover, replaced_name
+from flexseg.runs.checkpoint_format import (
+    CHECKSUMS,
+    FOLDERS,
+    checkpoint_folders,
+    damage,
+    forget_replaced,
+    name_replaced,
+    read_facts,
+    recover,
+    replaced_name,
+)
 from flexseg.runs.layout import RunLayout
 
 _OWNER = "run.owner"

@@ -20,7 +20,15 @@ from flexseg.distribution.ema import ExponentialMovingAverage
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
-from flexseg.runs.checkpoint_format import damage, read_checkpoint, recover, write_checkpoint
+from flexseg.runs.checkpoint_format import (
+    checkpoint_folder,
+    checkpoint_folders,
+    damage,
+    read_checkpoint,
+    recover_all,
+    set_aside,
+    write_checkpoint,
+)
 from flexseg.runs.variables import assign, model_variables, named_arrays
 
 

@@ -17,9 +17,9 @@ from flexseg.data.dataset import BuiltDataset
 from flexseg.distribution.agreement import agree
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
-from flexseg.runs.lock import FolderLock
-from flexseg.runs.interruption import Interrupted, Interruption
 from flexseg.runs.directory import RunDirectory
+from flexseg.runs.interruption import Interrupted, Interruption
+from flexseg.runs.lock import FolderLock
 
 _PACKAGES = ("flexseg", "tensorflow", "keras", "numpy")  # whose versions must be the same on all workers
 _CURES = {machine.VARIABLE: f"on all workers {machine.VARIABLE}={{}} flexseg train …"}

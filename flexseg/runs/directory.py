@@ -22,7 +22,6 @@ from flexseg.runs.bucket import Bucket, is_bucket
 from flexseg.runs.bucket_sync import BucketSync
 from flexseg.runs.layout import RunLayout
 
-
 _MOST_BYTES = 2**20  # of an environment.json: a run writes a few thousand
 
 
