@@ -100,7 +100,8 @@ def measure(combination: dict, data_dir: str, replicas) -> dict:
     from flexseg.config.configure import configure
     from flexseg.data.dataset import open_dataset
     from flexseg.runs.directory import RunDirectory
-    from flexseg.training.assembly import Assembly, Experiment
+    from flexseg.training.assembly import Assembly
+    from flexseg.training.experiment import Experiment
     from flexseg.training.precision import precision_scope
     from flexseg.training.trainer import Trainer
 

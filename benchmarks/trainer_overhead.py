@@ -40,7 +40,8 @@ def trainer_side(data_dir: str):
     from flexseg.data.dataset import BuiltDataset
     from flexseg.distribution.strategies import open_replicas
     from flexseg.runs.directory import RunDirectory
-    from flexseg.training.assembly import Assembly, Experiment
+    from flexseg.training.assembly import Assembly
+    from flexseg.training.experiment import Experiment
     from flexseg.training.trainer import Trainer
 
     size = f"({FLAGS.image_size},{FLAGS.image_size})"

@@ -16,7 +16,8 @@ from flexseg.models.flex_unet import flex_unet
 from flexseg.objectives.losses import loss_named
 from flexseg.objectives.step_metrics import StepMetrics
 from flexseg.training import precision
-from flexseg.training.assembly import Assembly, Experiment
+from flexseg.training.assembly import Assembly
+from flexseg.training.experiment import Experiment
 from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope, resolve_precision, resolve_xla

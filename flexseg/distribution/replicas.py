@@ -54,7 +54,7 @@ class Replicas:
         return self.strategy.num_replicas_in_sync
 
     @property
-    def here(self) -> int:
+    def local_count(self) -> int:
         """Replicas of this process."""
         return self.count // self.workers
 
@@ -78,8 +78,8 @@ class Replicas:
         with untuned_devices():
             return iter(self.strategy.distribute_datasets_from_function(lambda _: dataset, options))
 
-    def place(self, batch: dict) -> dict:
-        """Splits a global batch of host arrays evenly over the replicas."""
+    def shard(self, batch: dict) -> dict:
+        """A global batch of host arrays as per-replica tensors, split evenly."""
         size = len(next(iter(batch.values()))) // self.count
 
         def share(value):

@@ -40,7 +40,7 @@ def read_weights(run: RunLayout, checkpoint: str, *, cure: str = "--checkpoint=l
         try:
             return read_whole(run.best)
         except UserError:
-            if whole_folder(run.best).is_dir():
+            if whole_folder(run.best).is_dir() or not run.started:
                 raise
         raise UserError(run.best, expected="the best weights", found="none yet: no epoch has ended", cure=cure)
     for folder in reversed(checkpoint_folders(run.checkpoints)):

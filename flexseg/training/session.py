@@ -32,7 +32,8 @@ from flexseg.files.atomic import replace_file
 from flexseg.objectives.supervision import main_output
 from flexseg.runs.claim import Claim
 from flexseg.runs.directory import RunDirectory
-from flexseg.training.assembly import Assembly, Experiment, global_batch_size
+from flexseg.training.assembly import Assembly
+from flexseg.training.experiment import Experiment, global_batch_size
 from flexseg.training.precision import precision_scope, resolve_precision
 from flexseg.training.settings import TrainSettings
 from flexseg.training.starting_weights import load_starting_weights

@@ -27,7 +27,8 @@ from flexseg.errors import UserError
 from flexseg.models.pretrained import encoder_of
 from flexseg.objectives.epoch_metrics import EpochMetrics
 from flexseg.runs.interruption import Interruption
-from flexseg.training.assembly import Assembly, Experiment, global_batch_size
+from flexseg.training.assembly import Assembly
+from flexseg.training.experiment import Experiment, global_batch_size
 from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.plateau import ReduceLROnPlateau
 from flexseg.training.throughput import Throughput

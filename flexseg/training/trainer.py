@@ -28,9 +28,10 @@ from flexseg.runs.checkpoint_manager import CheckpointManager
 from flexseg.runs.directory import RunDirectory
 from flexseg.runs.interruption import Interruption, StopRequested
 from flexseg.runs.watchdog import Watchdog
-from flexseg.training.assembly import Assembly, Experiment
+from flexseg.training.assembly import Assembly
 from flexseg.training.early_stopping import EarlyStopping, monitor_mode
 from flexseg.training.epoch_pictures import EpochPictures
+from flexseg.training.experiment import Experiment
 from flexseg.training.plateau import ReduceLROnPlateau
 from flexseg.training.reporter import Reporter, SilentReporter
 from flexseg.training.steps import TRAIN, Steps
