@@ -5,7 +5,7 @@
     onednn_in_use()                   # True
 
 TensorFlow's Linux wheels hold oneDNN's kernels and leave them off on x86 CPUs without AVX-512 VNNI, AVX-512 BF16, AVX-VNNI or AMX. They need AVX2
-alone, and are faster with it than what TensorFlow takes instead (figures in BUILD_NOTES.md). They round differently, so a run keeps what it was
+alone, and are faster with it than what TensorFlow takes instead (figures in docs/measurements.md). They round differently, so a run keeps what it was
 begun with.
 """
 
@@ -68,11 +68,30 @@ def onednn_in_use() -> bool:
 
 def cpu_flags() -> frozenset[str]:
     """Instruction sets of an x86 CPU, as Linux names them; empty elsewhere."""
+    return frozenset(_cpu_table().get("flags", "").split()) if platform.machine() == "x86_64" else frozenset()
+
+
+def cpu_description() -> str:
+    """Model, logical CPUs and what matters of the instruction sets, for a bug report."""
+    kinds = sorted(flag for flag in cpu_flags() if flag == "avx2" or flag in _ON_BY_DEFAULT)
+    name = _cpu_table().get("model name") or platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} logical CPUs, {' '.join(kinds) or 'no AVX2'}"
+
+
+def onednn_description() -> str:
+    """Whether a new run would take oneDNN's kernels, and who says so."""
     try:
-        table = Path("/proc/cpuinfo").read_text()
+        wanted = wanted_onednn()
+    except UserError as error:
+        return str(error)
+    why = f"{VARIABLE}={os.environ[VARIABLE]}" if VARIABLE in os.environ else "this CPU has AVX2" if wanted else "TensorFlow decides"
+    return f"{'on' if wanted else 'off' if wanted is False else 'not decided'} ({why})"
+
+
+def _cpu_table() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; empty where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     except OSError:
-        table = ""
-    if platform.machine() != "x86_64":
-        return frozenset()
-    lines = (line.partition(":") for line in table.splitlines())
-    return frozenset(next((words.split() for name, _, words in lines if name.strip() == "flags"), ()))
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

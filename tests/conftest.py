@@ -38,7 +38,7 @@ def toy(tmp_path_factory):
     place = tmp_path_factory.mktemp("toy")
     sizes = ((24, 31), (40, 28), (32, 32), (17, 64))
     names = [f"{split}/{split}{number:02d}" for split, count in (("train", 19), ("valid", 5), ("test", 1)) for number in range(count)]
-    source = toys.write_checkpoint(place / "source", {name: sizes[number % 4] for number, name in enumerate(names)})
+    source = toys.write_folder(place / "source", {name: sizes[number % 4] for number, name in enumerate(names)})
     return toys.build(place, source=source, name="toy")
 
 

@@ -38,7 +38,7 @@ def masks_of(dataset):
 
 @pytest.mark.parametrize("below", ["", "my_set/"])
 def test_a_zip_file_builds_what_its_folder_builds(tmp_path, below):
-    source = toys.write_checkpoint(tmp_path / "source", toys.FOUR)
+    source = toys.write_folder(tmp_path / "source", toys.FOUR)
     packed = pack(tmp_path / "set.zip", source, below)
     there, here = toys.build(tmp_path / "a", source=packed, name="one"), toys.build(tmp_path / "b", source=source, name="one")
     assert there.manifest.fingerprint == here.manifest.fingerprint

@@ -23,7 +23,7 @@ def records(dataset):
 def test_the_same_records_and_the_same_manifest(tmp_path, dataset):
     if dataset == "image_mask_folder":
         names = [f"{split}/{split}{number:02d}" for split, count in (("train", 23), ("valid", 5), ("test", 4)) for number in range(count)]
-        arguments = {"source": toys.write_checkpoint(tmp_path / "source", names), "num_shards": 3}
+        arguments = {"source": toys.write_folder(tmp_path / "source", names), "num_shards": 3}
     else:
         params = ["synthetic_nuclei.slides=(3,1,1)", "synthetic_nuclei.images_per_slide=4", "synthetic_nuclei.image_size=(32,32)"]
         arguments = {"source": None, "gin_param": params, "num_shards": 3}

@@ -22,7 +22,7 @@ from flexseg.data.dataset import open_dataset
 @pytest.fixture
 def source(tmp_path) -> Path:
     """Four sound cases in three splits."""
-    return toys.write_checkpoint(tmp_path / "source", toys.FOUR)
+    return toys.write_folder(tmp_path / "source", toys.FOUR)
 
 
 def printed_bindings(text: str) -> list[str]:

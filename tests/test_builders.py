@@ -66,7 +66,7 @@ class _BuilderTest(tfds.testing.DatasetBuilderTestCase):
 
 class TestImageMaskFolder(_BuilderTest):
     MODULE, SPLITS = image_mask_folder_dataset_builder, {"train": 2, "valid": 1, "test": 1}
-    WRITE = staticmethod(lambda folder: toys.write_checkpoint(folder, toys.FOUR))
+    WRITE = staticmethod(lambda folder: toys.write_folder(folder, toys.FOUR))
 
 
 class TestTnbc(_BuilderTest):

@@ -15,7 +15,7 @@ from flexseg.datasets import contents as contents_module
 @pytest.fixture
 def source(tmp_path) -> Path:
     """Four sound cases in three splits."""
-    return toys.write_checkpoint(tmp_path / "source", toys.FOUR)
+    return toys.write_folder(tmp_path / "source", toys.FOUR)
 
 
 def test_the_same_build_again_writes_nothing(tmp_path, source):
@@ -29,10 +29,10 @@ def test_the_same_build_again_writes_nothing(tmp_path, source):
 CHANGES = {
     "1 case with another image: a": lambda source: toys.repaint(source / "train/images/a.png", 1),
     "1 case with another mask: a": lambda source: toys.repaint(source / "train/masks/a.png", 255),
-    "1 case added: e": lambda source: toys.write_checkpoint(source, ["train/e"]),
+    "1 case added: e": lambda source: toys.write_folder(source, ["train/e"]),
     "1 case removed: b": lambda source: [(source / f"train/{kind}/b.png").unlink() for kind in ("images", "masks")],
     "4 cases in another group: a, b, c, d": lambda source: (source / "groups.csv").write_text("image,group\na,1\nb,1\nc,3\nd,4\n"),
-    "1 case in another split: c": lambda source: [toys.write_checkpoint(source, ["valid/e"]), *((source / f"valid/{kind}/c.png").rename(
+    "1 case in another split: c": lambda source: [toys.write_folder(source, ["valid/e"]), *((source / f"valid/{kind}/c.png").rename(
         source / f"train/{kind}/c.png") for kind in ("images", "masks"))],
 }  # fmt: skip
 
@@ -144,7 +144,7 @@ def test_a_threshold_that_nothing_uses_is_refused(tmp_path, source):
 
 
 def test_another_number_of_shards_under_a_used_name_is_refused(tmp_path):
-    source = toys.write_checkpoint(tmp_path / "source", [f"{split}/{split}{number}" for split in ("train", "valid") for number in range(2)])
+    source = toys.write_folder(tmp_path / "source", [f"{split}/{split}{number}" for split in ("train", "valid") for number in range(2)])
     toys.build(tmp_path, source=source, name="toy", num_shards=1)
     assert "1 shards a split instead of 2" in toys.refusal(tmp_path, source=source, name="toy", num_shards=2).found
     assert len(toys.build(tmp_path, source=source, name="toy", num_shards=2, overwrite=True).table("train").files) == 2
@@ -174,7 +174,7 @@ def test_another_kind_of_dataset_under_a_used_name_is_refused(tmp_path, source):
 
 
 def test_a_build_that_exceeds_memory_spreads_over_many_files_and_writes_the_same(tmp_path, monkeypatch):
-    source = toys.write_checkpoint(tmp_path / "source", [f"train/c{number:02d}" for number in range(40)])
+    source = toys.write_folder(tmp_path / "source", [f"train/c{number:02d}" for number in range(40)])
     whole = toys.build(tmp_path / "a", source=source, name="one")
     read, lengths = shuffle._Bucket.read_values, []
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1000)  # of a billion

@@ -145,7 +145,7 @@ def test_a_pair_s_variants_take_less_than_a_tenth_of_the_reference_s_time():
 @pytest.fixture
 def source(tmp_path):
     names = {f"{split}/{name}": (40, 56) for split, names in {"train": ("a", "b"), "valid": ("c",), "test": ("d",)}.items() for name in names}
-    return toys.write_checkpoint(tmp_path / "source", names)
+    return toys.write_folder(tmp_path / "source", names)
 
 
 def rows(folder):

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+from importlib import metadata
 
 import pytest
 
@@ -15,20 +16,34 @@ TOY = '''
 
 More about it.
 """
-from absl import flags, logging
-from flexseg.commands import config_flags, dispatcher
+from collections.abc import Sequence
+from typing import Literal
+
+from absl import logging
+from flexseg.commands import dispatcher
+from flexseg.commands.config_flags import Positive, flags_of, values
 from flexseg.errors import UserError
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "Where things go.", flag_values=FLAGS)
-flags.DEFINE_integer("epochs", 3, "How often.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_bool("xla", True, "Whether to compile.", flag_values=FLAGS)
-flags.DEFINE_enum("split", "valid", ["valid", "test"], "Which part.", flag_values=FLAGS)
-config_flags.define(FLAGS)
+
+def run(
+    *, workdir: str, epochs: Positive = 3, xla: bool = True, split: Literal["valid", "test"] = "valid",
+    gin_file: Sequence[str] = (), gin_param: Sequence[str] = (), user_module: Sequence[str] = (),
+):
+    """Runs.
+
+    Args:
+      workdir: Where things go.
+      epochs: How often.
+      xla: Whether to compile.
+      split: Which part.
+    """
+
+
+FLAGS = flags_of(run)
 
 
 def main(args):
-    print(args, config_flags.values(FLAGS))
+    print(args, values(FLAGS))
     logging.info("an informing line")
     logging.warning("a warning line")
     {body}
@@ -94,9 +109,13 @@ def test_an_unknown_command_is_answered_with_a_suggestion(flexseg):
     assert result.returncode == 1 and "Did you mean 'toy'?" in one_line(result)
 
 
-def test_the_version_is_the_installed_one(flexseg):
+def test_the_version_tells_what_a_bug_report_needs_and_brings_no_tensorflow(flexseg):
     result = flexseg("--version")
-    assert result.returncode == 0 and result.stdout.startswith("flexseg 0.")
+    assert result.returncode == 0 and [line.split()[0] for line in result.stdout.splitlines()] == [
+        "flexseg", "python", "system", "libraries", "cpu", "gpus", "onednn",
+    ]  # fmt: skip
+    assert f"flexseg    {metadata.version('flexseg')}" in result.stdout and f"tensorflow {metadata.version('tensorflow')}" in result.stdout
+    assert "logical CPUs" in result.stdout
 
 
 # Flags
@@ -166,7 +185,7 @@ def test_warnings_are_logged_to_stderr_and_more_on_request(flexseg):
 @pytest.mark.parametrize("command", ["build", "check"])
 def test_commands_that_compute_nothing_leave_the_gpus_to_a_training(command):
     code = f"import os; from flexseg.commands import {command} as c; c.run = lambda **_: print(os.environ['CUDA_VISIBLE_DEVICES']) or []; "
-    code += "c.config_flags.values = lambda flags: {}; c.main([])"
+    code += "c.values = lambda flags: {}; c.main([])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": "0"})
     assert done.stdout == "-1\n", done.stderr
 

@@ -172,7 +172,7 @@ def test_a_run_starts_from_it(checkpoint, tmp_path):
     path, model = checkpoint()
     toy = toys.build(
         tmp_path,
-        source=toys.write_checkpoint(tmp_path / "source", {f"{split}/{split}{n}": (32, 32) for split in ("train", "valid") for n in range(4)}),
+        source=toys.write_folder(tmp_path / "source", {f"{split}/{split}{n}": (32, 32) for split in ("train", "valid") for n in range(4)}),
         name="toy",
     )
     given = [f"flex_unet.{name}={value!r}" for name, value in SETTINGS.items()]

@@ -139,7 +139,7 @@ def test_plain_files_are_stored_as_the_bytes_they_are(tmp_path):
 
 
 def test_grey_images_make_a_dataset_of_one_channel(tmp_path):
-    source = toys.write_checkpoint(tmp_path / "source", ["train/a", "valid/b"], channels=1)
+    source = toys.write_folder(tmp_path / "source", ["train/a", "valid/b"], channels=1)
     dataset = toys.build(tmp_path, source=source, name="grey")
     assert dataset.manifest.channels == 1
     np.testing.assert_array_equal(toys.pixels(dataset, "a")[0][..., 0], toys.picture("train/a", (16, 16), 1))
@@ -152,7 +152,7 @@ NAMES = [f"p{patient}_{number}" for patient in range(5) for number in range(3)]
 
 @pytest.mark.parametrize("given", ["groups.csv", "another column", "--group_pattern"])
 def test_groups_come_from_a_table_or_a_pattern_and_never_straddle_splits(tmp_path, given):
-    source = toys.write_checkpoint(tmp_path / "source", NAMES)
+    source = toys.write_folder(tmp_path / "source", NAMES)
     options = {"groups.csv": {}, "another column": {"group_column": "patient"}, "--group_pattern": {"group_pattern": "^p([0-9])_"}}[given]
     if given != "--group_pattern":
         rows = [f"{name}.png,{name[1]}" for name in NAMES]
@@ -164,7 +164,7 @@ def test_groups_come_from_a_table_or_a_pattern_and_never_straddle_splits(tmp_pat
 
 
 def test_another_seed_of_the_split_is_another_dataset(tmp_path):
-    source = toys.write_checkpoint(tmp_path / "source", NAMES)
+    source = toys.write_folder(tmp_path / "source", NAMES)
     dataset = toys.build(tmp_path, source=source, name="toy", gin_param=["split.seed=0"])
     assert dataset.manifest.split["seed"] == 0
     error = toys.refusal(tmp_path, source=source, name="toy", gin_param=["split.seed=1"])
@@ -172,7 +172,7 @@ def test_another_seed_of_the_split_is_another_dataset(tmp_path):
 
 
 def test_without_groups_the_leak_that_nobody_can_see_is_warned_of(tmp_path, capsys):
-    source = toys.write_checkpoint(tmp_path / "source", NAMES)
+    source = toys.write_folder(tmp_path / "source", NAMES)
     build.run(source=str(source), name="toy", data_dir=str(tmp_path / "data"))
     said = capsys.readouterr().out
     assert said.startswith("warning: no groups are known") and said.count("warning") == 1 and "--group_pattern" in said

@@ -43,21 +43,21 @@ def test_images_come_back_as_they_went_but_for_jpeg(tmp_path, storage, suffix, c
 
 
 def test_a_grey_image_of_a_coloured_dataset_is_stored_with_its_channels(tmp_path):
-    source = toys.write_checkpoint(tmp_path / "source", toys.FOUR)
+    source = toys.write_folder(tmp_path / "source", toys.FOUR)
     toys.write_case(source, "train/grey", toys.picture("grey", (16, 16), 1), toys.binary_mask("grey", (16, 16)))
     for storage in ("raw", "png", "jpeg"):
         assert images_of(toys.build(tmp_path, source=source, name=storage, storage=storage))["grey"].shape == (16, 16, 3)
 
 
 def test_another_form_is_another_dataset(tmp_path):
-    source = toys.write_checkpoint(tmp_path / "source", toys.FOUR)
+    source = toys.write_folder(tmp_path / "source", toys.FOUR)
     toys.build(tmp_path, source=source, name="one")
     error = toys.refusal(tmp_path, source=source, name="one", storage="raw")
     assert "images stored as_is instead of raw" in error.found and "--overwrite" in error.cure
 
 
 def test_jpeg_is_warned_of(tmp_path, capsys):
-    build.run(source=str(toys.write_checkpoint(tmp_path / "source", toys.FOUR)), name="one", data_dir=str(tmp_path / "data"), storage="jpeg")
+    build.run(source=str(toys.write_folder(tmp_path / "source", toys.FOUR)), name="one", data_dir=str(tmp_path / "data"), storage="jpeg")
     assert "--storage=jpeg loses detail" in capsys.readouterr().out
 
 

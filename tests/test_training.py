@@ -185,7 +185,7 @@ def test_running_out_of_memory_ends_in_one_line_with_the_batch_size_to_try(toy, 
 @pytest.fixture(scope="module")
 def without_validation(tmp_path_factory):
     place = tmp_path_factory.mktemp("train_only")
-    source = toys.write_checkpoint(place / "source", {f"train/c{number}": (32, 32) for number in range(4)})
+    source = toys.write_folder(place / "source", {f"train/c{number}": (32, 32) for number in range(4)})
     return toys.build(place, source=source, name="train_only")
 
 

@@ -172,7 +172,7 @@ def test_patients_with_several_volumes_are_groups(tmp_path):
 
 
 def test_pictures_with_masks_that_are_arrays_are_taken_as_the_reference_has_them(tmp_path):
-    source = toys.write_checkpoint(tmp_path / "set", toys.FOUR)
+    source = toys.write_folder(tmp_path / "set", toys.FOUR)
     for path in list(source.rglob("masks/*.png")):
         write(path.with_suffix(".npz"), (np.array(Image.open(path)) > 0).astype(np.int64))
         path.unlink()

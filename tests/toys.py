@@ -1,6 +1,6 @@
 """Toy folders of images and masks, and datasets built from them, for every test that needs one.
 
-    folder = write_checkpoint(tmp_path / "set", {"train/a": (24, 31), "valid/b": (32, 32)})     # or {"a": …} without splits
+    folder = write_folder(tmp_path / "set", {"train/a": (24, 31), "valid/b": (32, 32)})     # or {"a": …} without splits
     dataset = build(tmp_path, source=folder)                                                # a BuiltDataset
     error = refusal(tmp_path, source=folder, name="a/b")                                    # the UserError; nothing may be written
 
@@ -50,7 +50,7 @@ def write_case(folder: Path, name: str, image: np.ndarray, mask: np.ndarray | Im
         (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path, **(options if kind == "images" else {}))
 
 
-def write_checkpoint(folder: Path, cases: dict[str, tuple[int, int]] | Iterable[str], channels: int = 3) -> Path:
+def write_folder(folder: Path, cases: dict[str, tuple[int, int]] | Iterable[str], channels: int = 3) -> Path:
     """A source folder of PNGs with binary masks; `cases` says the (height, width) of each, else all are 16 x 16."""
     sizes = cases if isinstance(cases, dict) else dict.fromkeys(cases, (16, 16))
     for name, size in sizes.items():

@@ -8,27 +8,16 @@ The LabelMap and the split are set with --gin_param, e.g. --gin_param="label_map
 
 import importlib
 import shlex
+from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
+from typing import Literal
 
-from absl import flags
-
-from flexseg.commands import config_flags
+from flexseg.commands.config_flags import Positive, flags_of, values
 from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
 
-DATASETS = ("breastdm", "image_mask_folder", "malignant_breastdm", "synthetic_nuclei", "tnbc")
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_enum("dataset", "image_mask_folder", DATASETS, "What kind of source it is.", flag_values=FLAGS)
-flags.DEFINE_string("name", None, "Your name for the dataset; default the value of --dataset.", flag_values=FLAGS)
-flags.DEFINE_string("source", None, "The folder of images and masks, or a zip file of it.", flag_values=FLAGS)
-flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
-flags.DEFINE_integer("num_shards", None, "TFRecord files a split; default by size.", flag_values=FLAGS, lower_bound=1)
-flags.DEFINE_enum("storage", "as_is", ["as_is", "png", "jpeg", "raw"], "Form of the images; jpeg loses detail. Masks are PNG.", flag_values=FLAGS)
-flags.DEFINE_string("beam_runner", None, "Make the examples with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, …", flag_values=FLAGS)
-flags.DEFINE_multi_string("beam_option", [], "An option of the pipeline, e.g. --direct_num_workers=2. Repeatable.", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "Replace a dataset of this name that was built from something else.", flag_values=FLAGS)
-config_flags.define_source(FLAGS)
-config_flags.define(FLAGS)
+_SUFFIX = "_dataset_builder"  # as TFDS names the module of a dataset: datasets/tnbc/tnbc_dataset_builder.py
+DATASETS = tuple(sorted(folder.name for folder in resources.files("flexseg.datasets").iterdir() if (folder / f"{folder.name}{_SUFFIX}.py").is_file()))
 
 
 def run(
@@ -41,17 +30,28 @@ def run(
     mask_pattern: str | None = None,
     group_pattern: str | None = None,
     group_column: str | None = None,
-    max_image_pixels: int = 150_000_000,
-    num_shards: int | None = None,
-    storage: str = "as_is",
+    max_image_pixels: Positive = 150_000_000,
+    num_shards: Positive | None = None,
+    storage: Literal["as_is", "png", "jpeg", "raw"] = "as_is",
     beam_runner: str | None = None,
-    beam_option=(),
+    beam_option: Sequence[str] = (),
     overwrite: bool = False,
-    gin_file=(),
-    gin_param=(),
-    user_module=(),
+    gin_file: Sequence[str] = (),
+    gin_param: Sequence[str] = (),
+    user_module: Sequence[str] = (),
 ) -> str:
-    """Builds a dataset and returns its directory; the arguments are the flags of `flexseg build`."""
+    """Builds a dataset and returns its directory.
+
+    Args:
+      dataset: What kind of source it is: a folder of flexseg.datasets, or NAME with --user_module=NAME_dataset_builder.
+      name: Your name for the dataset; default the value of --dataset.
+      source: The folder of images and masks, or a zip file of it.
+      num_shards: TFRecord files a split; default by size.
+      storage: Form of the images; jpeg loses detail. Masks are PNG.
+      beam_runner: Make the examples with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, …
+      beam_option: An option of the pipeline, e.g. --direct_num_workers=2. Repeatable.
+      overwrite: Replace a dataset of this name that was built from something else.
+    """
     from flexseg.config.configure import configure
     from flexseg.config.effects import idle_bindings
     from flexseg.errors import UserError
@@ -61,11 +61,14 @@ def run(
         raise UserError("--beam_option", expected="--beam_runner beside it", found="none", cure="--beam_runner=DirectRunner")
     name = name or dataset
     check_name("--name", name)
-    if dataset not in DATASETS:
-        raise UserError("--dataset", expected="one of " + ", ".join(DATASETS), found=repr(dataset))
+    module = _builder_module(dataset, user_module)
     load_tensorflow()
-    module = f"flexseg.datasets.{dataset}.{dataset}_dataset_builder"
-    configuration = configure(gin_file, gin_param, modules=("flexseg.files.label_map", "flexseg.files.split", module), user_modules=user_module)
+    configuration = configure(
+        gin_file,
+        gin_param,
+        modules=("flexseg.files.label_map", "flexseg.files.split", *([] if module in user_module else [module])),
+        user_modules=user_module,
+    )
 
     from flexseg.console import progress
     from flexseg.datasets.building import Beam, build_dataset
@@ -113,6 +116,27 @@ def run(
     return str(directory)
 
 
+FLAGS = flags_of(run)
+
+
+def _builder_module(dataset: str, user_modules: Sequence[str]) -> str:
+    """The module of a dataset's `Builder` and `open_source`: a folder of flexseg's, or one of the user's modules, named `…NAME_dataset_builder`.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    from flexseg.errors import UserError, suggest
+
+    own = {module.rpartition(".")[2].removesuffix(_SUFFIX): module for module in user_modules if module.endswith(_SUFFIX)}
+    if dataset in own:
+        return own[dataset]
+    if dataset in DATASETS:
+        return f"flexseg.datasets.{dataset}.{dataset}{_SUFFIX}"
+    names = [*DATASETS, *own]
+    cure = f"one of your own: --user_module=NAME{_SUFFIX}.{suggest(dataset, names)}"
+    raise UserError("--dataset", expected="one of " + ", ".join(names), found=repr(dataset), cure=cure)
+
+
 def _summary(directory, written: bool) -> str:
     from flexseg.files.manifest import Manifest
 
@@ -136,5 +160,5 @@ def _summary(directory, written: bool) -> str:
 def main(args) -> int:
     """The command."""
     leave_gpus_alone()
-    run(**config_flags.values(FLAGS))
+    run(**values(FLAGS))
     return 0

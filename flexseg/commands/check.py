@@ -7,24 +7,14 @@
 Nothing is changed. Exit code 0: nothing or notes only; 3: warnings; 1: errors.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
-from flexseg.commands import config_flags
+from flexseg.commands.config_flags import Positive, flags_of, values
 from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
 
 WARNED = 3
 _MODULES = ("flexseg.files.label_map", "flexseg.files.split", "flexseg.files.volumes")
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("source", None, "The folder of images and masks.", flag_values=FLAGS)
-flags.DEFINE_string("dataset", None, "Name of a built dataset to read through instead.", flag_values=FLAGS)
-flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
-flags.DEFINE_string("manifest", None, "manifest.json of a dataset that was built from the folder.", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "Folder for check.html, check.json and pictures; default check_ and the folder's name, here.", flag_values=FLAGS)
-config_flags.define_source(FLAGS)
-flags.DEFINE_multi_string("gin_file", [], "A gin file with label_map.* and split.*. Repeatable.", flag_values=FLAGS)
-flags.DEFINE_multi_string("gin_param", [], "A binding such as \"label_map.off_map='nearest'\". Repeatable.", flag_values=FLAGS)
 
 
 def run(
@@ -38,11 +28,20 @@ def run(
     mask_pattern: str | None = None,
     group_pattern: str | None = None,
     group_column: str | None = None,
-    max_image_pixels: int = 150_000_000,
-    gin_file=(),
-    gin_param=(),
+    max_image_pixels: Positive = 150_000_000,
+    gin_file: Sequence[str] = (),
+    gin_param: Sequence[str] = (),
 ) -> list:
-    """Prints and writes what was found and returns the findings; the arguments are the flags of `flexseg check`."""
+    """Prints and writes what was found and returns the findings.
+
+    Args:
+      source: The folder of images and masks.
+      dataset: Name of a built dataset to read through instead.
+      manifest: manifest.json of a dataset that was built from the folder.
+      output: Folder for check.html, check.json and pictures; default check_ and the folder's name, here.
+      gin_file: A gin file with label_map.* and split.*. Repeatable.
+      gin_param: A binding such as "label_map.off_map='nearest'". Repeatable.
+    """
     from flexseg.errors import UserError
 
     if (source is None) == (dataset is None):
@@ -54,6 +53,9 @@ def run(
     given = {name: value for name, value in patterns.items() if value is not None}
     folder = Path(output or f"check_{Path(source).resolve().name}")
     return _check_source(source, given, manifest, folder, max_image_pixels, gin_file, gin_param)
+
+
+FLAGS = flags_of(run)
 
 
 def _check_source(source, patterns, manifest, folder, max_pixels, gin_file, gin_param) -> list:
@@ -164,5 +166,5 @@ def _print_findings(findings) -> None:
 def main(args) -> int:
     """The command."""
     leave_gpus_alone()
-    severities = {finding.severity for finding in run(**config_flags.values(FLAGS))}
+    severities = {finding.severity for finding in run(**values(FLAGS))}
     return 1 if "error" in severities else WARNED if "warning" in severities else 0

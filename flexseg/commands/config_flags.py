@@ -1,43 +1,115 @@
-"""The flags that every configured command shares, and one way to read a command's flags.
+"""The flags of a command, made from the signature and the docstring of its `run`: a flag is written once.
 
-A command defines its flags in a registry of its own, because a notebook imports several commands, and two of them may both
-have a `--workdir` (absl's global registry would refuse the second):
+    def run(*, workdir: str, replicas: Positive = 1, gin_param: Sequence[str] = ()) -> dict:     # this is flexseg.evaluate(...)
+        \"""Scores a split and returns the report.
 
-    FLAGS = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "The run's directory.", flag_values=FLAGS)
-    config_flags.define(FLAGS)
+        Args:
+          workdir: The run directory.
+          replicas: GPUs to use.
+        \"""
 
-    def run(*, workdir, gin_file=(), gin_param=(), user_module=()):     # this is flexseg.train(...)
-        configuration = configure(gin_file, gin_param, modules=(...), user_modules=user_module)
+    FLAGS = flags_of(run)
 
     def main(args):
-        return run(**config_flags.values(FLAGS))
+        run(**values(FLAGS))
+
+A parameter without a sentence of its own takes that of SHARED. Each command has a registry of its own, because a notebook imports several commands
+and two of them may both have a `--workdir`, which absl's global registry would refuse.
 """
+
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 from absl import flags
 
 
-def define(registry: flags.FlagValues) -> None:
-    """Adds --gin_file, --gin_param and --user_module, each repeatable, to a command's registry."""
-    for name, meaning in (
-        ("gin_file", "A gin file: a path, or the name of a shipped one such as default.gin. Repeatable; a later file overrides an earlier one."),
-        ("gin_param", "A binding such as train.epochs=3 or \"label_map.off_map='nearest'\". Repeatable; overrides the files."),
-        ("user_module", "A Python module of your own (my_models) to import, so that gin can use its models and losses. Repeatable."),
-    ):
-        flags.DEFINE_multi_string(name, [], meaning, flag_values=registry)
+class AtLeast(typing.NamedTuple):
+    """The lower bound of a whole number."""
+
+    bound: int
 
 
-def define_source(registry: flags.FlagValues) -> None:
-    """Adds the flags that say how files of a source folder belong together."""
-    for name, meaning in (
-        ("image_pattern", "Stem of the images, e.g. '{case}_img'; default '{case}'."),
-        ("mask_pattern", "Stem of the masks, e.g. '{case}_mask'; default '{case}'."),
-        ("group_pattern", "Regular expression with one group, searched in each image's stem: patient, slide, tile."),
-        ("group_column", "Column of groups.csv that names the group; default 'group'."),
-    ):
-        flags.DEFINE_string(name, None, meaning, flag_values=registry)
-    meaning = "An image of more pixels is refused before it is decoded."
-    flags.DEFINE_integer("max_image_pixels", 150_000_000, meaning, flag_values=registry, lower_bound=1)
+class Commas:
+    """Marks a list that is typed as one flag, its parts separated by commas; other lists repeat their flag."""
+
+
+Natural = Annotated[int, AtLeast(0)]
+Positive = Annotated[int, AtLeast(1)]
+CommaSeparated = Annotated[Sequence[str], Commas]
+
+SHARED = {
+    "gin_file": "A gin file: a path, or the name of a shipped one such as default.gin. Repeatable; a later file overrides an earlier one.",
+    "gin_param": "A binding such as train.epochs=3 or \"label_map.off_map='nearest'\". Repeatable; overrides the files.",
+    "user_module": "A Python module of your own (my_models) to import, so that gin can use its models and losses. Repeatable.",
+    "image_pattern": "Stem of the images, e.g. '{case}_img'; default '{case}'.",
+    "mask_pattern": "Stem of the masks, e.g. '{case}_mask'; default '{case}'.",
+    "group_pattern": "Regular expression with one group, searched in each image's stem: patient, slide, tile.",
+    "group_column": "Column of groups.csv that names the group; default 'group'.",
+    "max_image_pixels": "An image of more pixels is refused before it is decoded.",
+    "data_dir": "Where built datasets lie.",
+    "workdir": "The run directory.",
+    "checkpoint": "Which weights.",
+    "replicas": "GPUs to use.",
+    "logical_cpus": "Use this many logical CPU devices instead.",
+}
+
+
+def flags_of(function: Callable) -> flags.FlagValues:
+    """A registry with one flag for each keyword-only parameter of a command's `run`.
+
+    Args:
+      function: its annotations are bool, int, str (or None), Literal, Natural, Positive, Sequence[str] or CommaSeparated.
+
+    Raises:
+      TypeError: a parameter has another annotation.
+      KeyError: a parameter has no sentence, neither in the docstring's `Args:` nor in SHARED.
+    """
+    registry = flags.FlagValues()
+    sentences = SHARED | described(function)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = None if parameter.default is inspect.Parameter.empty else parameter.default
+            _define(registry, parameter.name, parameter.annotation, default, sentences[parameter.name])
+    return registry
+
+
+def _define(registry: flags.FlagValues, name: str, annotation: object, default: object, meaning: str) -> None:
+    kind, notes = annotation, ()
+    if typing.get_origin(kind) is Annotated:
+        kind, *notes = typing.get_args(kind)
+    options = [part for part in typing.get_args(kind) if part is not type(None)]
+    if type(None) in typing.get_args(kind):
+        kind = options[0]
+        if typing.get_origin(kind) is Annotated:
+            kind, *notes = typing.get_args(kind)
+    least = next((note.bound for note in notes if isinstance(note, AtLeast)), None)
+    if typing.get_origin(kind) is Literal:
+        flags.DEFINE_enum(name, default, list(typing.get_args(kind)), meaning, flag_values=registry)
+    elif kind is bool:
+        flags.DEFINE_boolean(name, default, meaning, flag_values=registry)
+    elif kind is int:
+        flags.DEFINE_integer(name, default, meaning, flag_values=registry, lower_bound=least)
+    elif kind is str:
+        flags.DEFINE_string(name, default, meaning, flag_values=registry)
+    elif typing.get_origin(kind) is Sequence and Commas in notes:
+        flags.DEFINE_list(name, [str(part) for part in default or ()], meaning, flag_values=registry)
+    elif typing.get_origin(kind) is Sequence:
+        flags.DEFINE_multi_string(name, list(default or ()), meaning, flag_values=registry)
+    else:
+        raise TypeError(f"--{name}: no flag is made of {annotation!r}")
+
+
+def described(function: Callable) -> dict[str, str]:
+    """Parameter -> sentence, from the `Args:` section of a docstring."""
+    text = inspect.getdoc(function) or ""
+    _, _, section = text.partition("\nArgs:\n")
+    section = textwrap.dedent(re.split(r"\n(?=\S)", section)[0])
+    entries = re.findall(r"^(\w+): (.*(?:\n[ ]+.*)*)", section, re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in entries}
 
 
 def values(registry: flags.FlagValues) -> dict[str, object]:

@@ -7,18 +7,10 @@ divided first and only training cases get copies; groups.csv in the output ties 
 """
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
-from flexseg.commands import config_flags
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("source", None, "The folder of images and masks.", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "Folder to write.", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "Replace a folder that this command wrote before.", flag_values=FLAGS)
-config_flags.define_source(FLAGS)
-config_flags.define(FLAGS)
+from flexseg.commands.config_flags import Positive, flags_of, values
 
 
 def run(
@@ -30,12 +22,18 @@ def run(
     mask_pattern: str | None = None,
     group_pattern: str | None = None,
     group_column: str | None = None,
-    max_image_pixels: int = 150_000_000,
-    gin_file=(),
-    gin_param=(),
-    user_module=(),
+    max_image_pixels: Positive = 150_000_000,
+    gin_file: Sequence[str] = (),
+    gin_param: Sequence[str] = (),
+    user_module: Sequence[str] = (),
 ) -> str:
-    """Writes the folder and returns its path; the arguments are the flags of `flexseg derive`."""
+    """Writes the folder and returns its path.
+
+    Args:
+      source: The folder of images and masks.
+      output: Folder to write.
+      overwrite: Replace a folder that this command wrote before.
+    """
     from flexseg.config.configure import configure
     from flexseg.config.effects import idle_bindings
     from flexseg.console import progress
@@ -66,7 +64,10 @@ def run(
     return output
 
 
+FLAGS = flags_of(run)
+
+
 def main(args) -> int:
     """The command."""
-    run(**config_flags.values(FLAGS))
+    run(**values(FLAGS))
     return 0

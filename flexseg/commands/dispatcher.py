@@ -2,7 +2,7 @@
 
 A command's module has
     a docstring; its first line is the summary in `flexseg --help`, all of it the head of `flexseg <command> --help`
-    FLAGS = flags.FlagValues()     its flags (see config_flags.py)
+    FLAGS = flags_of(run)          its flags (see config_flags.py)
     def main(args) -> int | None   called under absl.app with the positional arguments; the exit code, None is 0
     BINDINGS = {"epochs": "train.epochs"}     only where people try flags for bindings: what to bind instead
     POSITIONAL = "IMAGE ..."       only where positional arguments are allowed: what they are
@@ -18,6 +18,7 @@ import contextlib
 import errno
 import importlib
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -57,10 +58,11 @@ def run(argv: Sequence[str]) -> int:
     if name in ("--help", "-h", "help"):
         width = max(map(len, commands()), default=0)
         lines = [f"  {command:<{width}}  {summary}" for command, summary in commands().items()]
-        _show("\n".join(["usage: flexseg <command> [flags]", "", *lines, "", "flexseg <command> --help lists the command's flags."]))
+        _show("\n".join(["usage: flexseg <command> [flags]", "", *lines, "", "flexseg <command> --help lists the command's flags; flexseg --version tells what a bug report needs."]))
         return 0
     if name == "--version":
-        print("flexseg", importlib.import_module("flexseg").__version__)
+        facts = importlib.import_module("flexseg.commands.version").version_facts()
+        _show("\n".join(f"{name:<10} {value}" for name, value in facts.items()))
         return 0
     program = f"flexseg {name}"
     try:
@@ -131,7 +133,8 @@ def _help(program: str, module: ModuleType) -> str:
         default = "" if flag.default is None or flag.default == [] else f" (default: {flag.default_as_str[1:-1]})"
         choices = f" One of {', '.join(map(str, flag.parser.enum_values))}." if hasattr(flag.parser, "enum_values") else ""
         lines.append(f"  --{'[no]' if flag.boolean else ''}{name}{default}")
-        meaning = (flag.help or "").partition(";\n")[0]  # absl adds a sentence on repetition
+        meaning = (flag.help or "").partition(";\n")[0]  # absl adds a sentence on repetition,
+        meaning = re.sub(r"^<[\w|]+>: ", "", meaning)  # and the choices before that of an enum
         lines += textwrap.wrap(f"{meaning}{choices}", width=110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += ["  --verbosity (default: -1)", "      How much is logged to stderr: -1 warnings, 0 information, 1 everything."]
     return "\n".join(lines)

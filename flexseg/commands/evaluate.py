@@ -5,18 +5,10 @@
 Writes evaluation/<split>/report.json, per_case.csv and evaluation.csv into the run directory and prints the table.
 """
 
-from absl import flags
+from collections.abc import Sequence
+from typing import Literal
 
-from flexseg.commands import config_flags
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "The run directory.", flag_values=FLAGS)
-flags.DEFINE_string("split", "test", "The split to score.", flag_values=FLAGS)
-flags.DEFINE_string("data_dir", None, "Where built datasets lie; default where it was in training.", flag_values=FLAGS)
-flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights.", flag_values=FLAGS)
-flags.DEFINE_integer("replicas", 1, "GPUs to use.", flag_values=FLAGS, lower_bound=1)
-flags.DEFINE_integer("logical_cpus", 0, "Use this many logical CPU devices instead.", flag_values=FLAGS, lower_bound=0)
-flags.DEFINE_multi_string("gin_param", [], "A binding over those of the run, e.g. eval.batch_size=8. Repeatable.", flag_values=FLAGS)
+from flexseg.commands.config_flags import Natural, Positive, flags_of, values
 
 
 def run(
@@ -24,12 +16,19 @@ def run(
     workdir: str,
     split: str = "test",
     data_dir: str | None = None,
-    checkpoint: str = "best",
-    replicas: int = 1,
-    logical_cpus: int = 0,
-    gin_param=(),
+    checkpoint: Literal["best", "last"] = "best",
+    replicas: Positive = 1,
+    logical_cpus: Natural = 0,
+    gin_param: Sequence[str] = (),
 ) -> dict:
-    """Scores a split and returns the report; the arguments are the flags of `flexseg evaluate`."""
+    """Scores a split and returns the report.
+
+    Args:
+      split: The split to score.
+      data_dir: Where built datasets lie; default where it was in training.
+      checkpoint: Which weights.
+      gin_param: A binding over those of the run, e.g. eval.batch_size=8. Repeatable.
+    """
     from flexseg.commands.quiet import load_tensorflow
     from flexseg.errors import UserError
     from flexseg.runs.directory import recorded_onednn
@@ -67,7 +66,10 @@ def run(
     return result
 
 
+FLAGS = flags_of(run)
+
+
 def main(args) -> int:
     """The command."""
-    run(**config_flags.values(FLAGS))
+    run(**values(FLAGS))
     return 0

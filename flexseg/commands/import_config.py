@@ -9,18 +9,24 @@ it became, or why it was dropped. Nothing in the file is executed. Weights of a 
 import shlex
 from pathlib import Path
 
-from absl import flags
-
-from flexseg.commands import config_flags
+from flexseg.commands.config_flags import flags_of, values
 
 POSITIONAL = "FILE.config"
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("output", None, "Where to write, without .gin; default the name of the file, here.", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "Replace gin files of these names.", flag_values=FLAGS)
 
 
-def run(config: str, *, output: str | None = None, overwrite: bool = False) -> list[str]:
-    """Writes the gin files and returns their paths; the arguments are those of `flexseg import_config`."""
+def run(
+    config: str,
+    *,
+    output: str | None = None,
+    overwrite: bool = False,
+) -> list[str]:
+    """Writes the gin files and returns their paths.
+
+    Args:
+      config: the reference's configuration file.
+      output: Where to write, without .gin; default the name of the file, here.
+      overwrite: Replace gin files of these names.
+    """
     from flexseg.errors import UserError
     from flexseg.files.atomic import replace_file
     from flexseg.migration.reference_config import gin_text, import_config
@@ -50,6 +56,9 @@ def run(config: str, *, output: str | None = None, overwrite: bool = False) -> l
     return [str(path) for path in paths.values()]
 
 
+FLAGS = flags_of(run)
+
+
 def _common_folder(folders: list[str]) -> str:
     """`./dataset/TNBC` of ./dataset/TNBC/train/images/ and ./dataset/TNBC/valid/images/; SOURCE where there is none."""
     found = {str(Path(folder).parent.parent) for folder in folders}
@@ -63,5 +72,5 @@ def main(args) -> int:
     if len(args) != 1:
         found = "none" if not args else " ".join(args)
         raise UserError("FILE.config", expected="one configuration", found=found, cure="flexseg import_config train_eval_infer.config")
-    run(args[0], **config_flags.values(FLAGS))
+    run(args[0], **values(FLAGS))
     return 0

@@ -17,24 +17,9 @@ import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Annotated, Literal
 
-from absl import flags
-
-from flexseg.commands import config_flags
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_boolean("published", False, "List the published settings instead of the small ones.", flag_values=FLAGS)
-flags.DEFINE_list("image_size", ["256"], "Height and width of the input in pixels, or one number for both.", flag_values=FLAGS)
-flags.DEFINE_integer("image_channels", 3, "Channels of the images.", flag_values=FLAGS, lower_bound=1)
-flags.DEFINE_integer("num_classes", 2, "Classes, the background included.", flag_values=FLAGS, lower_bound=2)
-flags.DEFINE_integer("batch_size", 4, "Images a training step.", flag_values=FLAGS, lower_bound=1)
-flags.DEFINE_enum(
-    "precision", "auto", ["auto", "float32", "mixed_bfloat16", "mixed_float16"], "auto: what train.precision='auto' takes here.", flag_values=FLAGS
-)
-flags.DEFINE_boolean("measure", True, "Train for some seconds; --nomeasure tells sizes only.", flag_values=FLAGS)
-flags.DEFINE_boolean("json", False, "One JSON object a line.", flag_values=FLAGS)
-flags.DEFINE_string("plot", None, "PNG or SVG of one network, described by --gin_file and --gin_param.", flag_values=FLAGS)
-config_flags.define(FLAGS)
+from flexseg.commands.config_flags import AtLeast, CommaSeparated, Positive, flags_of, values
 
 _COLUMNS = ("network", "parameters", "GMAC", "activations", "images/s", "memory")
 _MIB, _GIB = 2**20, 2**30
@@ -43,19 +28,31 @@ _MIB, _GIB = 2**20, 2**30
 def run(
     *,
     published: bool = False,
-    image_size: Sequence[int | str] = (256,),
-    image_channels: int = 3,
-    num_classes: int = 2,
-    batch_size: int = 4,
-    precision: str = "auto",
+    image_size: CommaSeparated = (256,),
+    image_channels: Positive = 3,
+    num_classes: Annotated[int, AtLeast(2)] = 2,
+    batch_size: Positive = 4,
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto",
     measure: bool = True,
     json: bool = False,
     plot: str | None = None,
-    gin_file=(),
-    gin_param=(),
-    user_module=(),
+    gin_file: Sequence[str] = (),
+    gin_param: Sequence[str] = (),
+    user_module: Sequence[str] = (),
 ) -> list[dict]:
-    """Prints a table and returns its rows; the arguments are the flags of `flexseg models`."""
+    """Prints a table and returns its rows.
+
+    Args:
+      published: List the published settings instead of the small ones.
+      image_size: Height and width of the input in pixels, or one number for both.
+      image_channels: Channels of the images.
+      num_classes: Classes, the background included.
+      batch_size: Images a training step.
+      precision: auto: what train.precision='auto' takes here.
+      measure: Train for some seconds; --nomeasure tells sizes only.
+      json: One JSON object a line.
+      plot: PNG or SVG of one network, described by --gin_file and --gin_param.
+    """
     from flexseg.errors import UserError
 
     size = _size(image_size)
@@ -85,6 +82,9 @@ def run(
         if plot:
             print(f"drawn: {plot}")
     return rows
+
+
+FLAGS = flags_of(run)
 
 
 def _size(image_size: Sequence[int | str]) -> tuple[int, int]:
@@ -201,5 +201,5 @@ def _line(cells: dict[str, str]) -> str:
 
 def main(args) -> int:
     """The command."""
-    run(**config_flags.values(FLAGS))
+    run(**values(FLAGS))
     return 0

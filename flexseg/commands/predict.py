@@ -5,35 +5,33 @@
 --images is a folder or a file, repeatable. A mask is named after its image: new_images/a.jpg becomes masks/a.png.
 """
 
-from absl import flags
+from collections.abc import Sequence
+from typing import Literal
 
-from flexseg.commands import config_flags
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "The run directory.", flag_values=FLAGS)
-flags.DEFINE_multi_string("images", [], "A folder of images or an image; repeatable.", flag_values=FLAGS)
-flags.DEFINE_string("output", None, "Folder for the masks; default predictions/ in the run directory.", flag_values=FLAGS)
-flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which weights.", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "Replace masks of the same name.", flag_values=FLAGS)
-flags.DEFINE_integer("max_image_pixels", 150_000_000, "An image of more pixels is refused before it is decoded.", flag_values=FLAGS, lower_bound=1)
-flags.DEFINE_integer("replicas", 1, "GPUs to use.", flag_values=FLAGS, lower_bound=1)
-flags.DEFINE_integer("logical_cpus", 0, "Use this many logical CPU devices instead.", flag_values=FLAGS, lower_bound=0)
-flags.DEFINE_multi_string("gin_param", [], "A binding over those of the run, e.g. input.eval_fit='resize'. Repeatable.", flag_values=FLAGS)
+from flexseg.commands.config_flags import Natural, Positive, flags_of, values
 
 
 def run(
     *,
     workdir: str,
-    images,
+    images: Sequence[str],
     output: str | None = None,
-    checkpoint: str = "best",
+    checkpoint: Literal["best", "last"] = "best",
     overwrite: bool = False,
-    max_image_pixels: int = 150_000_000,
-    replicas: int = 1,
-    logical_cpus: int = 0,
-    gin_param=(),
+    max_image_pixels: Positive = 150_000_000,
+    replicas: Positive = 1,
+    logical_cpus: Natural = 0,
+    gin_param: Sequence[str] = (),
 ) -> list[str]:
-    """Writes masks and returns their paths; the arguments are the flags of `flexseg predict`."""
+    """Writes masks and returns their paths.
+
+    Args:
+      images: A folder of images or an image; repeatable.
+      output: Folder for the masks; default predictions/ in the run directory.
+      checkpoint: Which weights.
+      overwrite: Replace masks of the same name.
+      gin_param: A binding over those of the run, e.g. input.eval_fit='resize'. Repeatable.
+    """
     from pathlib import Path
 
     from flexseg.commands.quiet import load_tensorflow
@@ -76,7 +74,10 @@ def run(
     return names
 
 
+FLAGS = flags_of(run)
+
+
 def main(args) -> int:
     """The command."""
-    run(**config_flags.values(FLAGS))
+    run(**values(FLAGS))
     return 0

@@ -9,36 +9,9 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
+from typing import Literal
 
-from absl import flags
-
-from flexseg.commands import config_flags
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("dataset", None, "Name of a built dataset.", flag_values=FLAGS)
-flags.DEFINE_string("data_dir", "data", "Where built datasets lie.", flag_values=FLAGS)
-flags.DEFINE_string("workdir", None, "The run directory: checkpoints, TensorBoard, curves, pictures.", flag_values=FLAGS)
-flags.DEFINE_integer("replicas", 0, "GPUs to use; 0 takes as many as divide the global batch, or the CPU.", flag_values=FLAGS, lower_bound=0)
-flags.DEFINE_integer(
-    "logical_cpus", 0, "Use this many logical CPU devices instead, to try distribution without GPUs.", flag_values=FLAGS, lower_bound=0
-)
-flags.DEFINE_enum(
-    "distribution", "auto", ["auto", "one_device", "mirrored", "multi_worker"], "auto looks for other workers and takes all GPUs.", flag_values=FLAGS
-)
-flags.DEFINE_list("workers", [], "host:port of every worker, the same list on each; else TF_CONFIG or Slurm tells.", flag_values=FLAGS)
-flags.DEFINE_integer("worker", None, "Which of --workers this process is, from 0; 0 writes the run directory.", flag_values=FLAGS, lower_bound=0)
-flags.DEFINE_enum(
-    "all_reduce", "auto", ["auto", "nccl", "ring", "hierarchical_copy"], "How gradients cross; auto: TensorFlow's choice.", flag_values=FLAGS
-)
-flags.DEFINE_integer("all_reduce_pack_mib", 0, "Send gradients in packs of this many MiB; 0: all together.", flag_values=FLAGS, lower_bound=0)
-flags.DEFINE_list(
-    "data_service", [], "grpc://host:port of hosts that read and augment (python -m flexseg.launch.data_service); same batches.", flag_values=FLAGS
-)
-flags.DEFINE_boolean("dry_run", False, "Print what would be trained, run two steps, tell their time and memory; write nothing.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "init_from", None, "Start from a run's best weights (its directory), or from a FlexUNet's best_model.h5; other heads allowed.", flag_values=FLAGS
-)
-config_flags.define(FLAGS)
+from flexseg.commands.config_flags import CommaSeparated, Natural, flags_of, values
 
 DEFAULT_CONFIG = "default.gin"
 # What people try as flags because other trainers have them so.
@@ -54,21 +27,36 @@ def run(
     dataset: str,
     workdir: str | None = None,
     data_dir: str = "data",
-    replicas: int = 0,
-    logical_cpus: int = 0,
-    distribution: str = "auto",
-    workers: Sequence[str] = (),
-    worker: int | None = None,
-    all_reduce: str = "auto",
-    all_reduce_pack_mib: int = 0,
-    data_service: Sequence[str] = (),
+    replicas: Natural = 0,
+    logical_cpus: Natural = 0,
+    distribution: Literal["auto", "one_device", "mirrored", "multi_worker"] = "auto",
+    workers: CommaSeparated = (),
+    worker: Natural | None = None,
+    all_reduce: Literal["auto", "nccl", "ring", "hierarchical_copy"] = "auto",
+    all_reduce_pack_mib: Natural = 0,
+    data_service: CommaSeparated = (),
     dry_run: bool = False,
     init_from: str | None = None,
-    gin_file=(),
-    gin_param=(),
-    user_module=(),
+    gin_file: Sequence[str] = (),
+    gin_param: Sequence[str] = (),
+    user_module: Sequence[str] = (),
 ) -> str | None:
-    """Trains and returns the run directory; the arguments are the flags of `flexseg train`."""
+    """Trains and returns the run directory.
+
+    Args:
+      dataset: Name of a built dataset.
+      workdir: The run directory: checkpoints, TensorBoard, curves, pictures.
+      replicas: GPUs to use; 0 takes as many as divide the global batch, or the CPU.
+      logical_cpus: Use this many logical CPU devices instead, to try distribution without GPUs.
+      distribution: auto looks for other workers and takes all GPUs.
+      workers: host:port of every worker, the same list on each; else TF_CONFIG or Slurm tells.
+      worker: Which of --workers this process is, from 0; 0 writes the run directory.
+      all_reduce: How gradients cross; auto: TensorFlow's choice.
+      all_reduce_pack_mib: Send gradients in packs of this many MiB; 0: all together.
+      data_service: grpc://host:port of hosts that read and augment (python -m flexseg.launch.data_service); same batches.
+      dry_run: Print what would be trained, run two steps, tell their time and memory; write nothing.
+      init_from: Start from a run's best weights (its directory), or from a FlexUNet's best_model.h5; other heads allowed.
+    """
     from flexseg.commands.quiet import load_tensorflow
     from flexseg.errors import UserError
     from flexseg.runs.directory import recorded_onednn
@@ -146,6 +134,9 @@ def run(
     return place
 
 
+FLAGS = flags_of(run)
+
+
 def _refuse_other_config(directory, configuration, experiment) -> None:
     """A resumed run must be the same experiment; reporting and machine settings may differ, and a run may be made longer."""
     from flexseg.errors import UserError
@@ -174,5 +165,5 @@ def _refuse_other_config(directory, configuration, experiment) -> None:
 
 def main(args) -> int:
     """The command."""
-    run(**config_flags.values(FLAGS))
+    run(**values(FLAGS))
     return 0
