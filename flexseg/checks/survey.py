@@ -7,15 +7,13 @@ Memory holds a few pictures at a time, and of each case some hundred bytes and a
 """
 
 import dataclasses
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flexseg.checks.likeness import Fingerprint, fingerprint
 from flexseg.errors import UserError
+from flexseg.files.case_files import in_threads, refuse_other_size, sha256
 from flexseg.files.cases import Case
 from flexseg.files.headers import Header, read_header
 from flexseg.files.images import read_mask, read_pixels
@@ -56,17 +54,14 @@ class Surveyed:
 
 
 def survey(cases: Sequence[Case], *, label_map: LabelMap | None, max_pixels: int) -> Iterator[Surveyed]:
-    """The cases in their order; decoders release the GIL, so threads help.
+    """The cases in their order.
 
     Args:
       cases: with masks.
       label_map: which every mask must fit; None where it is not known yet.
       max_pixels: of an image, before it is decoded.
     """
-    workers = min(os.cpu_count() or 1, 16)
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(cases), 4 * workers):  # `map` alone would decode far ahead of a slow consumer
-            yield from pool.map(lambda case: _look(case, label_map, max_pixels), cases[start : start + 4 * workers])
+    return in_threads(lambda case: _look(case, label_map, max_pixels), cases)
 
 
 def _look(case: Case, label_map: LabelMap | None, max_pixels: int) -> Surveyed:
@@ -78,10 +73,10 @@ def _look(case: Case, label_map: LabelMap | None, max_pixels: int) -> Surveyed:
         except UserError as error:
             problems.append(str(error))
     if not problems:
-        size = found.pop("mask_size")
-        if size != (found["height"], found["width"]):
-            expected = f"the size of {case.image.name}, {found['height']} x {found['width']}"
-            problems.append(str(UserError(case.mask, expected=expected, found=f"{size[0]} x {size[1]}")))
+        try:
+            refuse_other_size(case, (found["height"], found["width"]), found["mask_size"])
+        except UserError as error:
+            problems.append(str(error))
     found.pop("mask_size", None)
     return Surveyed(**found, problem=" ".join(problems))
 
@@ -90,7 +85,7 @@ def _image(path: Path, max_pixels: int) -> dict:
     header: Header = read_header(path, max_pixels=max_pixels)
     pixels = read_pixels(path, max_pixels=max_pixels)
     facts = {"height": header.height, "width": header.width, "mode": header.mode + " alpha" * header.has_alpha, "bits": header.bits}
-    return facts | {"image_sha256": _sha256(path), "likeness": fingerprint(pixels)}
+    return facts | {"image_sha256": sha256(path), "likeness": fingerprint(pixels)}
 
 
 def _mask(path: Path, label_map: LabelMap | None, max_pixels: int) -> dict:
@@ -101,9 +96,4 @@ def _mask(path: Path, label_map: LabelMap | None, max_pixels: int) -> dict:
     kept = dict(counts.most_common(MOST_COLORS))
     more = len(counts) - len(kept)
     facts = {"colors": kept, "more_colors": more, "pixels": mask.shape[0] * mask.shape[1], "class_pixels": class_pixels}
-    return facts | {"mask_sha256": _sha256(path), "mask_size": mask.shape[:2]}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return facts | {"mask_sha256": sha256(path), "mask_size": mask.shape[:2]}

@@ -12,15 +12,14 @@ It does not judge the labels: that a mask fits its image in more than size is fo
 import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from flexseg.errors import UserError
+from flexseg.files.case_files import in_threads, refuse_other_size, sha256
 from flexseg.files.cases import Case
 from flexseg.files.groups import some
 from flexseg.files.headers import MAX_PIXELS, Header, read_header
@@ -99,8 +98,8 @@ class Inventory:
         both = sorted(new.keys() & old.keys())
         changes = [("added", sorted(new.keys() - old.keys())), ("removed", sorted(old.keys() - new.keys()))]
         changes += [
-            (what, [case_id for case_id in both if new[case_id][place] != old[case_id][place]])
-            for place, what in enumerate(("in another split", "in another group", "with another image", "with another mask"))
+            (what, [case_id for case_id in both if new[case_id][index] != old[case_id][index]])
+            for index, what in enumerate(("in another split", "in another group", "with another image", "with another mask"))
         ]
         sentences = [f"{len(case_ids)} case{'s' * (len(case_ids) > 1)} {what}: {some(case_ids)}" for what, case_ids in changes if case_ids]
         now, then = _canonical(self.label_map.to_json()), _canonical(built.label_map)
@@ -185,7 +184,7 @@ def take_inventory(
 
 
 def _checked(cases: list[Case], label_map: LabelMap | None, max_pixels: int) -> Iterator[_Finding | UserError]:
-    """The finding or the refusal of each case, in order; decoders release the GIL, so threads help."""
+    """The finding or the refusal of each case, in order."""
 
     def check(case: Case) -> _Finding | UserError:
         try:
@@ -193,29 +192,20 @@ def _checked(cases: list[Case], label_map: LabelMap | None, max_pixels: int) -> 
         except UserError as error:
             return error
 
-    workers = min(os.cpu_count() or 1, 16)
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(cases), 4 * workers):  # `map` alone would decode far ahead of a slow consumer
-            yield from pool.map(check, cases[start : start + 4 * workers])
+    return in_threads(check, cases)
 
 
 def _check(case: Case, label_map: LabelMap | None, max_pixels: int) -> _Finding:
     header = read_header(case.image, max_pixels=max_pixels)
     mask_header = read_header(case.mask, max_pixels=max_pixels)
-    if (header.height, header.width) != (mask_header.height, mask_header.width):
-        raise UserError(
-            case.mask,
-            expected=f"the size of {case.image.name}, {header.height} x {header.width} (height x width)",
-            found=f"{mask_header.height} x {mask_header.width}",
-            cure="give the two one size, or take them out of the folder.",
-        )
+    refuse_other_size(case, (header.height, header.width), (mask_header.height, mask_header.width))
     values = value_range(case.image, max_pixels=max_pixels)  # decodes to the end: the image is sound
     mask = read_mask(case.mask, max_pixels=max_pixels)
     if label_map is None:
         counts = count_colors(mask)
     else:
         counts = {int(i): int(n) for i, n in enumerate(np.bincount(label_map.encode(mask, case.mask).ravel())) if n}
-    entry = CheckedCase(case, header.height, header.width, header.needs_conversion, _sha256(case.image), _sha256(case.mask))
+    entry = CheckedCase(case, header.height, header.width, header.needs_conversion, sha256(case.image), sha256(case.mask))
     return _Finding(entry, header, values, counts)
 
 
@@ -225,11 +215,6 @@ def _canonical(label_map: dict) -> dict:
     if "values" in content:
         content["rgb_map"] = [[[value] * 3, i] for value, i in content.pop("values")]
     return {**content, "ignore": sorted(content["ignore"])}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _MaskCounts:
