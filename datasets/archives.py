@@ -1,7 +1,7 @@
 """Archives: a zip file, given or downloaded, as a folder of images.
 
-    place = unpacked(Path("TNBC_NucleiSegmentation.zip"), flag="--source")
-    place.folder                                     # there as long as `place` lives
+    archive = unpacked(Path("TNBC_NucleiSegmentation.zip"), flag="--source")
+    archive.folder                                   # there as long as `archive` lives
     path = fetch(Download(url=..., bytes=25_232_361, md5="1605…"), Path("data/downloads"))
 
 What an archive says is checked before anything is written: names that lead out of the folder, links, and more bytes than the disk has room for.
@@ -64,13 +64,13 @@ def unpacked(path: Path, *, flag: str) -> Unpacked:
     Raises:
       UserError: for a file that is no sound zip, or that holds what a set of pictures does not.
     """
-    where, place = f"{flag}={path}", Unpacked()
+    where, held = f"{flag}={path}", Unpacked()
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            _refuse_strange(members, where, free=shutil.disk_usage(place.folder).free)
+            _refuse_strange(members, where, free=shutil.disk_usage(held.folder).free)
             for member in members:
-                target = place.folder / member.filename
+                target = held.folder / member.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, open(target, "wb") as stream:
                     shutil.copyfileobj(source, stream)  # checks the sum of the content, and reads no more than the size that was stated
@@ -80,10 +80,10 @@ def unpacked(path: Path, *, flag: str) -> Unpacked:
         raise UserError(where, expected=_SOUND, found=error.strerror or first_line(error), cure=_AGAIN) from error
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise UserError(where, expected=_SOUND, found=first_line(error), cure=_AGAIN) from error  # a RuntimeError: it has a password
-    inside = [entry for entry in place.folder.iterdir() if entry.name != "__MACOSX"]
+    inside = [entry for entry in held.folder.iterdir() if entry.name != "__MACOSX"]
     if len(inside) == 1 and inside[0].is_dir():
-        place.folder = inside[0]
-    return place
+        held.folder = inside[0]
+    return held
 
 
 def _refuse_strange(members: list[zipfile.ZipInfo], where: str, *, free: int) -> None:

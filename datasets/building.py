@@ -220,13 +220,15 @@ def _write(builder_class, contents, *, dataset, name, beside, num_shards, beam, 
 def _table(directory: Path, files, rows: list[dict]) -> SplitTable:
     """The manifest's columns; that each record holds the case it should is read back, not believed."""
     files = sorted(files)
-    places = [(number, offset, length) for number, name in enumerate(files) for offset, length in tfrecord_offsets(directory / name)]
-    if len(places) != len(rows):
-        raise ValueError(f"{len(rows)} examples were written, {len(places)} records found")
+    positions = [(number, offset, length) for number, name in enumerate(files) for offset, length in tfrecord_offsets(directory / name)]
+    if len(positions) != len(rows):
+        raise ValueError(f"{len(rows)} examples were written, {len(positions)} records found")
     serialized = tf.data.TFRecordDataset([str(directory / name) for name in files])
     names = serialized.map(lambda s: tf.io.parse_single_example(s, {"case_id": tf.io.FixedLenFeature([], tf.string)})["case_id"])
     for row, found in zip(rows, names.as_numpy_iterator(), strict=True):
         if found.decode() != row["case_id"]:
             raise ValueError(f"the record of case {row['case_id']} holds case {found.decode()}")
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return SplitTable(files=tuple(files), shard=[p[0] for p in places], offset=[p[1] for p in places], length=[p[2] for p in places], **columns)
+    return SplitTable(
+        files=tuple(files), shard=[p[0] for p in positions], offset=[p[1] for p in positions], length=[p[2] for p in positions], **columns
+    )

@@ -99,9 +99,9 @@ class SourceOptions:
 
     def unpack(self, path: Path, *, flag: str) -> Path:
         """The folder of a zip file, there as long as these options live."""
-        place = unpacked(path, flag=flag)
-        self.kept.append(place)
-        return place.folder
+        archive = unpacked(path, flag=flag)
+        self.kept.append(archive)
+        return archive.folder
 
 
 class Contents(abc.ABC):

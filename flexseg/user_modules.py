@@ -37,8 +37,8 @@ def import_user_module(module: str) -> None:
     try:
         file = importlib.import_module(module).__file__
     except SyntaxError as error:
-        place = f"{Path(error.filename or module).name}:{error.lineno}"
-        raise UserError(where, expected="valid Python", found=f"{error.msg} ({place}: {(error.text or '').strip()})") from error
+        line = f"{Path(error.filename or module).name}:{error.lineno}"
+        raise UserError(where, expected="valid Python", found=f"{error.msg} ({line}: {(error.text or '').strip()})") from error
     except Exception as error:
         if is_missing(error, module):
             there = sorted(path.stem for path in Path.cwd().glob("*.py"))

@@ -74,8 +74,8 @@ class SyntheticContents(Contents):
 
     def example(self, split: str, number: int) -> Example:
         """Generates an image; slides are numbered through the splits."""
-        place = ("train", "valid", "test").index(split)
-        slide, index = sum(self._settings.slides[:place]) + number // self._settings.images_per_slide, number % self._settings.images_per_slide
+        part = ("train", "valid", "test").index(split)
+        slide, index = sum(self._settings.slides[:part]) + number // self._settings.images_per_slide, number % self._settings.images_per_slide
         sample = synthesize(seed=self._settings.seed, slide=slide, index=index, image_size=self._settings.image_size)
         done, data = cv2.imencode(".png", sample.image[..., ::-1])
         if not done:

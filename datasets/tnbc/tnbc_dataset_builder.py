@@ -94,8 +94,8 @@ def discover_derived(source: Path) -> list[Case]:
     cases = []
     for case in discover(source).cases:
         number = re.search(LAST_NUMBER, case.image.stem)
-        place = int(number[1]) - _FIRST_NUMBER if number else -1
-        if not 0 <= place < len(patients):
+        index = int(number[1]) - _FIRST_NUMBER if number else -1
+        if not 0 <= index < len(patients):
             last = _FIRST_NUMBER + len(patients) - 1
             raise UserError(
                 f"--source={source}",
@@ -103,7 +103,7 @@ def discover_derived(source: Path) -> list[Case]:
                 found=case.image.name,
                 cure="for other files: --dataset=image_mask_folder",
             )
-        cases.append(dataclasses.replace(case, group=patients[place]))
+        cases.append(dataclasses.replace(case, group=patients[index]))
     return cases
 
 

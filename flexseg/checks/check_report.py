@@ -113,8 +113,8 @@ def _page(source: str, findings: Sequence[Finding], table: dict[str, dict], pict
 
 def _spread(entries: Sequence[Surveyed]) -> list[Surveyed]:
     """Some of them, evenly from first to last."""
-    places = np.unique(np.linspace(0, len(entries) - 1, min(_SAMPLES, len(entries))).round().astype(int)) if entries else []
-    return [entries[place] for place in places]
+    indices = np.unique(np.linspace(0, len(entries) - 1, min(_SAMPLES, len(entries))).round().astype(int)) if entries else []
+    return [entries[index] for index in indices]
 
 
 def _samples(path: Path, entries: Sequence[Surveyed], label_map: LabelMap, max_pixels: int) -> Path:
@@ -160,8 +160,8 @@ def _bars(path: Path, values: dict[str, int], label: str) -> Path:
 def _shares(path: Path, table: dict[str, dict], label_map: LabelMap) -> Path:
     names, splits = list(label_map.class_names), list(table)
     figure, axes = _figure(max(6.0, 0.5 * len(names) * len(splits)))
-    for place, (split, color) in enumerate(zip(splits, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=False)):
-        positions = np.arange(len(names)) + (place - (len(splits) - 1) / 2) * 0.8 / len(splits)
+    for index, (split, color) in enumerate(zip(splits, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), strict=False)):
+        positions = np.arange(len(names)) + (index - (len(splits) - 1) / 2) * 0.8 / len(splits)
         axes.bar(positions, [100 * table[split]["shares"][name] for name in names], 0.8 / len(splits), label=split, color=color)
     axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 4 else 0, ha="right" if len(names) > 4 else "center")
     axes.set_ylabel("% of all pixels")

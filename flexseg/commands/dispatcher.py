@@ -58,7 +58,17 @@ def run(argv: Sequence[str]) -> int:
     if name in ("--help", "-h", "help"):
         width = max(map(len, commands()), default=0)
         lines = [f"  {command:<{width}}  {summary}" for command, summary in commands().items()]
-        _show("\n".join(["usage: flexseg <command> [flags]", "", *lines, "", "flexseg <command> --help lists the command's flags; flexseg --version tells what a bug report needs."]))
+        _show(
+            "\n".join(
+                [
+                    "usage: flexseg <command> [flags]",
+                    "",
+                    *lines,
+                    "",
+                    "flexseg <command> --help lists the command's flags; flexseg --version tells what a bug report needs.",
+                ]
+            )
+        )
         return 0
     if name == "--version":
         facts = importlib.import_module("flexseg.commands.version").version_facts()

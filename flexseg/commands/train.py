@@ -124,14 +124,14 @@ def run(
         session.train(claim, init_from=init_from, operative_config=configuration.operative)
     if not devices.is_chief:
         return None
-    place = directory.name_of(directory.path)
-    print(f"\nrun directory: {place}")
+    path = directory.name_of(directory.path)
+    print(f"\nrun directory: {path}")
     events = directory.name_of(directory.tensorboard)
     if events.startswith("s3:"):  # which TensorFlow cannot read
         print(shlex.join(["aws", "s3", "sync", events, directory.path.name]))
         events = directory.path.name
     print(shlex.join(["tensorboard", f"--logdir={events}", "--samples_per_plugin=images=1000"]))
-    return place
+    return path
 
 
 FLAGS = flags_of(run)

@@ -203,13 +203,13 @@ def _read(path: Path, folders: Sequence[Path], opened: tuple[Path, ...]) -> list
 def _parse(text: str, label: str, include: Callable[[str, str], list[_Statement]] | None = None) -> list[_Statement]:
     """The statements of one file or flag, executing nothing."""
 
-    def place(line: int) -> str:
+    def location(line: int) -> str:
         return label if label.startswith("--") else f"{label}:{line}"
 
     statements, unit = [], object()
     try:
         for item in config_parser.ConfigParser(text, _Delegate()):
-            where = place(item.location.line_num)
+            where = location(item.location.line_num)
             if isinstance(item, config_parser.ImportStatement):
                 cure = "take the line out; modules of your own are named on the command line: --user_module=my_models"
                 raise UserError(where, expected="bindings and includes", found=f"{item.format()!r}, which would be executed", cure=cure)
@@ -226,7 +226,7 @@ def _parse(text: str, label: str, include: Callable[[str, str], list[_Statement]
         number = getattr(error, "lineno", None) or (error.args[1][0] if isinstance(error, tokenize.TokenError) else 1)
         line, reason = "".join(text.splitlines()[number - 1 : number]).strip(), str(error.args[0]).splitlines()[-1].strip(" .")
         cure = "write text in quotes ('nearest'), functions as @name, and True, False, None with a capital"
-        raise UserError(place(number), expected="a line like train.epochs = 3", found=f"{line!r} ({reason})", cure=cure) from error
+        raise UserError(location(number), expected="a line like train.epochs = 3", found=f"{line!r} ({reason})", cure=cure) from error
     return statements
 
 

@@ -29,14 +29,14 @@ def refuse_unreachable(addresses: Sequence[str]) -> None:
     for address in addresses:
         parts = urlsplit(address)
         try:
-            place = (parts.hostname, parts.port)
+            host_port = (parts.hostname, parts.port)
         except ValueError:
-            place = (None, None)
-        if parts.scheme != "grpc" or None in place or parts.path:
+            host_port = (None, None)
+        if parts.scheme != "grpc" or None in host_port or parts.path:
             raise UserError(_FLAG, expected="grpc://host:port, several with commas between", found=repr(address))
         cure = f"on that host: python -m flexseg.launch.data_service --port={parts.port}"
         try:
-            socket.create_connection(place, timeout=_PATIENCE_SECONDS).close()
+            socket.create_connection(host_port, timeout=_PATIENCE_SECONDS).close()
         except (OSError, UnicodeError) as error:  # a name that is none, in the encoding of host names
             raise UserError(_FLAG, expected=f"a server at {address}", found=str(error), cure=cure) from error
         if not _gives_an_element(address):

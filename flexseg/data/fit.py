@@ -15,8 +15,8 @@ from flexseg.files.label_map import IGNORE
 def _reflected(start: tf.Tensor, count: int, length: tf.Tensor) -> tf.Tensor:
     """Source coordinates of `count` pixels from `start` on, in a line of `length` pixels reflected without repeating its ends."""
     period = tf.maximum(2 * (length - 1), 1)
-    place = tf.math.floormod(start + tf.range(count), period)
-    return tf.minimum(place, period - place)
+    offset = tf.math.floormod(start + tf.range(count), period)
+    return tf.minimum(offset, period - offset)
 
 
 def _window(image: tf.Tensor, mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: tuple[int, int]):

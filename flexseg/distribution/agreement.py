@@ -33,8 +33,8 @@ def agree(replicas: Replicas, facts: Mapping[str, str], *, refusal: UserError | 
     for worker, other in enumerate(told):
         if other["refusal"] is not None:
             where, expected, found, cure = other["refusal"]
-            place = where if worker == replicas.worker else f"worker {worker}: {where}"
-            raise UserError(place, expected=expected, found=found, cure=cure) from refusal
+            who = where if worker == replicas.worker else f"worker {worker}: {where}"
+            raise UserError(who, expected=expected, found=found, cure=cure) from refusal
     chief = told[0]["facts"]
     for worker, other in enumerate(told):
         for name in sorted({*chief, *other["facts"]}):

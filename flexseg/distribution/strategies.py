@@ -36,8 +36,8 @@ def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
     except tf.errors.UnknownError as error:
         if "gRPC server" not in str(error):
             raise
-        place, own = f"worker {cluster.index}", cluster.addresses[cluster.index]
-        raise UserError(place, expected=f"to listen on {own}", found="a port that is taken", cure="name another port for it") from error
+        worker, own = f"worker {cluster.index}", cluster.addresses[cluster.index]
+        raise UserError(worker, expected=f"to listen on {own}", found="a port that is taken", cure="name another port for it") from error
 
 
 def open_replicas(

@@ -12,23 +12,23 @@ from flexseg.errors import UserError
 from flexseg.files.cases import discover_pairs
 
 
-def image_files(places: Sequence[str | Path]) -> list[Path]:
-    """The image files in `places`, folders in the order of their stems; each stem once, because results are named after it.
+def image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """The image files in `paths`, folders in the order of their stems; each stem once, because results are named after it.
 
     Raises:
-      UserError: for a place that is not there, a folder without images, or two images of one stem.
+      UserError: for a path that does not exist, a folder without images, or two images of one stem.
     """
     found: list[Path] = []
-    for place in map(Path, places):
-        if not place.exists():
-            raise UserError(f"--images={place}", expected="a folder of images or an image", found="nothing there")
-        if place.is_dir():
-            inside = discover_pairs(place)
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"--images={path}", expected="a folder of images or an image", found="nothing there")
+        if path.is_dir():
+            inside = discover_pairs(path)
             found += [case.image for case in inside.cases]
             for warning in inside.warnings:
                 say("warning: %s", warning)
         else:
-            found.append(place)
+            found.append(path)
     first: dict[str, Path] = {}
     for path in found:
         if first.setdefault(path.stem, path) != path:

@@ -1,11 +1,11 @@
-"""Manifest: what a built data set consists of, with the place of every record, in one JSON file.
+"""Manifest: what a built data set consists of, with shard and byte offset of every record, in one JSON file.
 
     manifest = Manifest(dataset="my_set", ..., splits={"train": SplitTable(files=("a.tfrecord",), case_id=["x"], ...)})
     manifest.save(directory / "manifest.json")
     table = Manifest.load(directory / "manifest.json").splits["train"]
     table.case_id[index], table.files[table.shard[index]], table.offset[index]     # index = a batch's "index"
 
-A record's number, its place in the columns, is what batches carry; names are looked up here, on the host. Reading needs no TensorFlow.
+A record's index in the columns is what batches carry; names are looked up here, on the host. Reading needs no TensorFlow.
 The manifest trusts the shards: whether their payload is sound is found when it is read.
 """
 
@@ -37,7 +37,7 @@ _FRAME = struct.Struct("<QI")  # TFRecord: payload length, its masked CRC; then 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitTable:
-    """The records of one split, one column a list, all N long; a record's number is its place.
+    """The records of one split, one column a list, all N long; a record's index is its row.
 
     Attributes:
       files: names of the shards, relative to the data set's directory.

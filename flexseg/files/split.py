@@ -169,8 +169,8 @@ class Split:
         huge = max(missing.values()) / 2
         order = sorted(sizes, key=lambda group: (-sizes[group] if sizes[group] > huge else 0, self._rank(group), group))
         of_group, empty = {}, dict.fromkeys(missing)
-        for place, group in enumerate(order):
-            last_chance = len(order) - place <= len(empty)
+        for index, group in enumerate(order):
+            last_chance = len(order) - index <= len(empty)
             name = max(empty if last_chance else missing, key=missing.__getitem__)  # the first of equals: train before valid before test
             missing[name] -= sizes[group]
             empty.pop(name, None)

@@ -86,11 +86,11 @@ def pictures_of(
     """
     if not holds_arrays(source):
         return source, patterns
-    place = tempfile.TemporaryDirectory(prefix="flexseg_")
-    keep.append(place)
-    for sentence in slice_folder(source, Path(place.name), Volumes(), progress=progress, max_pixels=max_pixels, **patterns):
+    folder = tempfile.TemporaryDirectory(prefix="flexseg_")
+    keep.append(folder)
+    for sentence in slice_folder(source, Path(folder.name), Volumes(), progress=progress, max_pixels=max_pixels, **patterns):
         warn(sentence)
-    return Path(place.name), {}
+    return Path(folder.name), {}
 
 
 def slice_folder(
@@ -121,21 +121,21 @@ def slice_folder(
             shapes = [f"{' x '.join(map(str, stack.shape[:3]))}" for stack in (images, masks)]
             raise UserError(case.mask, expected=f"the shape of {case.image.name}, {shapes[0]} (slices x height x width)", found=shapes[1])
         images = _windowed(images, settings)
-        place = target / (case.split or "")
+        folder = target / (case.split or "")
         for kind in ("images", "masks"):
-            (place / kind).mkdir(parents=True, exist_ok=True)
+            (folder / kind).mkdir(parents=True, exist_ok=True)
         for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
             if not settings.keep_empty and not mask.any():
                 dropped += 1
                 continue
             name = f"{case.case_id}_{index:04d}.png" if len(images) > 1 else f"{case.case_id}.png"
-            other = became.setdefault(place / name, case)
+            other = became.setdefault(folder / name, case)
             if other is not case:
                 twice = f"{name}, also of {other.image}"
                 raise UserError(case.image, expected="slices of other names than those of other cases", found=twice, cure="rename the file")
             turns = settings.rotation // 90
             for kind, pixels in (("images", image), ("masks", mask)):
-                _write(place / kind / name, np.rot90(pixels, turns) if len(images) > 1 else pixels)
+                _write(folder / kind / name, np.rot90(pixels, turns) if len(images) > 1 else pixels)
             rows.append((f"{case.split}/images/{name}" if case.split else f"images/{name}", case.group, case.case_id, index))
         if progress is not None:
             progress(number + 1, len(found.cases))

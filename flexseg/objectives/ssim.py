@@ -18,7 +18,7 @@ WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03
 
 
 def ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """[B]: mean structural similarity over all places of the 11 x 11 window and all channels.
+    """[B]: mean structural similarity over all positions of the 11 x 11 window and all channels.
 
     Args:
       a, b: floating [B, H, W, C], values from 0 to 1, H and W at least 11.
@@ -41,7 +41,7 @@ def ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def _blur(images: tf.Tensor) -> tf.Tensor:
-    """Gaussian window at all places where it lies wholly inside: [B, H, W, C] -> [B, H - 10, W - 10, C]."""
+    """Gaussian window at all positions where it lies wholly inside: [B, H, W, C] -> [B, H - 10, W - 10, C]."""
     taps = [math.exp(-((i - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for i in range(WINDOW)]
     taps = [tap / sum(taps) for tap in taps]
     rows, columns = images.shape[1] - WINDOW + 1, images.shape[2] - WINDOW + 1

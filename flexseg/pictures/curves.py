@@ -58,8 +58,8 @@ def _figure(epochs: np.ndarray, values: dict[str, list[str]], metrics: list[str]
     figure = Figure(figsize=(8, 6) if across == 1 else (5.2 * across, 4.2 * down), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(wspace=0.05, hspace=0.05)
-    for place, metric in enumerate(metrics, start=1):
-        axes = figure.add_subplot(down, across, place)
+    for index, metric in enumerate(metrics, start=1):
+        axes = figure.add_subplot(down, across, index)
         drawn = []
         for name, label, style in ((metric, "train", TRAIN), (f"val_{metric}", "validation", VALIDATION)):
             if any(values.get(name, ())):  # a run without validation has no such curve

@@ -67,7 +67,7 @@ class Bucket:
             cure = "check its name, the credentials and the network"
             raise UserError(self._where, expected="a bucket that answers", found=found, cure=cure) from error
 
-    def _place(self, name: str) -> str:
+    def _key(self, name: str) -> str:
         if not name or ".." in PurePosixPath(name).parts or name.startswith("/"):
             raise UserError(self._where, expected="names of files below it", found=repr(name))
         return f"{self._prefix}/{name}"
@@ -76,7 +76,7 @@ class Bucket:
         """By name what tells one version of a file from another: all that the store says about it."""
         with self._errors():
             found = self._store.find(self._prefix, detail=True)
-        return {place.removeprefix(f"{self._prefix}/"): str(facts) for place, facts in found.items() if not place.endswith("/")}
+        return {key.removeprefix(f"{self._prefix}/"): str(facts) for key, facts in found.items() if not key.endswith("/")}
 
     def download(self, name: str, to: Path) -> None:
         """Copies one file here; `to` lies in a folder that is made.
@@ -84,11 +84,11 @@ class Bucket:
         Raises:
           FileNotFoundError: where there is none.
         """
-        place, gone = self._place(name), False
+        key, gone = self._key(name), False
         to.parent.mkdir(parents=True, exist_ok=True)
         with self._errors():
             try:
-                self._store.get_file(place, str(to))
+                self._store.get_file(key, str(to))
             except FileNotFoundError:
                 gone = True
         if gone:
@@ -99,28 +99,28 @@ class Bucket:
         from fsspec.callbacks import Callback
 
         with self._errors():
-            self._store.put_file(str(path), self._place(name), callback=Callback(hooks={"moved": lambda *_, **__: moved()}))
+            self._store.put_file(str(path), self._key(name), callback=Callback(hooks={"moved": lambda *_, **__: moved()}))
 
     def copy(self, name: str, to: str) -> None:
         """Copies a file within the bucket."""
         with self._errors():
-            self._store.cp_file(self._place(name), self._place(to))
+            self._store.cp_file(self._key(name), self._key(to))
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes files; one that is gone already is as good."""
         for name in names:
             with self._errors(), contextlib.suppress(FileNotFoundError):
-                self._store.rm_file(self._place(name))
+                self._store.rm_file(self._key(name))
 
     def read(self, name: str) -> bytes | None:
         """The content of a small file; None where there is none."""
         with self._errors():
             try:
-                return self._store.cat_file(self._place(name))
+                return self._store.cat_file(self._key(name))
             except FileNotFoundError:
                 return None
 
     def write(self, name: str, content: bytes) -> None:
         """Replaces a small file."""
         with self._errors():
-            self._store.pipe_file(self._place(name), content)
+            self._store.pipe_file(self._key(name), content)

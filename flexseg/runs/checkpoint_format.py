@@ -148,10 +148,10 @@ def read_whole(folder: Path) -> tuple[Path, dict[str, dict[str, np.ndarray]], di
     """
     for _ in range(_READS - 1):
         try:
-            return (place := whole_folder(folder)), *read_checkpoint(place)
+            return (found := whole_folder(folder)), *read_checkpoint(found)
         except UserError:
             time.sleep(_READ_AGAIN_SECONDS)
-    return (place := whole_folder(folder)), *read_checkpoint(place)
+    return (found := whole_folder(folder)), *read_checkpoint(found)
 
 
 def _remove(folder: Path) -> None:

@@ -84,9 +84,9 @@ class Watchdog:
 
     def _report(self) -> None:
         said = f"watchdog: nothing moved for {self._quiet:.0f} s; the same command goes on from the last checkpoint. The stacks of all threads:\n"
-        for place in [None, *([self._report_to] if self._report_to else [])]:
+        for path in [None, *([self._report_to] if self._report_to else [])]:
             # straight to the file: what hangs may hold the logger's lock
-            stream = sys.__stderr__ if place is None else open(place, "a")  # noqa: SIM115  (the process ends here)
+            stream = sys.__stderr__ if path is None else open(path, "a")  # noqa: SIM115  (the process ends here)
             stream.write(said)
             stream.flush()
             faulthandler.dump_traceback(stream, all_threads=True)

@@ -116,11 +116,11 @@ class EpochPictures:
             self._run.picture_sheet, sheet([*first, *rows], columns=[self._stamp + case.name for case in self._cases], label_map=self._label_map)
         )
 
-    def _tile(self, folder: Path, case: _Case, place: int) -> np.ndarray | None:
+    def _tile(self, folder: Path, case: _Case, index: int) -> np.ndarray | None:
         path = folder / f"{case.name}.png"
         if not path.is_file():
             return None
-        left, top, right, bottom = tile_boxes(*case.image.shape[:2], truth=case.truth is not None)[place]
+        left, top, right, bottom = tile_boxes(*case.image.shape[:2], truth=case.truth is not None)[index]
         return np.asarray(Image.open(path).convert("RGB"))[top:bottom, left:right]
 
 

@@ -25,10 +25,10 @@ class FusedAdam(keras.optimizers.Adam):
     def update_weight(self, gradient: tf.Tensor, variable: tf.Variable, scalars: tuple[tf.Tensor, ...]) -> None:
         """Updates one weight and its moments on the device at hand; `gradient` and `scalars` have the weight's dtype."""
         rate, beta_1_power, beta_2_power = scalars
-        place = self._get_variable_index(variable)
+        index = self._get_variable_index(variable)
         constant = {name: tf.constant(getattr(self, name), rate.dtype) for name in ("beta_1", "beta_2", "epsilon")}
         tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle, m=self._momentums[place].value.handle, v=self._velocities[place].value.handle,
+            var=variable.handle, m=self._momentums[index].value.handle, v=self._velocities[index].value.handle,
             beta1_power=beta_1_power, beta2_power=beta_2_power, lr=rate,
             beta1=constant["beta_1"], beta2=constant["beta_2"], epsilon=constant["epsilon"], grad=gradient,
         )  # fmt: skip
