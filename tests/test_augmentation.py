@@ -1,21 +1,27 @@
-"""Augmentation: image and mask move together, draws depend on (seed, position, operation) alone, colours follow their formulas."""
+"""Augmentation: image and mask move together, draws depend on (seed, position, operation) alone, colours follow their formulas,
+and pixels stay those of release 7ce7f2e (`write_golden`)."""
 
 import dataclasses
 import functools
+import inspect
+import re
+from pathlib import Path
 
 import cv2
+import gin
 import numpy as np
 import pytest
 import scipy.ndimage
 import tensorflow as tf
 
-from flexseg.data import color, geometry
+from flexseg.data import augmentation, color, geometry
 from flexseg.data.augmentation import OPERATIONS, Augment
 from flexseg.errors import UserError
 
 EXACT = ("horizontal_flip", "vertical_flip", "quarter_turns")
 WARPS = ("rotation", "scale", "shear", "elastic", "distortion", "barrel", "pincushion")
 COLORS = ("brightness", "contrast", "gamma", "hue", "saturation", "blur", "noise", "sharpen")
+GOLDEN = Path(__file__).parent / "data" / "augmentation_golden.npz"
 
 
 def only(*operations, **settings):
@@ -351,3 +357,141 @@ def test_sharpening_agrees_with_opencv(k, tolerance, channels):
     sharp = color.sharpen(tf.constant(image), k).numpy()
     assert np.abs(sharp.astype(int) - expected).max() <= tolerance
     np.testing.assert_array_equal(color.sharpen(tf.constant(image[None]), k)[0], sharp)
+
+
+# What release 7ce7f2e computed
+
+
+def golden_source(height, width, channels):
+    """(image, mask) of whole-number arithmetic, the same on every machine: ramps with edges, and blocks of four ids."""
+    y, x, c = np.ogrid[:height, :width, :channels]
+    image = (y * (5 + c) + x * (3 + 2 * c) + (y // 6 + x // 5) % 2 * 60) % 211 + 30
+    return image.astype(np.uint8), ((y // 8 + x // 7) % 4)[..., :1].astype(np.uint8)
+
+
+def golden_cases():
+    """label -> (settings of an Augment, shape of the image, [(seed, position)])."""
+    wild = {  # strong, so that many places of the order show
+        "rotation_degrees": (-180.0, 180.0), "scale_factor": (0.7, 1.6), "shear_factor": (-0.3, 0.3), "elastic_amplitude": (2.0, 4.0), "elastic_spacing": 32,
+        "distortion_share": (0.05, 0.1), "distortion_sigma": 6.0, "barrel_radius": (0.3, 0.6), "barrel_amount": (0.2, 0.5), "barrel_center": (0.2, 0.8),
+        "brightness_levels": (-60.0, 60.0), "contrast_factor": (0.5, 1.6), "gamma_exponent": (0.5, 2.0), "hue_degrees": (-90.0, 90.0),
+        "saturation_factor": (0.3, 2.0), "blur_sigma": (0.3, 2.5), "noise_std": (2.0, 20.0), "sharpen_k": (0.2, 1.0),
+    }  # fmt: skip
+    cases = {}
+    for name in OPERATIONS:
+        alone = {f"{other}_probability": float(other == name) for other in OPERATIONS}
+        cases[f"{name}, square"] = alone, (33, 33, 3), [(7, 11)]
+        cases[f"{name}, gray"] = alone, (48, 40, 1), [(-1, 2**40)]
+    for label, members in (("exact", EXACT), ("warps", WARPS), ("colors", COLORS), ("all", tuple(OPERATIONS))):
+        together = wild | {f"{name}_probability": float(name in members) for name in OPERATIONS}
+        cases[f"{label} together, square"] = together, (32, 32, 3), [(0, 1), (0, 2), (2**40, 3)]
+        cases[f"{label} together, wide"] = together, (24, 45, 3), [(3, 0)]
+        cases[f"{label} together, gray"] = together, (33, 33, 1), [(3, 5)]
+    cases["half of them"] = wild | {f"{name}_probability": 0.5 for name in OPERATIONS}, (33, 33, 3), [(1, position) for position in range(4)]
+    cases["defaults"] = {}, (24, 24, 3), [(5, position) for position in range(12)]
+    return cases
+
+
+def golden_results(case):
+    """[(label of the example, image, mask)] of one of `golden_cases`."""
+    settings, shape, places = golden_cases()[case]
+    graph = new_graph(Augment(**settings))
+    return [(f"{case}, {seed}, {position}", *traced(None, *golden_source(*shape), seed=seed, graph=graph)(position)) for seed, position in places]
+
+
+def parameters_of_augment():
+    """What gin can bind: `name: type = default`, a line each, sorted."""
+    signature = inspect.signature(gin.get_configurable("augment"), eval_str=True)
+    return sorted(f"{kind.kind.description} {kind}" for kind in signature.parameters.values())
+
+
+def write_golden(path=GOLDEN):
+    """Writes the golden file. It was made on release 7ce7f2e (AMD EPYC with AVX-512, oneDNN on), with this file copied to its tests/:
+
+    cd tests && PYTHONPATH=.. python -c "import test_augmentation; test_augmentation.write_golden('augmentation_golden.npz')"
+
+    A change that is meant to alter pixels writes it anew and says so in its message; any other leaves it alone.
+    """
+    arrays = {"signature": np.array(parameters_of_augment())}
+    for case in golden_cases():
+        for label, image, mask in golden_results(case):
+            arrays |= {f"{label}, image": image, f"{label}, mask": mask}
+    np.savez_compressed(path, **arrays)
+
+
+@functools.cache
+def golden():
+    with np.load(GOLDEN, allow_pickle=False) as file:
+        return dict(file)
+
+
+def golden_complaints(case):
+    """What differs from the release. Another type of CPU may round the last bit of a float elsewhere; on the type that made the file nothing differs."""
+    found = []
+    for label, image, mask in golden_results(case):
+        expected_image, expected_mask = golden()[f"{label}, image"], golden()[f"{label}, mask"]
+        for name, values, expected in (("image", image, expected_image), ("mask", mask, expected_mask)):
+            differing = np.count_nonzero(values != expected)
+            if differing > max(3, 0.001 * values.size):  # without oneDNN one value of an image of 1,089 differs, which is 0.1 % already
+                found.append(f"{label}: {differing} of {values.size} values of the {name}")
+        if (most := np.abs(image.astype(int) - expected_image).max()) > 1:
+            found.append(f"{label}: the image by up to {most} grey levels")
+    return found
+
+
+@pytest.mark.parametrize("case", golden_cases())
+def test_pixels_are_those_of_the_release(case):
+    assert golden_complaints(case) == []
+
+
+@pytest.mark.parametrize(
+    "stage, first, second, case",
+    [
+        ("REORDERS", "quarter_turns", "horizontal_flip", "exact together, square"),
+        ("WARPS", "barrel", "pincushion", "warps together, square"),
+        ("COLORS", "contrast", "gamma", "colors together, square"),
+    ],
+)
+def test_another_order_of_two_operations_is_seen(monkeypatch, stage, first, second, case):
+    other = {first: OPERATIONS[second], second: OPERATIONS[first]}
+    monkeypatch.setattr(augmentation, stage, [other.get(operation.name, operation) for operation in getattr(augmentation, stage)])
+    assert golden_complaints(case)
+
+
+def test_another_key_number_is_seen(monkeypatch):
+    monkeypatch.setattr(OPERATIONS["brightness"], "key_number", 80)
+    assert golden_complaints("brightness, square")
+
+
+def test_bindings_are_those_of_the_release():
+    assert parameters_of_augment() == golden()["signature"].tolist()
+
+
+# What an operation declares
+
+
+def test_every_operation_is_declared_once_with_a_key_number_of_its_own():
+    declared = [*augmentation.REORDERS, *augmentation.WARPS, *augmentation.COLORS]
+    assert sorted(operation.name for operation in declared) == sorted(OPERATIONS)
+    assert sorted(operation.key_number for operation in declared) == list(range(1, len(declared) + 1))
+
+
+def test_two_operations_have_a_binding_in_common_only_where_it_is_one_object():
+    bindings = {}
+    for operation in OPERATIONS.values():
+        for binding in operation.bindings:
+            assert bindings.setdefault(binding.name, binding) is binding
+
+
+def test_every_binding_has_a_sentence_in_the_docstring():
+    entries = re.findall(r"^ +(\w+): [^ ].*", Augment.__doc__.partition("Attributes:")[2].partition("Raises:")[0], re.MULTILINE)
+    assert entries == [field.name for field in dataclasses.fields(Augment)]
+    assert "{" not in Augment.__doc__
+
+
+def test_settings_are_fixed_and_equal_where_their_values_are():
+    assert Augment(blur_probability=1.0) == Augment(blur_probability=1.0) != Augment()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Augment().blur_probability = 1.0
+    with pytest.raises(TypeError):
+        Augment(True)

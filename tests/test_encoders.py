@@ -293,7 +293,7 @@ def test_the_encoder_waits_and_then_takes_its_share_of_the_rate(name):
 def toy(tmp_path_factory):
     place = tmp_path_factory.mktemp("encoders")
     cases = {f"{split}/{split}{number}": (40, 50) for split in ("train", "valid", "test") for number in range(3)}
-    return toys.build(place, source=toys.write_checkpoint(place / "source", cases), name="toy")
+    return toys.build(place, source=toys.write_folder(place / "source", cases), name="toy")
 
 
 ENCODED = ("build_model.architecture=@encoder_unet", "encoder_unet.encoder='MobileNetV3Small'", "encoder_unet.base_filters=2", "train.epochs=1")

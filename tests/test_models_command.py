@@ -232,7 +232,7 @@ def test_the_network_of_readme_is_listed_drawn_trained_and_evaluated(tmp_path, m
     assert done.returncode == 0 and "my_net" in done.stdout, done.stderr
     assert (tmp_path / "my_net.png").is_file()
     cases = {f"{split}/{split}{number}": (32, 32) for split in ("train", "valid", "test") for number in range(4)}
-    toy = toys.build(tmp_path, source=toys.write_checkpoint(tmp_path / "source", cases), name="toy")
+    toy = toys.build(tmp_path, source=toys.write_folder(tmp_path / "source", cases), name="toy")
     given = ("build_model.architecture=@my_net", "my_net.base_filters=8", "my_net.num_layers=2", "train.epochs=1")
     toy_runs.train(toy, tmp_path / "run", *given, user_module=["my_models"])
     report, _ = toy_runs.evaluate(tmp_path / "run", split="test")

@@ -15,7 +15,7 @@ from flexseg.runs.directory import RunDirectory, open_run_directory
 
 
 def test_of_two_trainers_the_later_wins_and_the_other_overwrites_nothing(s3_url, tmp_path, capsys):
-    with pytest.raises(UserError, match="to be the one that writes.*process"), training(s3_url, tmp_path / "first") as (first, run, _):
+    with pytest.raises(UserError, match="to own.*process"), training(s3_url, tmp_path / "first") as (first, run, _):
         run.config.write_text("")
         step(run, 1, best=True)
         first.push()
@@ -30,7 +30,7 @@ def test_of_two_trainers_the_later_wins_and_the_other_overwrites_nothing(s3_url,
 
 
 def test_a_trainer_that_is_taken_over_within_a_push_writes_no_further_file(s3_url, tmp_path):
-    with pytest.raises(UserError, match="to be the one that writes"), training(s3_url, tmp_path / "here") as (remote, run, _):
+    with pytest.raises(UserError, match="to own"), training(s3_url, tmp_path / "here") as (remote, run, _):
         run.config.write_text("")
         step(run, 1, best=True)
         remote.push()
@@ -81,7 +81,7 @@ def test_a_reader_looks_again_when_the_trainer_is_halfway_through(s3_url, tmp_pa
                         trainer.push()
                 super().download(name, to)
 
-        monkeypatch.setattr(bucket_sync, "_LOOK_AGAIN_SECONDS", 0.0)
+        monkeypatch.setattr(bucket_sync, "_RETRY_SECONDS", 0.0)
         reader = BucketSync(Busy(s3_url, flag="--workdir"), tmp_path / "reader")
         reader.fetch()
         read = RunDirectory(tmp_path / "reader")
@@ -102,7 +102,7 @@ def test_a_file_that_goes_again_and_again_is_said_and_the_rest_comes_once(s3_url
             came.append(name)
 
     Bucket(s3_url, flag="--workdir").write("losses.csv", b"new at every look")
-    monkeypatch.setattr(bucket_sync, "_LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(bucket_sync, "_RETRY_SECONDS", 0.0)
     with pytest.raises(UserError, match="files that stay while they are fetched.*best/"):
         BucketSync(Restless(s3_url, flag="--workdir"), tmp_path / "reader").fetch()
     again = [name for name in set(came) if came.count(name) > 1]
@@ -110,7 +110,7 @@ def test_a_file_that_goes_again_and_again_is_said_and_the_rest_comes_once(s3_url
 
 
 def test_what_a_trainer_that_was_taken_over_was_writing_just_then_does_not_tear_the_best_weights(s3_url, tmp_path):
-    with pytest.raises(UserError, match="to be the one that writes"), training(s3_url, tmp_path / "first") as (first, run, _):
+    with pytest.raises(UserError, match="to own"), training(s3_url, tmp_path / "first") as (first, run, _):
         run.config.write_text("")
         step(run, 1, best=True)
         first.push()

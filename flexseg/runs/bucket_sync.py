@@ -1,17 +1,20 @@
-"""BucketSync: a run directory in a bucket, worked on in a copy here.
+"""BucketSync: a run directory in a bucket, with a local copy in which the trainer works.
 
-    with open_run_directory("gs://lab/runs/my_run") as run:      # a RunDirectory
-        run.remote.fetch(leave=run.remote.large)            # enough to refuse another experiment
-        with run.remote.owned():                            # the rest, and from now on this process trains it
+    with open_run_directory("gs://lab/runs/my_run") as run:      # a RunDirectory, the local copy
+        run.remote.fetch(leave=run.remote.large)                 # enough to refuse another experiment
+        with run.remote.owned():                                 # the rest; this process now owns the run
             ...
-            run.remote.push()                               # after every checkpoint
+            run.remote.push()                                    # after every checkpoint
 
-A bucket has no renames, no appending and no locks. So a push keeps an order that a start after a death at any moment finds whole: tables and
-pictures, then the best weights, then checkpoints, each with its checksums last (best weights and a checkpoint that are written over stay beside
-them meanwhile, as on a disk), and only then what is gone here is removed there: what flexseg may have written, and never another file of the user's.
-Who trains writes its name there, takes what lies there after that, and looks for its name before it writes or removes anything: of two trainers the
-one that started last wins, and the other ends; only what it was writing at that moment may still arrive, whole. For that the first push of a trainer
-that took a run over writes the best weights anew; what arrives later still is not looked for. The stop file is looked for at every push.
+A bucket has no renames, no appends and no locks. Two rules replace them.
+
+Order. A push uploads tables and pictures, then the best weights, then checkpoints; of each folder the checksums last. A folder that is overwritten
+keeps a copy until the push ends. Files that are gone locally are removed last; files of the user's never. So a start after a death at any moment
+finds a whole run.
+
+Ownership. The trainer writes an owner token, downloads the run, and rechecks the token before every write. Of two trainers the later one wins; the
+other one ends, and at most the file that it was uploading arrives after that, whole. Therefore the first push of a trainer that took a run over
+uploads the best weights again. A push also looks for the stop file.
 """
 
 import contextlib
@@ -47,62 +50,61 @@ _OWNER = "run.owner"
 _BEST = RunLayout(".").best.name
 _BEST_BEFORE = replaced_name(_BEST)
 _STEP, _STEP_BEFORE = (f"{RunLayout('.').checkpoints.name}/{name}" for name in (FOLDERS, replaced_name(FOLDERS)))
-_UNKNOWN = (0, 0, 0)  # the state of no file
-_LOOKS, _LOOK_AGAIN_SECONDS = 3, 1.0
+_UNKNOWN = (0, 0, 0)  # the state of a file whose remote copy is not known: it is uploaded again
+_ATTEMPTS, _RETRY_SECONDS = 3, 1.0
 
 
 class BucketSync:
-    """A bucket's side of a run directory.
+    """Synchronizes a run in a bucket with its local copy.
 
     Args:
-      bucket: where the run lives.
-      here: the folder that is its copy on this machine; made by `fetch`.
+      bucket: of the run.
+      here: the local folder; made by `fetch`.
     """
 
     def __init__(self, bucket: Bucket, here: Path):
         self._bucket, self._here = bucket, here
-        self._there: dict[str, tuple[int, int, int]] = {}  # name: state of the copy here when it was last equal
-        self._fetched: dict[str, str] = {}  # name: version that came
+        self._there: dict[str, tuple[int, int, int]] = {}  # name: state of the local file when both were last equal
+        self._fetched: dict[str, str] = {}  # name: version that was downloaded
         self._owner, self._lost, self._best_kept, self._behind = b"", False, False, False
         self._moved: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
-        """Where the run lives."""
+        """The address of the run."""
         return self._bucket.url
 
     @property
     def behind(self) -> bool:
-        """Whether something here is not there because the bucket did not take it."""
+        """Whether the local copy holds something that the bucket did not take."""
         return self._behind
 
     @property
     def large(self) -> tuple[str, ...]:
-        """Folders that tell nothing of what a run is."""
+        """Names of the folders that are not needed to tell one run from another."""
         run = RunLayout(self._here)
         return _BEST_BEFORE, *(path.name for path in (run.best, run.checkpoints, run.pictures, run.tensorboard))
 
     def fetch(self, *, leave: Sequence[str] = ()) -> None:
-        """Brings everything here except what lies in the folders `leave`, which a push will not touch then.
+        """Downloads everything except the folders `leave`, which pushes then ignore too.
 
-        Whoever trains the run at this moment may remove a file that was just listed, or be halfway through new weights: then it looks again for what
-        is new.
+        A trainer may remove a file that was just listed, or be halfway through new weights. Then it lists again.
 
         Raises:
-          UserError: for a place that holds files but no run, or whose files went while they were fetched, time and again.
+          UserError: the bucket holds files but no run, or files vanish at every attempt.
         """
-        for look in range(_LOOKS):
-            if look:
-                time.sleep(_LOOK_AGAIN_SECONDS)
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(_RETRY_SECONDS)
             gone = self._fetch(leave)
             if not gone and not self._torn():
                 return
-        if gone:  # best weights that stay torn are left to who reads them: a first push that was cut off leaves such
-            found, cure = f"{gone[0]} gone as soon as it was listed, {_LOOKS} times", "try again when whoever writes there is done"
+        if gone:  # torn best weights are left to their reader: a first push that was cut off leaves such
+            found, cure = f"{gone[0]} gone as soon as it was listed, {_ATTEMPTS} times", "try again when the other process is done"
             raise UserError(self.url, expected="files that stay while they are fetched", found=found, cure=cure)
 
     def _fetch(self, leave: Sequence[str]) -> list[str]:
-        """Brings what is new or changed; returns what was gone before it came."""
+        """Downloads what is new or changed; returns the files that vanished before."""
         names, gone = self._bucket.files(), []
         RunLayout(self._here).refuse_foreign_names({name.partition("/")[0] for name in names} - {_OWNER}, where=self.url)
         found = {name for name in names if name.partition("/")[0] not in leave and name != _OWNER}
@@ -123,13 +125,13 @@ class BucketSync:
         return gone
 
     def _torn(self) -> bool:
-        """Whether best weights came, and neither these nor those before them are whole."""
+        """Whether best weights were downloaded of which neither the present nor the replaced ones are whole."""
         came = any(name.startswith(f"{_BEST}/") for name in self._there)
         return came and bool(damage(self._here / _BEST)) and bool(damage(self._here / _BEST_BEFORE))
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
-        """While this process trains the run, which it brings here; at the end comes the last push."""
+        """Owns the run while the context is open: writes the owner token, downloads the run, and pushes at the end."""
         before = self._bucket.read(_OWNER)
         facts = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.strftime("%Y-%m-%d %H:%M:%S"), "token": uuid.uuid4().hex}
         self._owner = json.dumps(facts).encode()
@@ -137,27 +139,27 @@ class BucketSync:
         fetched = False
         try:
             self.fetch(leave=[RunLayout(self._here).tensorboard.name])
-            self._mend_checkpoints()
-            self._best_kept, fetched = self._goes_back(), True
+            self._repair_checkpoints()
+            self._best_kept, fetched = self._returns_to_replaced(), True
             if before:
                 say("the run in %s was not given back by %s: it is taken over", self.url, _name(before))
-                # A file of best weights that the other was just writing may arrive after these came.
+                # A file of best weights that the other trainer was uploading may arrive after this download.
                 self._there |= {name: _UNKNOWN for name in self._there if name.startswith(f"{_BEST}/")}
             yield
         except Exception as error:
             run = RunLayout(self._here)
-            if run.started:  # now: the command writes it once the copy here is gone
+            if run.started:  # now: the command writes the traceback after the local copy is removed
                 with contextlib.suppress(OSError), run.log.open("a", encoding="utf-8") as file:
                     file.write("".join(traceback.format_exception(error)))
             raise
         finally:
-            if fetched and RunLayout(self._here).started:  # else half a file might lie here
+            if fetched and RunLayout(self._here).started:  # else the local copy may hold half a file
                 self.push()
             if self._bucket.read(_OWNER) == self._owner:
                 self._bucket.remove([_OWNER])
 
-    def _mend_checkpoints(self) -> None:
-        """A push that was cut off is no damage: a checkpoint that it wrote over is as before, half a new one goes, there at the next push."""
+    def _repair_checkpoints(self) -> None:
+        """Repairs what a cut-off push left: an overwritten checkpoint is restored, half a new one is removed (in the bucket by the next push)."""
         for old in list(self._here.glob(_STEP_BEFORE)):
             folder = old.with_name(name_replaced(old.name))
             recover(folder)
@@ -166,8 +168,8 @@ class BucketSync:
             if not (folder / CHECKSUMS).is_file():
                 shutil.rmtree(folder)
 
-    def _goes_back(self) -> bool:
-        """Whether a start goes back to the best weights before: those there must not be kept in their place (see BestCheckpoint.restored)."""
+    def _returns_to_replaced(self) -> bool:
+        """Whether this start returns to the replaced best weights, so that the present ones are not kept (see BestCheckpoint.restored)."""
         run = RunLayout(self._here)
         if damage(self._here / _BEST_BEFORE):
             return False
@@ -175,15 +177,15 @@ class BucketSync:
         return bool(damage(run.best)) or read_facts(run.best)["step"] > max(steps, default=0)
 
     def push(self, *, patient: bool = False, moved: Callable[[], None] = lambda: None) -> None:
-        """Brings there what is new here.
+        """Uploads what is new in the local copy.
 
         Args:
           patient: leave it to the next push where the bucket does not answer.
-          moved: called again and again while something moves.
+          moved: called after every file.
 
         Raises:
-          UserError: when another process took the run, or the bucket takes nothing from a guest, who only adds to a run.
-          OSError: when the bucket does not answer its trainer, or the disk here is failing.
+          UserError: another process owns the run now, or the bucket takes nothing from a reader, which only adds to a run.
+          OSError: the bucket does not answer its trainer, or the local disk fails.
         """
         if self._lost:
             return
@@ -207,25 +209,25 @@ class BucketSync:
             self._behind = False
 
     def push_log(self) -> None:
-        """Brings the log there, for a process that ends where it stands."""
+        """Uploads the log, for a process that ends at once."""
         log = RunLayout(self._here).log
         self._change(self._bucket.upload, log, log.name)
 
     def _change(self, act: Callable[..., None], *arguments, **more) -> None:
-        """One change there, if the run is still this process's."""
+        """One change in the bucket, if this process still owns the run."""
         self._refuse_other_owner()
         act(*arguments, **more)
         self._moved()
 
     def _refuse_other_owner(self) -> None:
-        if not self._owner:  # a guest: it only adds
+        if not self._owner:  # a reader: it only adds
             return
         found = self._bucket.read(_OWNER)
         if found != self._owner:
             self._lost, self._behind = True, False
             other = _name(found) if found else f"no {_OWNER}: it was removed"
-            cure = "one of the two must go; what this one did since its last checkpoint is lost"
-            raise UserError(_OWNER, expected=f"this process to be the one that writes {self.url}", found=other, cure=cure)
+            cure = "stop one of the two; what this one did since its last checkpoint is lost"
+            raise UserError(_OWNER, expected=f"this process to own {self.url}", found=other, cure=cure)
 
     def _take_stop_file(self) -> None:
         name = RunLayout(self._here).stop_file.name
@@ -235,13 +237,13 @@ class BucketSync:
 
     def _push(self) -> None:
         present = {path.relative_to(self._here).as_posix(): path for path in self._here.rglob("*") if path.is_file()}
-        present = {name: path for name, path in present.items() if _travels(name)}
-        changed = sorted((name for name in present if self._there.get(name) != _state(present[name])), key=_place_in_order)
+        present = {name: path for name, path in present.items() if _is_synced(name)}
+        changed = sorted((name for name in present if self._there.get(name) != _state(present[name])), key=_upload_order)
         for folder in sorted({name.rpartition("/")[0] for name in changed if name in self._there}):
             if folder == _BEST and not self._best_kept:
                 self._keep(folder)
-                self._best_kept = True  # once, however often a push fails behind it
-            # The same of a checkpoint, which is whole there only if its sums are: what is kept whole already stays.
+                self._best_kept = True  # once, even where the push fails later
+            # The same for a checkpoint, which is whole in the bucket only with its checksums; a copy that is whole already is kept.
             elif fnmatch(folder, _STEP) and f"{folder}/{CHECKSUMS}" in self._there and f"{_kept(folder)}/{CHECKSUMS}" not in self._there:
                 self._keep(folder)
         for name in changed:
@@ -250,15 +252,15 @@ class BucketSync:
             self._there[name] = state
         if not self._owner:
             return
-        for name in sorted(name for name in set(self._there) - set(present) if _travels(name)):
+        for name in sorted(name for name in set(self._there) - set(present) if _is_synced(name)):
             self._change(self._bucket.remove, [name])
             del self._there[name]
         self._best_kept = False
 
     def _keep(self, folder: str) -> None:
-        """A folder there stays whole beside what is about to be written over it, until the end of the push."""
+        """Copies a folder in the bucket that is about to be overwritten; the copy is removed at the end of the push."""
         names = [name for name in self._there if name.startswith(f"{folder}/")]
-        for name in sorted(names, key=_place_in_order):
+        for name in sorted(names, key=_upload_order):
             kept = f"{_kept(folder)}/{name.removeprefix(f'{folder}/')}"
             self._change(self._bucket.copy, name, kept)
             self._there.setdefault(kept, _UNKNOWN)
@@ -274,7 +276,7 @@ def _name(owner: bytes) -> str:
 
 def _state(path: Path) -> tuple[int, int, int]:
     facts = path.stat()
-    return facts.st_size, facts.st_mtime_ns, facts.st_ino  # by the last a file put in the place of one of the same moment is told from it
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino  # the inode tells apart two files of one size and time
 
 
 def _kept(folder: str) -> str:
@@ -283,8 +285,8 @@ def _kept(folder: str) -> str:
     return f"{parent}{slash}{replaced_name(name)}"
 
 
-def _travels(name: str) -> bool:
-    """Not what is half-written, nor the lock of this machine's copy, nor what asks this copy to stop, nor a hidden file of the user's."""
+def _is_synced(name: str) -> bool:
+    """Whether a file is synchronized: not half-written files, the local lock, the local stop file, or hidden files."""
     run = RunLayout(".")
     top = name.partition("/")[0]
     if top == _BEST_BEFORE or fnmatch(name, f"{_STEP_BEFORE}/*"):
@@ -293,7 +295,7 @@ def _travels(name: str) -> bool:
     return not (hidden or top.startswith((run.lock_file.name, run.stop_file.name)))
 
 
-def _place_in_order(name: str) -> tuple:
+def _upload_order(name: str) -> tuple:
     run, top = RunLayout("."), name.partition("/")[0]
     if top in run.beginning:
         rank = 0 if name == run.manifest.name else 1
