@@ -59,7 +59,7 @@ def test_masks_are_those_of_0_1_except_where_two_probabilities_are_alike(run, tm
     with np.load(OLD / "predicted.npz", allow_pickle=False) as predicted:
         for image, path in zip(IMAGES, sorted(written), strict=True):
             mask, before = np.asarray(Image.open(path)), predicted[f"{checkpoint} {image.stem} mask"]
-            scores = to_own_size(predicted[f"{checkpoint} {image.stem} probabilities"], own_size=mask.shape[:2], fit="resize").numpy()
+            scores = np.asarray(to_own_size(predicted[f"{checkpoint} {image.stem} probabilities"], own_size=mask.shape[:2], fit="resize"))
             clear = np.abs(scores[..., 0] - scores[..., 1]) >= 1e-3
             assert mask.shape == before.shape and clear.mean() > 0.5
             np.testing.assert_array_equal(mask[clear], before[clear])
