@@ -14,6 +14,8 @@ from flexseg.objectives.overlap import dice, iou, pooled_overlap
 from flexseg.objectives.pixel_losses import binary_crossentropy
 from flexseg.objectives.ssim import ssim
 
+__all__ = ["dice_loss", "dice_loss_multiclass", "iou_loss", "jacard_loss", "ssim_loss", "bce_dice_loss", "bce_iou_loss", "basnet_hybrid_loss"]
+
 
 def dice_loss(head: Head) -> Loss:
     """1 - (2 I + 1) / (T + P + 1)."""

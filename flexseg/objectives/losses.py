@@ -3,40 +3,31 @@
     loss_named("bce_dice_loss", num_classes=1, background=0)
     loss_named("focal", num_classes=6, background=5, focal_gamma=1.5)
 
-A loss of one's own comes from a module named with `--user_module`:
+A loss is a function `name(head, *, setting=…) -> Loss` in the `__all__` of legacy_losses.py, pixel_losses.py or region_losses.py; its keywords are
+settings of `objective`. A loss of one's own comes from a module named with `--user_module`:
 
     @register_loss
-    def log_dice(head, *, dice_smooth=1.0):   # its keywords are the settings of `objective` that it takes
+    def log_dice(head, *, dice_smooth=1.0):
         return Loss(name="log_dice", ...)
 """
 
 import inspect
 from collections.abc import Callable
+from types import ModuleType
 
 from flexseg.errors import UserError, suggest
+from flexseg.objectives import legacy_losses, pixel_losses, region_losses
 from flexseg.objectives.head import Head
-from flexseg.objectives.legacy_losses import (
-    basnet_hybrid_loss,
-    bce_dice_loss,
-    bce_iou_loss,
-    dice_loss,
-    dice_loss_multiclass,
-    iou_loss,
-    jacard_loss,
-    ssim_loss,
-)
 from flexseg.objectives.loss import Loss
-from flexseg.objectives.pixel_losses import binary_crossentropy, categorical_crossentropy, focal
-from flexseg.objectives.region_losses import ce_dice, tversky
 
-_BUILDERS: dict[str, Callable[..., Loss]] = {
-    builder.__name__: builder
-    for builder in (
-        ce_dice, focal, tversky, categorical_crossentropy, binary_crossentropy, dice_loss, dice_loss_multiclass, iou_loss, jacard_loss, ssim_loss,
-        bce_dice_loss, bce_iou_loss, basnet_hybrid_loss,
-    )
-}  # fmt: skip
-_BUILDERS["sparse_categorical_crossentropy"] = categorical_crossentropy
+
+def _losses_of(module: ModuleType) -> dict[str, Callable[..., Loss]]:
+    """The losses of a file: the functions that it defines and names in `__all__`."""
+    return {name: getattr(module, name) for name in module.__all__}
+
+
+_BUILDERS: dict[str, Callable[..., Loss]] = {**_losses_of(legacy_losses), **_losses_of(pixel_losses), **_losses_of(region_losses)}
+_BUILDERS["sparse_categorical_crossentropy"] = pixel_losses.categorical_crossentropy
 
 
 def loss_names() -> tuple[str, ...]:

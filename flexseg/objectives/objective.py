@@ -12,7 +12,7 @@ Usage:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import gin
@@ -87,5 +87,6 @@ class Objective:
         return loss if outputs == 1 else Supervised(loss, weights or (1 / outputs,) * outputs)
 
     def _given(self) -> dict:
-        options = ("class_weights", "focal_gamma", "tversky_alpha", "tversky_beta", "dice_smooth")
+        """The bound settings of the loss itself: every field but those of all losses."""
+        options = [field.name for field in fields(self) if field.name not in ("loss", "reduction", "output_weights")]
         return {option: getattr(self, option) for option in options if getattr(self, option) is not None}

@@ -17,6 +17,8 @@ from flexseg.objectives.head import Head
 from flexseg.objectives.loss import Loss
 from flexseg.objectives.pixels import Pixels, sum_pixels
 
+__all__ = ["categorical_crossentropy", "binary_crossentropy", "focal"]
+
 
 def categorical_crossentropy(head: Head, *, class_weights: tuple[float, ...] | None = None) -> Loss:
     """-log p of the true class; masks are class ids, so Keras's dense and sparse names mean the same here.

@@ -12,6 +12,8 @@ from flexseg.objectives.loss import Loss, combined
 from flexseg.objectives.overlap import class_overlap, tversky_index
 from flexseg.objectives.pixel_losses import true_class_crossentropy
 
+__all__ = ["ce_dice", "tversky"]
+
 
 def ce_dice(head: Head, *, class_weights: tuple[float, ...] | None = None, dice_smooth: float = 1.0) -> Loss:
     """Cross-entropy + (1 - soft Dice, mean over the foreground classes), as in nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
