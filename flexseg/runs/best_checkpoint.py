@@ -1,12 +1,12 @@
-"""BestCheckpoint: `best/` of a run directory, which evaluation and prediction read.
+"""BestCheckpoint: the best weights of a run, `best/`, which evaluation and prediction read.
 
     best = BestCheckpoint(run.best, replicas, model)
     best.write({"epoch": 12, "step": 4800, "monitor": "val_loss", "value": 0.21})
-    best.checkpointed()                 # a checkpoint is written that knows of them
-    best.restored(step=4400)            # the run went back to a checkpoint
+    best.checkpointed()                 # a checkpoint was written after it
+    best.restored(step=4400)            # the run returned to a checkpoint
 
-Between the two, the best weights before stay on the disk: a run that is cut off there goes back to a checkpoint of which they are part, and
-may, unless it is deterministic, never see the abandoned ones again.
+Until the next checkpoint the replaced best weights are kept: a run that is killed before returns to a checkpoint that knows them, and without
+`train.deterministic` it may never reach the newer ones again.
 """
 
 from pathlib import Path
@@ -19,31 +19,31 @@ from flexseg.runs.variables import model_variables, named_arrays  # fmt: skip
 
 
 class BestCheckpoint:
-    """The best weights of a run; only the chief touches the disk.
+    """The best weights of a run; only the chief writes.
 
     Args:
-      folder: where they lie.
+      folder: `best/`.
       replicas: the devices.
-      model: whose weights.
+      model: its weights are written.
     """
 
     def __init__(self, folder: Path, replicas: Replicas, model: keras.Model):
         self._folder, self._replicas, self._model = folder, replicas, model
 
     def write(self, facts: dict) -> None:
-        """Replaces them by the model's present weights; `facts` holds `epoch` and `step` and goes beside them."""
+        """Writes the present weights of the model; `facts` holds at least `epoch` and `step`."""
         if not self._replicas.is_chief:
             return
         arrays = named_arrays(self._replicas, model_variables(self._model))
         write_checkpoint(self._folder, {"model": arrays}, facts, keep_replaced=True)
 
     def checkpointed(self) -> None:
-        """A checkpoint was written that these weights belong to."""
+        """A checkpoint was written: the replaced weights go."""
         if self._replicas.is_chief:
             forget_replaced(self._folder)
 
     def restored(self, *, step: int) -> None:
-        """The run stands at `step` again: weights of a later one give way to those before, where these are still there."""
+        """The run returned to `step`: weights of a later step give way to the replaced ones."""
         if not self._replicas.is_chief:
             return
         clear_leftovers(self._folder)

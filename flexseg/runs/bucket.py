@@ -1,12 +1,12 @@
 """Bucket: the files below one prefix of an object store, gs:// or s3://.
 
     bucket = Bucket("gs://lab/runs/my_run", flag="--workdir")
-    bucket.files()                                   # {"config.gin": "…", "best/model.npz": "…"}: names, and what tells one version from another
+    bucket.files()                                   # {"config.gin": "…", "best/model.npz": "…"}: name -> version
     bucket.upload(Path("here/config.gin"), "config.gin")
 
-By fsspec, as TFDS reaches buckets, with gcsfs and s3fs (`pip install 'flexseg[remote]'`); credentials, endpoints and proxies are theirs: what
-`gcloud auth application-default login` or `aws configure` left behind, the service account of a cluster, AWS_ENDPOINT_URL for other makers' s3://.
-An upload appears whole or not at all.
+Uses fsspec with gcsfs and s3fs (`pip install 'flexseg[remote]'`), as TFDS does. They find credentials, endpoints and proxies: `gcloud auth
+application-default login`, `aws configure`, the service account of a cluster, AWS_ENDPOINT_URL for other makers' s3://. An upload appears whole or
+not at all.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ class Bucket:
 
     Args:
       url: `gs://bucket/prefix` or `s3://bucket/prefix`.
-      flag: that named it, for errors.
+      flag: names it in errors.
 
     Raises:
-      UserError: for another kind of address, a missing package, and, in any method, whatever the store refuses.
-      OSError: in any method, when the disk of this machine is full or failing.
+      UserError: another kind of address, a missing package, or, from any method, a refusal of the store.
+      OSError: from any method, when the local disk is full or fails.
     """
 
     def __init__(self, url: str, *, flag: str):
@@ -42,7 +42,7 @@ class Bucket:
         kind, _, rest = self.url.partition("://")
         if kind not in ("gs", "s3") or not rest.partition("/")[2]:
             raise UserError(self._where, expected="a folder here, gs://bucket/folder or s3://bucket/folder", found="another address")
-        # Else gcsfs asks a second interface, for which many service accounts have no right, what kind of bucket it is, and warns.
+        # Else gcsfs asks for the kind of bucket, for which many service accounts have no right, and warns.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         import fsspec  # here, for who needs it
 
@@ -52,7 +52,7 @@ class Bucket:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """What goes wrong there, as one line: the libraries have an exception of their own for everything."""
+        """Turns the exceptions of the libraries into one-line errors."""
         try:
             yield
         except UserError:
@@ -73,16 +73,16 @@ class Bucket:
         return f"{self._prefix}/{name}"
 
     def files(self) -> dict[str, str]:
-        """By name what tells one version of a file from another: all that the store says about it."""
+        """{name: version}; the version is everything that the store says about a file."""
         with self._errors():
             found = self._store.find(self._prefix, detail=True)
         return {key.removeprefix(f"{self._prefix}/"): str(facts) for key, facts in found.items() if not key.endswith("/")}
 
     def download(self, name: str, to: Path) -> None:
-        """Copies one file here; `to` lies in a folder that is made.
+        """Downloads one file to `to`, whose folder is made.
 
         Raises:
-          FileNotFoundError: where there is none.
+          FileNotFoundError: there is no such file.
         """
         key, gone = self._key(name), False
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ class Bucket:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{name}")
 
     def upload(self, path: Path, name: str, *, moved: Callable[[], None] = lambda: None) -> None:
-        """Copies one file there; `moved` is called whenever a part of it arrived (fifty megabytes or more)."""
+        """Uploads one file; `moved` is called after each part (fifty megabytes or more)."""
         from fsspec.callbacks import Callback
 
         with self._errors():
@@ -107,13 +107,13 @@ class Bucket:
             self._store.cp_file(self._key(name), self._key(to))
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes files; one that is gone already is as good."""
+        """Removes files; missing ones are ignored."""
         for name in names:
             with self._errors(), contextlib.suppress(FileNotFoundError):
                 self._store.rm_file(self._key(name))
 
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where there is none."""
+        """The content of a small file; None where it does not exist."""
         with self._errors():
             try:
                 return self._store.cat_file(self._key(name))

@@ -1,4 +1,4 @@
-"""The format of a checkpoint: one folder that is there whole or not at all. The one file that knows its names and checksums.
+"""The format of a checkpoint: a folder that is written whole or not at all. The one file that knows its names and checksums.
 
     write_checkpoint(checkpoint_folder(run.checkpoints, 1200), {"model": arrays, "optimizer": more}, {"step": 1200})
     parts, facts = read_checkpoint(checkpoint_folders(run.checkpoints)[-1])
@@ -59,10 +59,17 @@ def name_replaced(replaced: str) -> str:
 
 
 def write_checkpoint(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], facts: dict, *, keep_replaced: bool = False) -> None:
-    """Writes arrays and facts to `folder`; an older folder of that name is replaced once the new one is safe on the disk.
+    """Writes arrays and facts to `folder`; replaces an older folder of that name once the new one is on the disk.
 
-    With `keep_replaced`, the older folder stays beside it, hidden, until `forget_replaced` or `put_back_replaced`; where one stays already,
-    it is that one which goes on staying.
+    Args:
+      folder: to write.
+      parts: {part: {array name: array}}.
+      facts: JSON values.
+      keep_replaced: keep the older folder until `forget_replaced` or `put_back_replaced`; one that is kept already stays.
+
+    Raises:
+      OSError: the disk is full or fails; nothing half-written stays.
+
     """
     clear_leftovers(folder)
     writing = _beside(folder, "writing")
@@ -72,12 +79,12 @@ def write_checkpoint(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]]
             with open(writing / f"{name}.npz", "wb") as stream:
                 np.savez(stream, **arrays)
         (writing / _FACTS).write_text(json.dumps(facts, indent=1))
-        files = sorted(writing.iterdir(), key=lambda path: path.name == _FACTS)  # the facts last: a list cut off at any line lacks them
+        files = sorted(writing.iterdir(), key=lambda path: path.name == _FACTS)  # facts last, so that a list cut off at any line lacks them
         sums = "".join(f"{_digest(path)}  {path.name}\n" for path in files)
         (writing / CHECKSUMS).write_text(sums)
         for path in [*writing.iterdir(), writing]:
             _flush(path)
-    except BaseException:  # a full disk most of all: what is half-written takes the room of what is to come
+    except BaseException:  # on a full disk above all, half a checkpoint takes the room of the next
         shutil.rmtree(writing, ignore_errors=True)
         raise
     old = _beside(folder, "old")
@@ -93,13 +100,13 @@ def write_checkpoint(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]]
 
 
 def recover(folder: Path) -> None:
-    """Puts back the older folder where a replacement was cut off, or what replaced it is damaged."""
+    """Puts the replaced folder back where `folder` is missing or damaged."""
     if damage(folder):
         put_back_replaced(folder)
 
 
 def put_back_replaced(folder: Path) -> None:
-    """Puts the older folder, if it is still there and whole, in the place of `folder`."""
+    """Renames the replaced folder to `folder`, if it exists and is whole."""
     old = _beside(folder, "old")
     if not damage(old):
         _remove(folder)
@@ -107,18 +114,18 @@ def put_back_replaced(folder: Path) -> None:
 
 
 def forget_replaced(folder: Path) -> None:
-    """Removes the older folder."""
+    """Removes the replaced folder."""
     _remove(_beside(folder, "old"))
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Removes what a process that was killed while it wrote or removed `folder` left beside it."""
+    """Removes what a process left beside `folder` that was killed while it wrote or removed it."""
     for what in ("writing", "removing", "old.removing"):
         shutil.rmtree(_beside(folder, what), ignore_errors=True)
 
 
 def recover_all(directory: Path) -> None:
-    """`recover` for every checkpoint of a directory; what killed saves left half-written is removed."""
+    """`recover` for every checkpoint of a directory; half-written ones of killed saves are removed."""
     for replaced in directory.glob(replaced_name(FOLDERS)):
         recover(directory / name_replaced(replaced.name))
     for kind in ("writing", "removing"):
@@ -127,7 +134,7 @@ def recover_all(directory: Path) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames a damaged checkpoint, so that it no longer counts as one of the latest, and returns its new path."""
+    """Renames a damaged checkpoint, so that it no longer counts, and returns its new path."""
     aside = folder.with_name(f"damaged_{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
@@ -135,16 +142,16 @@ def set_aside(folder: Path) -> Path:
 
 
 def whole_folder(folder: Path) -> Path:
-    """Where the newest whole arrays of `folder` lie, for a reader, who must move nothing while another process may be writing."""
+    """`folder`, or the replaced folder where that alone is whole; for readers, which move nothing."""
     old = _beside(folder, "old")
     return old if damage(folder) and not damage(old) else folder
 
 
 def read_whole(folder: Path) -> tuple[Path, dict[str, dict[str, np.ndarray]], dict]:
-    """(where they lie, arrays, facts) of the newest whole arrays of `folder`, which a trainer may be replacing at this moment.
+    """Reads `folder` while a trainer may be replacing it: (folder that was read, arrays by part and name, facts).
 
     Raises:
-      UserError: when there are none, however often one looks.
+      UserError: neither it nor the replaced folder is whole, at each of several attempts.
     """
     for _ in range(_READS - 1):
         try:
@@ -155,7 +162,7 @@ def read_whole(folder: Path) -> tuple[Path, dict[str, dict[str, np.ndarray]], di
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder that stands whole under its name until it is gone: a removal that is cut off must leave no half of it there."""
+    """Removes a folder; a removal that is cut off leaves no half of it under its name."""
     removing = _beside(folder, "removing")
     shutil.rmtree(removing, ignore_errors=True)
     if folder.exists():
@@ -172,15 +179,15 @@ def _hidden(name: str, what: str) -> str:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a folder, in words; empty when every checksum holds, and what is read has one.
+    """What is wrong with a folder, in words; empty when every file has its checksum.
 
     Raises:
-      OSError: when it cannot be read: a disk that fails today says nothing about what is on it.
+      OSError: it cannot be read, which says nothing about what is on the disk.
     """
     try:
         rows = [line.split("  ", 1) for line in _sums(folder).splitlines()]
         listed = {name for _, name in rows}
-        # Files of this folder, and no device that never ends: the list may be somebody else's.
+        # Only regular files: the list may come from somebody else and name a device.
         held = {path.name for path in folder.iterdir() if path.is_file() and (path.suffix == ".npz" or path.name == _FACTS)}
         for name in sorted((listed ^ held) | ({_FACTS, _MODEL} - listed)):
             return f"{name} is {'not listed' if name in held else 'not there'}"
@@ -193,10 +200,10 @@ def damage(folder: Path) -> str:
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dict]:
-    """Arrays by part and name, and the facts.
+    """(arrays by part and name, facts) of a folder.
 
     Raises:
-      UserError: when the folder is missing or damaged, or replaced at this moment: see `read_whole`.
+      UserError: it is missing, damaged, or replaced at this moment (see `read_whole`).
     """
     parts, facts = {}, {}
     try:
@@ -216,7 +223,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dic
 
 
 def read_facts(folder: Path) -> dict:
-    """The facts of a whole folder, without its arrays."""
+    """The facts of a folder, without its arrays."""
     return json.loads((folder / _FACTS).read_text())
 
 

@@ -1,11 +1,11 @@
-"""CheckpointInterval: when a checkpoint is due, and the time that checkpoints take.
+"""CheckpointInterval: when a checkpoint is due, and how long checkpoints take.
 
 Usage:
-    clock = CheckpointInterval(every_steps=500, every_minutes=15)
-    if clock.due(step):
-        with clock.saving():
-            state.save(...)
-    clock.take_seconds()          # since it was last asked: for the report of an epoch
+    interval = CheckpointInterval(every_steps=500, every_minutes=15)
+    if interval.due(step):
+        with interval.saving():
+            checkpoints.save(...)
+    interval.take_seconds()          # of all checkpoints since the last call
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _EPOCH_END_SHARE = 0.05  # of the time, at most, goes into the checkpoints at th
 
 
 class CheckpointInterval:
-    """Times the checkpoints of a run.
+    """Decides when to save a checkpoint.
 
     Args:
       every_steps, every_minutes: between two checkpoints; 0 for none.
@@ -29,7 +29,7 @@ class CheckpointInterval:
     def due(self, step: int, *, epoch_end: bool = False) -> bool:
         """Whether a checkpoint is due after `step` steps.
 
-        At the end of an epoch one is due anyway, unless the last one took more than a twentieth of the time that went by since.
+        At the end of an epoch one is always due, unless the last one took more than a twentieth of the time since.
         """
         by_steps = self._every_steps and step % self._every_steps == 0
         waited = time.monotonic() - self._saved_at
@@ -41,7 +41,7 @@ class CheckpointInterval:
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
-        """Around a checkpoint being written."""
+        """Measures the time of a save."""
         began = time.monotonic()
         yield
         self._saved_at = time.monotonic()
@@ -49,6 +49,6 @@ class CheckpointInterval:
         self._seconds += self._took
 
     def take_seconds(self) -> float:
-        """Seconds that checkpoints took since this was last called."""
+        """Seconds spent in checkpoints since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds

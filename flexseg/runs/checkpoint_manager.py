@@ -1,11 +1,11 @@
-"""CheckpointManager: everything a run must remember.
+"""CheckpointManager: saves and restores the checkpoints of a run.
 
     state = CheckpointManager(run.checkpoints, replicas, model=model, optimizer=optimizer, loss_scale=loss_scale, keep=2)
     host = state.restore()                     # None in a fresh run
     state.save(step=1200, host={...})
 
-A checkpoint is a folder `step_000001200` of arrays, with checksums (see `runs/checkpoint_format.py`). A damaged newest one gives way to the
-one before, and that is said.
+A checkpoint is a folder `step_000001200` of arrays with checksums (see checkpoint_format.py). If the newest one is damaged, a message says so and the
+one before is restored.
 """
 
 import json
@@ -33,13 +33,13 @@ from flexseg.runs.variables import assign, model_variables, named_arrays
 
 
 class CheckpointManager:
-    """The checkpoints of one run. Only the chief touches the disk; it tells the other workers what it read.
+    """The checkpoints of one run. Only the chief reads and writes them; it sends the other workers what it read.
 
     Args:
-      directory: where they lie.
+      directory: of the checkpoints.
       replicas: the devices.
-      model, optimizer, loss_scale, ema: what holds variables; the optimizer is built.
-      keep: how many of the latest stay.
+      model, optimizer, loss_scale, ema: hold the variables; the optimizer is built.
+      keep: number of checkpoints; older ones are removed.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class CheckpointManager:
             self._parts["averages"] = ema.variables
 
     def folders(self) -> list[Path]:
-        """Checkpoints, oldest first."""
+        """The folders of all checkpoints, oldest first."""
         return checkpoint_folders(self._directory)
 
     def save(self, *, step: int, host: dict) -> Path:
@@ -103,7 +103,7 @@ class CheckpointManager:
             arrays, host = read_checkpoint(folder)
             for name, variables in self._parts.items():
                 assign(self._replicas, variables, arrays[name], where=folder)
-            for other in damaged:  # where it would count as one of the latest, and push a whole one out
+            for other in damaged:  # a damaged one would count as one of the latest and push out a whole one
                 say("it is kept as %s, and the checkpoint before it is taken: %s", set_aside(other).name, folder)
             return host
         if folders:

@@ -27,11 +27,11 @@ _CURES = {machine.VARIABLE: f"on all workers {machine.VARIABLE}={{}} flexseg tra
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What holds a run directory for this process.
+    """A locked run directory.
 
     Attributes:
       interruption: listens for signals and the stop file.
-      check: to be called after every step and every batch of validation; raises where the lock is lost.
+      check: raises a UserError where the lock is lost; call it after every step and every batch of validation.
     """
 
     interruption: Interruption
@@ -52,16 +52,16 @@ def claimed(
     """Locks the directory on the chief and compares the workers; the lock goes when the context ends.
 
     Args:
-      run: the directory, which need not exist; of a run that was refused or stopped before it began nothing stays.
+      run: the directory, which need not exist. A run that is refused or stopped before it began leaves nothing.
       replicas: the devices.
       dataset: what the run trains on.
-      facts: what must be the same on all workers, beside versions and dataset.
+      facts: must be the same on all workers, beside versions, dataset, devices and oneDNN.
       check_config: raises a UserError when the directory holds a run of another configuration.
-      check_machine: raises one when this worker lacks what it needs.
-      tracebacks_to: told where tracebacks go.
+      check_machine: raises a UserError when this worker lacks something that it needs.
+      tracebacks_to: receives the file that tracebacks go to.
 
     Raises:
-      UserError: for a directory that is not this run's, or workers that differ.
+      UserError: the directory holds another run, or workers differ.
     """
 
     def refuse_another_run() -> None:

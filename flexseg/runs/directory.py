@@ -1,10 +1,10 @@
-"""RunDirectory: the files of one run, and what a second start may find there.
+"""RunDirectory: reads and writes the files of one run, and refuses directories of something else.
 
     run = RunDirectory("runs/my_run")
     run.make()                               # the folder and log.txt
     run.checkpoints, run.best, run.tensorboard, run.losses_csv, ...
 
-Nothing of the user's is ever deleted here.
+No file of the user's is ever deleted.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _MOST_BYTES = 2**20  # of an environment.json: a run writes a few thousand
 
 
 class _Log(logging.FileHandler):
-    """A log on a disk that may be full: a line less is no reason to stop, nor to print a traceback; the next checkpoint tells."""
+    """A log that ignores a full disk: the next checkpoint reports it."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         pass
@@ -45,7 +45,7 @@ class RunDirectory(RunLayout):
         self.remote = remote
 
     def name_of(self, path: Path) -> str:
-        """What the user calls a path of this run."""
+        """A path of this run as the user knows it: in the bucket, where the run is in one."""
         return f"{self.remote.url}/{path.relative_to(self.path).as_posix()}".removesuffix("/.") if self.remote else str(path)
 
     def refuse_foreign_files(self) -> None:
@@ -56,12 +56,12 @@ class RunDirectory(RunLayout):
         self.refuse_foreign_names(entries - {path.name for path in self._leftovers()}, where=self.path)
 
     def _leftovers(self) -> list[Path]:
-        """What `replace_file` leaves when its process is killed."""
+        """Temporary files that a killed `replace_file` left."""
         names = [path.name for path in vars(self).values() if isinstance(path, Path) and path.suffix]
         return [path for path in self.path.glob(".*") if path.is_file() and any(path.name.startswith(f".{name}.") for name in names)]
 
     def remove_leftovers(self) -> None:
-        """Removes half-written files of a start that was killed; only for who holds the lock."""
+        """Removes temporary files of a killed start; only the holder of the lock may call it."""
         for path in self._leftovers():
             path.unlink(missing_ok=True)
 
@@ -77,7 +77,7 @@ class RunDirectory(RunLayout):
         log.propagate = False  # absl would print every line a second time
 
     def remove_log(self) -> None:
-        """Takes `log.txt` back, for a start that was refused before it wrote anything of a run."""
+        """Removes `log.txt`, for a start that was refused before it wrote anything else."""
         log = logging.getLogger("flexseg")
         for handler in [other for other in log.handlers if isinstance(other, logging.FileHandler)]:
             log.removeHandler(handler)
@@ -86,12 +86,12 @@ class RunDirectory(RunLayout):
             self.log.unlink()
 
     def remove_if_empty(self) -> None:
-        """Takes the directory back, unless it holds a run, or files of somebody else."""
+        """Removes the directory if it is empty."""
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
     def write_environment(self, environment: dict) -> None:
-        """Writes `environment.json`: versions, devices, the dataset's place, what `auto` became."""
+        """Writes `environment.json`: versions, devices, the dataset's directory, the values that `auto` took."""
         replace_file(self.environment, json.dumps(environment, indent=1, sort_keys=True).encode())
 
     def read_environment(self) -> dict:
@@ -118,7 +118,7 @@ class RunDirectory(RunLayout):
             raise UserError(self.environment, expected="what `flexseg train` wrote", found=f"no JSON ({error})", cure=cure) from error
 
     def refuse_other_dataset(self, dataset_directory: Path) -> None:
-        """Refuses a dataset other than the one that the run was begun on, or another build of it, with a UserError."""
+        """Refuses another dataset than the run began with, or another build of it, with a UserError."""
         source = Path(dataset_directory) / "manifest.json"
         if self.manifest.is_file() and self.manifest.read_bytes() != source.read_bytes():
             raise UserError(
@@ -129,7 +129,7 @@ class RunDirectory(RunLayout):
             )
 
     def copy_dataset_facts(self, dataset_directory: Path, label_map: dict) -> None:
-        """Copies the manifest and the LabelMap, so that prediction needs the run alone."""
+        """Copies the manifest and the LabelMap, so that prediction needs no dataset."""
         replace_file(self.manifest, (Path(dataset_directory) / "manifest.json").read_bytes())
         replace_file(self.label_map, json.dumps(label_map, indent=1).encode())
 
@@ -158,9 +158,9 @@ def recorded_onednn(workdir: str | None) -> bool | None:
 
 @contextlib.contextmanager
 def open_run_directory(workdir: str, *, flag: str = "--workdir") -> Iterator[RunDirectory]:
-    """The run directory of a path, or for the address of a bucket a copy below the machine's folder for temporary files, empty until fetched.
+    """Opens a path, or the address of a bucket as a local copy in the folder for temporary files, empty until `remote.fetch()`.
 
-    The copy goes at the end, unless it holds what the bucket did not take.
+    The copy is removed at the end, unless it holds something that the bucket did not take.
 
     Raises:
       UserError: for an address that is no bucket's.

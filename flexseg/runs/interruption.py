@@ -1,16 +1,15 @@
-"""Interruption: what asks a run to stop, and how it ends then.
+"""Interruption: stops a run on a signal or a stop file, after a checkpoint.
 
     with Interruption(run.stop_file) as interruption:
         ...                                 # a signal ends this at once: nothing is trained yet
         with interruption.deferred():
             interruption.check()            # after every step and every batch of the validation
 
-While training, a signal is noted and acted on at the next `check`, where the state is whole: the trainer writes a checkpoint and leaves with the
-code that schedulers know: 75 after SIGUSR1 (Slurm's warning: "run me again"), 143 after SIGTERM, 130 after SIGINT (Ctrl-C). A second Ctrl-C does
-not wait for the checkpoint. A signal after the last step comes too late: the run ends as finished. The stop file ends the run with 0 and is
-removed once its checkpoint is written.
+While a run trains, a signal takes effect at the next `check`. The trainer writes a checkpoint and ends with the exit code that schedulers know: 75
+after SIGUSR1 (Slurm's warning: "run me again"), 143 after SIGTERM, 130 after SIGINT (Ctrl-C). A second Ctrl-C does not wait for the checkpoint. A
+signal after the last step has no effect. The stop file ends the run with 0; it is removed once the checkpoint is written.
 
-Several workers agree: the stop requests of each travel with the gradients, so that all stop after the same step.
+With several workers, stop requests travel with the gradients, so that all workers stop after the same step.
 """
 
 import contextlib
@@ -22,11 +21,11 @@ from pathlib import Path
 
 _EXIT_CODES = {signal.SIGUSR1: 75, signal.SIGTERM: 143, signal.SIGINT: 130}
 STOP_REQUESTS = (*_EXIT_CODES, None)  # None: the stop file
-_LOOK_SECONDS = 1.0  # between two looks for the stop file, which may lie on a slow file system
+_LOOK_SECONDS = 1.0  # between two checks of the stop file, which may be on a slow file system
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that ended by a signal, with nothing lost; `exit_code` is the command's."""
+    """A signal ended the run and nothing is lost; `exit_code` is that of the command."""
 
     def __init__(self, message: str, *, exit_code: int):
         super().__init__(message)
@@ -34,7 +33,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequested(Exception):  # noqa: N818  (it is no error)
-    """Raised by `check`: the run should write a checkpoint and end. `signal` is None for the stop file."""
+    """Raised by `check`: the run shall write a checkpoint and end. `signal` is None for the stop file."""
 
     def __init__(self, number: signal.Signals | None):
         super().__init__(number.name if number else "the stop file")
@@ -42,10 +41,10 @@ class StopRequested(Exception):  # noqa: N818  (it is no error)
 
 
 class Interruption:
-    """Listens for signals from the first look at the run directory to the last file, and for the stop file while a run trains.
+    """Listens for signals, and for the stop file while a run trains.
 
     Args:
-      stop_file: whose existence ends the run.
+      stop_file: its existence ends the run.
     """
 
     def __init__(self, stop_file: Path):
@@ -90,7 +89,7 @@ class Interruption:
         self._signal = signal.Signals(number)
 
     def check(self) -> None:
-        """Raises StopRequested when a signal came or the stop file lies there, or when the workers decided so."""
+        """Raises StopRequested after a signal, when the stop file exists, or when the workers agreed to stop."""
         decided = self._decided if self._agreed else self._wanted()
         if decided is not None:
             raise StopRequested(decided[0])
@@ -105,7 +104,7 @@ class Interruption:
         return (None,) if self._stop_file_seen else None
 
     def end(self, number: signal.Signals | None, *, step: int) -> str:
-        """The last act, once the checkpoint of `step` is written: removes the stop file and returns why the run ended.
+        """Ends the run once the checkpoint of `step` is written: removes the stop file and returns the reason.
 
         Raises:
           Interrupted: after a signal.

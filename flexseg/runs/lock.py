@@ -2,13 +2,12 @@
 
     with FolderLock(run.lock_file, what="flexseg train") as lock:
         ...
-        lock.check()          # raises when another process took the lock over meanwhile (this one was suspended for minutes)
+        lock.check()          # raises when another process took over the lock
 
-The lock is a file that names its holder, appears whole, and whose modification time is renewed while the holder lives. It is stale, taken over and
-reported when its holder is known to be dead (same machine, no such process) or was not heard of for `STALE_SECONDS`; a start that finds a silent
-lock of another machine waits that long, because a scheduler that moves a killed job must not be told that its user made a mistake.
-Ages are differences of two times that the file system itself gave, so that clocks need not agree. An advisory `flock` is not used: it is the host's
-own affair on many network file systems. Not promised: exclusion from programs that do not look at the lock.
+The lock is a file that names its holder and appears whole. The holder renews its modification time. A lock is stale when its holder is known to be
+dead (same machine, no such process) or when it was not renewed for `STALE_SECONDS`; then it is taken over, with a message. A start that finds a lock
+of another machine waits that long: a scheduler may have moved a killed job, which is no mistake of the user's. Ages are differences of two times of
+the file system, so clocks need not agree. An advisory `flock` is not used, because many network file systems keep it to one host.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ _LOOK_SECONDS = 1.0  # between two looks while waiting
 
 
 def _machine() -> str:
-    """What numbers processes alike: one boot of one kernel, one pid namespace. Two containers of one host name are two machines."""
+    """Identifies the numbering of processes: the boot of the kernel and the pid namespace. Two containers of one host are two machines."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + " " + os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -37,9 +36,9 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in clock ticks since the boot, which no change of the clock moves; None where there is no such process.
+    """The start of a process in clock ticks since the boot; None where there is no such process.
 
-    One that was killed and that nobody waited for (state Z, in containers whose first process does not reap) is gone.
+    A zombie (state Z, in containers whose first process does not reap) counts as gone.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -53,7 +52,7 @@ class FolderLock:
 
     Args:
       path: of the lock file; its folder exists.
-      what: who locks, in words.
+      what: the program that locks, for messages.
 
     Raises:
       UserError: on entering, when a living process holds the lock; `check` when it was taken over.
@@ -76,19 +75,19 @@ class FolderLock:
     def __exit__(self, *_) -> None:
         self._done.set()
         self._renewer.join()
-        with contextlib.suppress(OSError):  # it is stale once this process is gone, and the run ends as it was about to
+        with contextlib.suppress(OSError):  # a lock that stays is stale as soon as this process is gone
             if self._read() == self._holder:
                 self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Raises a UserError when another process holds the lock by now."""
+        """Raises a UserError when another process holds the lock."""
         if self._lost.is_set():
             cure = "one of the two must go; what this one did since its last checkpoint is lost"
             raise UserError(self._path, expected="the lock of this process", found="that of another, which thought this one dead", cure=cure)
 
     @contextlib.contextmanager
     def _written(self):
-        """This holder's lock under a name of its own, ready to be put in place."""
+        """The lock of this process under a temporary name."""
         mine = self._path.with_name(f"{self._path.name}.{self._token}")
         try:
             mine.write_text(json.dumps(self._holder))
@@ -97,7 +96,7 @@ class FolderLock:
             mine.unlink(missing_ok=True)
 
     def _create(self) -> bool:
-        """Puts the lock where none is; false where one is."""
+        """Creates the lock; false where there is one."""
         with self._written() as mine:
             try:
                 os.link(mine, self._path)  # whole at once, and never over another
@@ -113,7 +112,7 @@ class FolderLock:
         return True
 
     def _read(self) -> dict | None:
-        """Who holds the lock; an empty dictionary for a file that was cut off, None where there is none."""
+        """The holder of the lock; an empty dictionary for a cut-off file, None where there is no lock."""
         try:
             found = json.loads(self._path.read_text())
         except FileNotFoundError:
@@ -123,7 +122,7 @@ class FolderLock:
         return found if isinstance(found, dict) else {}
 
     def _take_over(self) -> None:
-        """Removes a stale lock, so that it can be created anew; of several that want to, one at a time looks and removes."""
+        """Removes a stale lock. Of several processes that want to, one at a time does."""
         holder = self._read()
         if holder is None:
             return
@@ -137,7 +136,7 @@ class FolderLock:
         try:
             os.close(os.open(guard, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
-            if self._age(guard) > STALE_SECONDS:  # who made it was killed within the next three lines
+            if self._age(guard) > STALE_SECONDS:  # its process was killed within the next three lines
                 guard.unlink(missing_ok=True)
             time.sleep(0.05)
             return
@@ -149,7 +148,7 @@ class FolderLock:
             guard.unlink(missing_ok=True)
 
     def _stale(self, holder: dict, name: str) -> str:
-        """Why a lock is no longer anybody's; empty where it is. Waits for a sign of life where only age can tell."""
+        """Why a lock is stale; empty where it is not. Waits for a renewal where only the age can tell."""
         if holder.get("machine") == self._holder["machine"]:
             started = _started(holder["pid"])
             if started is None:
