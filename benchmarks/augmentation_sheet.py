@@ -6,7 +6,7 @@
 
 The first row shows the input; then each operation alone (at probability 1, its default range, four positions),
 all of them together, and the defaults. The mask's outline is drawn in green, ignored pixels are hatched grey. `--time` prints processor milliseconds
-per 512 x 512 x 3 image (median of 50) for every operation alone, and for the set quoted in BUILD_NOTES.md.
+per 512 x 512 x 3 image (median of 50) for every operation alone, and for the set quoted in docs/measurements.md.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/operation_speed.py
 
-Median of nine calls, milliseconds. Behind the speeds of the table of networks (BUILD_NOTES.md).
+Median of nine calls, milliseconds. Behind the speeds of the table of networks (docs/measurements.md).
 """
 
 import os

@@ -38,9 +38,9 @@ def dataset_of(config: str) -> str:
     return next((name for name in ("malignant_breastdm", "tnbc") if config.startswith(name)), "synthetic_nuclei")
 
 
-def test_the_list_of_configs_is_the_readme_s():
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    assert CONFIGS and all(f"`{name}`" in readme for name in (*CONFIGS, *DIVISIONS))
+def test_the_documents_name_every_config():
+    pages = "".join((Path(__file__).parents[1] / "docs" / "training" / name).read_text() for name in ("index.md", "models.md"))
+    assert CONFIGS and all(f"`{name}`" in pages for name in (*CONFIGS, *DIVISIONS))
 
 
 @pytest.mark.parametrize("name", DIVISIONS)

@@ -34,7 +34,7 @@ def test_there_are_fifty_trials_or_more_of_every_kind_that_was_asked_for():
 
 @pytest.mark.slow
 def test_trials_end_with_the_weights_of_a_run_that_nothing_happened_to():
-    flags = ["--only=facts garbled"]  # a kill, a damage and a start again; the others take twenty minutes: their table is in BUILD_NOTES.md
+    flags = ["--only=facts garbled"]  # a kill, a damage and a start again; the others take twenty minutes: their table is in docs/measurements.md
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.faults", *flags], capture_output=True, text=True, timeout=800, cwd=Path(__file__).parents[1]
     )

@@ -387,7 +387,7 @@ def test_mistakes_are_one_line(tmp_path, words, expected):
     assert done.returncode == 1 and expected in done.stderr and "Traceback" not in done.stderr
 
 
-def test_readme_has_every_key_that_becomes_a_binding():
-    table = (ROOT / "README.md").read_text().partition("### A configuration of the reference system")[2].partition("\n## ")[0]
+def test_the_documents_have_every_key_that_becomes_a_binding():
+    table = (ROOT / "docs" / "reference_system.md").read_text().partition("## A configuration of the reference system")[2].partition("\n## ")[0]
     missing = [key for key, rule in KEYS.items() if callable(rule) and not re.search(rf"`[^`]*\b{re.escape(key.partition('.')[2])}\b[^`]*`", table)]
     assert not missing

@@ -104,6 +104,6 @@ def test_two_pods_train_as_one_process_does(toy, tmp_path):
     assert_is(tmp_path / "two", tmp_path / "one")
 
 
-def test_readme_names_every_manifest():
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    assert all(path.name in readme for path in itertools.chain(FOLDER.glob("*.yaml"), FOLDER.parent.glob("slurm/*"), FOLDER.parent.glob("docker/*")))
+def test_the_documents_name_every_manifest():
+    page = (Path(__file__).parents[1] / "docs" / "training" / "hosts.md").read_text()
+    assert all(path.name in page for path in itertools.chain(FOLDER.glob("*.yaml"), FOLDER.parent.glob("slurm/*"), FOLDER.parent.glob("docker/*")))

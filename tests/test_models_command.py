@@ -1,4 +1,4 @@
-"""`flexseg models`: costs agree with published figures and with TensorFlow's own counter; README's network of one's own; the drawing."""
+"""`flexseg models`: costs agree with published figures and with TensorFlow's own counter; the documents' network of one's own; the drawing."""
 
 import json
 import re
@@ -29,7 +29,7 @@ from flexseg.models.layers.upsampling import BilinearUpsampling
 from flexseg.models.network_plot import plot_network
 from flexseg.training.precision import precision_scope
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+OWN_NETWORK = (Path(__file__).parents[1] / "docs" / "training" / "own_network.md").read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -217,16 +217,15 @@ def test_a_squeeze_and_excitation_block_that_ends_under_its_own_name_is_drawn(tm
     plot_network(model, tmp_path / "net.png")
 
 
-# README's network of one's own
+# The documents' network of one's own
 
 
-def test_the_network_of_readme_is_listed_drawn_trained_and_evaluated(tmp_path, monkeypatch, capsys):
-    section = README.partition("#### A network of your own")[2].partition("\n### ")[0]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+def test_the_network_of_the_documents_is_listed_drawn_trained_and_evaluated(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(.*?)```", OWN_NETWORK, re.DOTALL)[1]
     assert len(code.splitlines()) <= 30
     (tmp_path / "my_models.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    listed = re.search(r"^flexseg (models .*)$", section, re.MULTILINE)[1]
+    listed = re.search(r"^flexseg (models .*)$", OWN_NETWORK, re.MULTILINE)[1]
     words = [*shlex.split(listed), "--nomeasure", "--image_size=64"]
     done = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], capture_output=True, text=True)
     assert done.returncode == 0 and "my_net" in done.stdout, done.stderr

@@ -1,6 +1,6 @@
 """What a fault costs: trials of training with two workers, each with its fault, started again until it is done.
 
-    python -m benchmarks.faults                          # all trials; prints the table of BUILD_NOTES.md
+    python -m benchmarks.faults                          # all trials; prints the table of docs/measurements.md
     python -m benchmarks.faults --only='SIGKILL|hang'    # those whose row matches
     python -m benchmarks.faults --seed=1                 # faults at other moments
 
