@@ -12,10 +12,14 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from flexseg.data.color import Number
+
 _TABLE = 4096  # steps from the center of a barrel to its rim
 
 
-def barrel(y, x, *, size, center, radius, amount):
+def barrel(
+    y: tf.Tensor, x: tf.Tensor, *, size: tuple[int, int], center: tuple[Number, Number] | tf.Tensor, radius: Number, amount: Number
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Within a circle the source is sin(π d / 2R)^amount times as far from the center: a barrel above 0, a pincushion below.
 
     Args:
@@ -41,7 +45,7 @@ def barrel(y, x, *, size, center, radius, amount):
     return center_y + factor * dy, center_x + factor * dx
 
 
-def surface_slope(noise, *, size, sigma):
+def surface_slope(noise: tf.Tensor, *, size: tuple[int, int], sigma: float) -> tf.Tensor:
     """The gradient of G_sigma ∗ noise, each axis scaled to a largest absolute value of 1.
 
     The filter is a product with one constant matrix for rows and one for columns: 2 H W (H + W) multiplications.
@@ -62,7 +66,7 @@ def surface_slope(noise, *, size, sigma):
 
 
 @functools.lru_cache
-def _smoothing(length, sigma):
+def _smoothing(length: int, sigma: float) -> np.ndarray:
     """float32 [length, length]: a Gaussian cut off at four sigma, mirrored at the border (reflect 101), as often as needed."""
     reach = int(4 * sigma + 0.5)
     offsets = np.arange(-reach, reach + 1)
@@ -75,6 +79,6 @@ def _smoothing(length, sigma):
 
 
 @functools.lru_cache
-def _slope(length):
+def _slope(length: int) -> np.ndarray:
     """float32 [length, length]: central differences, one-sided at the ends, as np.gradient."""
-    return np.gradient(np.eye(length, dtype=np.float32), axis=0)
+    return np.gradient(np.eye(length, dtype=np.float32), axis=0)  # type: ignore[return-value]  # NumPy's stub: as if without an axis

@@ -9,13 +9,16 @@ arithmetic is float32. Sampling is bilinear without a low-pass filter: shrinking
 Flips and quarter turns are not warps: `permute` moves pixels and never mixes them.
 """
 
+from typing import Literal
+
 import numpy as np
 import tensorflow as tf
 
+from flexseg.data.color import Number
 from flexseg.files.label_map import IGNORE
 
 
-def permute(image, *, transpose, flip_y, flip_x):
+def permute(image: tf.Tensor, *, transpose: tf.Tensor | Literal[False], flip_y: tf.Tensor, flip_x: tf.Tensor) -> tf.Tensor:
     """Transposes, then reverses rows, then columns: every flip and quarter turn is one of these eight, exact for any dtype.
 
     Args:
@@ -31,14 +34,14 @@ def permute(image, *, transpose, flip_y, flip_x):
     return tf.cond(flip_x, lambda: tf.reverse(flipped, [1]), lambda: flipped)
 
 
-def _transposed(image):
+def _transposed(image: tf.Tensor) -> tf.Tensor:
     """[H, W, C] -> [W, H, C], by gathering: asked to transpose uint8, oneDNN prints an error before TensorFlow's own kernel takes over."""
     height, width, channels = image.shape
     order = np.arange(height * width, dtype=np.int32).reshape(height, width).T.ravel()
     return tf.reshape(tf.gather(tf.reshape(image, [height * width, channels]), order), [width, height, channels])
 
 
-def affine_matrix(*, rotation_degrees, scale_factor, shear_y, shear_x):
+def affine_matrix(*, rotation_degrees: Number, scale_factor: Number, shear_y: Number, shear_x: Number) -> tf.Tensor:
     """The [2, 2] matrix from an output offset (dy, dx) to the source offset, both measured from the image's centre.
 
     Seen in the output, the content is first sheared (by `shear_y` rows per column and `shear_x` columns per row), then enlarged by
@@ -60,12 +63,12 @@ def affine_matrix(*, rotation_degrees, scale_factor, shear_y, shear_x):
     return tf.matmul(unshear, turn_back) / scale_factor
 
 
-def control_points(length, spacing):
+def control_points(length: int, spacing: int) -> int:
     """How many points of the coarse grid an axis of `length` pixels needs: from one spacing before the first pixel to one beyond the last."""
     return -(-(length - 1) // spacing) + 3
 
 
-def displacement_field(control, *, size, spacing):
+def displacement_field(control: tf.Tensor, *, size: tuple[int, int], spacing: int) -> tf.Tensor:
     """Smooth displacements from random ones on a coarse grid (Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, section 3.1).
 
     Bicubic interpolation (Keys, Cubic convolution interpolation for digital image processing, IEEE TASSP 1981, a = -1/2) is linear in the control
@@ -83,7 +86,7 @@ def displacement_field(control, *, size, spacing):
     return tf.matmul(tf.matmul(tf.stack([rows, rows]), control), tf.stack([columns, columns]), transpose_b=True)
 
 
-def _bicubic_weights(length, spacing):
+def _bicubic_weights(length: int, spacing: int) -> np.ndarray:
     """float32 [length, control_points]: how much each control point adds to each pixel. Point j lies at pixel (j - 1) * spacing."""
     place = np.arange(length)[:, None] / spacing + 1.0
     t = np.abs(place - np.arange(control_points(length, spacing))[None, :])
@@ -91,7 +94,7 @@ def _bicubic_weights(length, spacing):
     return np.where(t <= 1, near, np.where(t < 2, far, 0.0)).astype(np.float32)
 
 
-def source_coordinates(size, matrix, displacement):
+def source_coordinates(size: tuple[int, int], matrix: tf.Tensor, displacement: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
     """Where every output pixel comes from: the affine map about the centre, plus the displacement (in source pixels).
 
     Args:
@@ -111,7 +114,7 @@ def source_coordinates(size, matrix, displacement):
     return (y, x) if displacement is None else (y + displacement[0], x + displacement[1])
 
 
-def sample_image(image, y, x):
+def sample_image(image: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """Bilinear; beyond the border the image is mirrored about its outermost pixel centres (cv2.BORDER_REFLECT_101), as often as needed.
 
     Args:
@@ -127,11 +130,11 @@ def sample_image(image, y, x):
     index = top * width + left
     pixels = tf.reshape(image, [height * width, channels])
 
-    def at(offset):
+    def at(offset: int) -> tf.Tensor:
         # Cast after the gather: 3 bytes are fetched faster than 3 floats; packing them with the mask byte into an int32 gained nothing.
         return tf.cast(tf.gather(pixels, index + offset), tf.float32)
 
-    def between(first, second, share):
+    def between(first: tf.Tensor, second: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
         return first + (second - first) * share[..., None]
 
     upper = between(at(0), at(1), right)
@@ -139,7 +142,7 @@ def sample_image(image, y, x):
     return between(upper, lower, down)
 
 
-def _cell(coordinate, length):
+def _cell(coordinate: tf.Tensor, length: int) -> tuple[tf.Tensor, tf.Tensor]:
     """(first, share): mirrored into the image, the coordinate lies `share` (0 to 1) of the way from pixel `first` to the one after it."""
     period = 2.0 * (length - 1)
     inside = (length - 1) - tf.abs(coordinate - period * tf.floor(coordinate * (1.0 / period)) - (length - 1))
@@ -148,7 +151,7 @@ def _cell(coordinate, length):
     return first, inside - tf.cast(first, tf.float32)
 
 
-def sample_mask(mask, y, x):
+def sample_mask(mask: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """The nearest source pixel's id; `IGNORE` where none lies within half a pixel. No id is ever made up.
 
     Args:

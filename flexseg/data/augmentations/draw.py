@@ -1,0 +1,68 @@
+"""The random numbers that one operation draws for one example.
+
+    draw = Draw(operation, settings, example_key(seed, position))
+    image = draw.applied(image)                       # operation(image, draw=draw) where it happens, else the image
+
+A draw is a pure function of (seed, position, key number). It depends neither on other operations nor on the batch, the worker or the thread.
+"""
+
+import tensorflow as tf
+
+from flexseg.data.augmentations.operation import Number, Operation, Range
+
+_AUGMENT_KEY = 0x6175676D  # "augm": keeps these draws apart from others with the same seed and position (order of the stream, crops, dropout)
+
+
+def example_key(seed: int | tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+    """The key int64 [2] of all augmentation draws for the example at `position`, an int64 scalar."""
+    return _fold(tf.stack([tf.cast(seed, tf.int64), tf.constant(_AUGMENT_KEY, tf.int64)]), position)
+
+
+class Draw:
+    """What happens to one example by one operation.
+
+    Args:
+      operation: whose probability and ranges are drawn from.
+      settings: has every binding as an attribute.
+      key: of `example_key`.
+
+    Attributes:
+      operation: the same.
+      happens: bool scalar, whether the operation happens to this example.
+      shares: float32 [2], uniform in [0, 1), for the operation's numbers.
+    """
+
+    def __init__(self, operation: Operation, settings: object, key: tf.Tensor):
+        self.operation, self._settings = operation, settings
+        self._key = _fold(key, operation.key_number)
+        uniform = tf.random.stateless_uniform([3], self._key)
+        self.happens, self.shares = uniform[0] < getattr(settings, operation.probability_name), uniform[1:]
+
+    def setting(self, binding: Range | Number) -> object:
+        """What is bound: a Python number, or a range's (lowest, highest)."""
+        return getattr(self._settings, binding.name)
+
+    def value(self, binding: Range, share: tf.Tensor | None = None, *, otherwise: float | None = None) -> tf.Tensor:
+        """A number from a range.
+
+        Args:
+          binding: the range.
+          share: float32 scalar in [0, 1), the place in the range; by default the first of `shares`.
+          otherwise: the neutral value, which stands where the operation does not happen; by default the caller sees to that.
+        """
+        (lowest, highest), share = self.setting(binding), self.shares[0] if share is None else share
+        value = lowest * tf.pow(highest / lowest, share) if binding.logarithmic else lowest + (highest - lowest) * share
+        return value if otherwise is None else tf.where(self.happens, value, otherwise)
+
+    def field_key(self) -> tf.Tensor:
+        """A key int64 [2] for more random numbers than `shares` has, such as a value for every pixel."""
+        return _fold(self._key, 1)
+
+    def applied(self, state, **context):
+        """`operation(state, draw=self, **context)` where the operation happens, else `state`: a tensor or a tuple of tensors."""
+        return tf.cond(self.happens, lambda: self.operation(state, draw=self, **context), lambda: state)
+
+
+def _fold(key: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
+    # int64 throughout: with an int32 number fold_in keeps 32 bits of the key only.
+    return tf.random.experimental.stateless_fold_in(key, tf.cast(number, tf.int64))
