@@ -11,8 +11,9 @@ import dataclasses
 import io
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,7 +42,7 @@ class Beam:
     runner: str
     options: tuple[str, ...] = ()
 
-    def pipeline_options(self):
+    def pipeline_options(self) -> Any:
         """As Beam takes them.
 
         Raises:
@@ -87,11 +88,14 @@ class _Facts:
         records = tf.data.TFRecordDataset(files).map(lambda record: tf.io.parse_single_example(record, features))
         for number, record in enumerate(records.as_numpy_iterator()):
             image_sha256, mask_sha256 = self._contents.digests(split, number)
+            mask = cv2.imdecode(np.frombuffer(record["mask"], np.uint8), cv2.IMREAD_UNCHANGED)
+            if mask is None:
+                raise ValueError(f"OpenCV gives no mask of record {number} of {split}")
             example = Example(
                 case_id=record["case_id"].decode(),
                 group_id=record["group_id"].decode(),
                 image=record["image"],
-                mask=cv2.imdecode(np.frombuffer(record["mask"], np.uint8), cv2.IMREAD_UNCHANGED),
+                mask=mask,
                 image_sha256=image_sha256,
                 mask_sha256=mask_sha256,
             )
@@ -164,8 +168,9 @@ def build_dataset(
         (beside / "old").rename(target)
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        how = {"num_shards": num_shards, "beam": beam, "storage": storage, "progress": progress}
-        _write(builder_class, contents, dataset=dataset, name=name, beside=beside, **how)
+        _write(
+            builder_class, contents, dataset=dataset, name=name, beside=beside, num_shards=num_shards, beam=beam, storage=storage, progress=progress
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         old = beside / "old"
         if target.exists():
@@ -181,7 +186,18 @@ def build_dataset(
     return target, True
 
 
-def _write(builder_class, contents, *, dataset, name, beside, num_shards, beam, storage, progress) -> None:
+def _write(
+    builder_class: type[SegmentationBuilder],
+    contents: Contents,
+    *,
+    dataset: str,
+    name: str,
+    beside: Path,
+    num_shards: int | None,
+    beam: Beam | None,
+    storage: Storage,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     facts = _Facts(contents, progress)
     tqdm_utils.disable_progress_bar()  # TFDS draws a bar a shard; ours is one bar for all
     verbosity = logging.get_verbosity()
@@ -217,7 +233,7 @@ def _write(builder_class, contents, *, dataset, name, beside, num_shards, beam, 
     manifest.save(directory / "manifest.json")
 
 
-def _table(directory: Path, files, rows: list[dict]) -> SplitTable:
+def _table(directory: Path, files: Iterable[str], rows: list[dict]) -> SplitTable:
     """The manifest's columns; that each record holds the case it should is read back, not believed."""
     files = sorted(files)
     positions = [(number, offset, length) for number, name in enumerate(files) for offset, length in tfrecord_offsets(directory / name)]

@@ -9,6 +9,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -108,7 +109,7 @@ class Contents(abc.ABC):
     """What every source of examples tells; see the attributes of `Manifest`, which is made from it."""
 
     label_map: LabelMap
-    channels: int
+    channels: Literal[1, 3]
     window: tuple[float, float] | None = None
     converted: int = 0
     leaked: bool = False
@@ -163,7 +164,7 @@ class FileContents(Contents):
         mask = self.mask_of(case)
         return Example(
             case_id=case.case_id,
-            group_id=case.group,
+            group_id=case.group or case.case_id,
             image=stored.data,
             mask=mask,
             instances=self.instances_of(mask) if self.has_instances else None,
@@ -178,7 +179,7 @@ class FileContents(Contents):
 
     def mask_of(self, case: Case) -> np.ndarray:
         """Class ids uint8 [H, W] of a case."""
-        return self.label_map.encode(read_mask(case.mask, max_pixels=self._max_pixels), case.mask)
+        return self.label_map.encode(read_mask(case.mask_path, max_pixels=self._max_pixels), case.mask)
 
     def instances_of(self, mask: np.ndarray) -> np.ndarray:
         """Instances uint16 [H, W], 0 = none, of class ids; only asked for where `has_instances`."""

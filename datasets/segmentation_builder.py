@@ -6,7 +6,8 @@
 It writes examples in the order of their source: what is shuffled, and when, is the training stream's affair.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from flexseg.datasets.contents import Contents, Example
 from flexseg.files.images import Storage, encoded_as
 
 
-class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS, without types, takes it
     """Writes `Contents` as TFRecords with the features image, mask, case_id, group_id and, where there are any, instances.
 
     Args:
@@ -57,10 +58,10 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             features=tfds.features.FeaturesDict(features), supervised_keys=("image", "mask"), disable_shuffling=True
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         return {name: self._generate_examples(name) for name in self._contents.sizes()}
 
-    def _generate_examples(self, split: str):
+    def _generate_examples(self, split: str) -> Any:  # an iterator, or a collection of Beam's
         if self._beam:
             import apache_beam as beam  # the extra [beam]
 
@@ -68,7 +69,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             return numbers | beam.Map(_numbered, contents=self._contents, split=split, storage=self._storage)
         return self._watched(split)
 
-    def _watched(self, split: str):
+    def _watched(self, split: str) -> Iterator[tuple[int, dict]]:
         # TFDS keeps an order by keys through a thousand temporary files, each for its share of all 128-bit keys, and sorts one file at a time in
         # memory: keys from 0 on would all meet in the first (tensorflow/datasets#3491).
         gap = 2**128 // self._contents.sizes()[split]

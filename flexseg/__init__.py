@@ -8,9 +8,10 @@ Each function takes the flags of the command of the same name. Importing flexseg
 """
 
 import importlib
+from typing import Any
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in ("import_config", "check", "derive", "build", "train", "evaluate", "predict"):
         return importlib.import_module(f"flexseg.commands.{name}").run
     if name == "__version__":

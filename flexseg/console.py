@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from typing import Self
 
 from tqdm import tqdm
 
@@ -25,7 +26,7 @@ def be_silent() -> None:
     _silent = True
 
 
-def say(message: str, *values) -> None:
+def say(message: str, *values: object) -> None:
     """Prints one line above any progress bar, and logs it."""
     if _silent:
         return
@@ -50,10 +51,10 @@ class progress:  # noqa: N801  (used like a function)
         disable = _silent or not sys.stderr.isatty()
         self._bar = tqdm(desc=label, total=total, initial=done, leave=False, disable=disable, dynamic_ncols=True, unit=unit)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def update(self, figures: Callable[[], dict[str, float]] = dict, *, count: int = 1) -> None:

@@ -6,6 +6,8 @@
 The dispatcher prints the line and exits 1; the traceback goes to the run's `log.txt` only.
 """
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake that the user can mend.
@@ -27,12 +29,12 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def choose(name: str, known) -> str:
+def choose(name: str, known: Iterable[str]) -> str:
     """A cure for a name that is none of `known`: the nearest, or all of them where none is near."""
     return suggest(name, known).strip() or f"Use one of {', '.join(known)}."
 
 
-def suggest(name: str, known) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest of `known`, or an empty string."""
     import difflib
 

@@ -14,7 +14,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from flexseg.errors import UserError, first_line, suggest
@@ -55,7 +55,7 @@ def is_missing(error: BaseException | None, module: str) -> bool:
     return isinstance(error, ModuleNotFoundError) and error.name is not None and f"{module}.".startswith(f"{error.name}.")
 
 
-def explain(error: Exception, function) -> str:
+def explain(error: Exception, function: Callable) -> str:
     """`ValueError: what it says (my_models.py:23)`: the innermost line of the file of `function` that the error passed through."""
     with contextlib.suppress(TypeError):  # what has no source of its own, such as a partial
         return _sentence(error, inspect.getsourcefile(function) or "")
@@ -91,7 +91,7 @@ def changes(record: Record) -> list[str]:
 
 
 def _text(module: str) -> dict[str, str]:
-    path = Path(sys.modules[module].__file__)
+    path = Path(inspect.getfile(sys.modules[module]))
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
     return {"file": str(path), "sha256": hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()}
 

@@ -16,8 +16,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import FrameType
 
 AGAIN = 75
 _PASSED_ON = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
@@ -38,7 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--workers={given.workers} does not divide the {len(gpus)} visible GPUs; CUDA_VISIBLE_DEVICES chooses some of them")
     asked: list[int] = []
     attempt, newest = Attempt(given.command, given.workers, gpus), newest_checkpoint(given.command)
-    handlers = {number: signal.signal(number, lambda number, _: (asked.append(number), attempt.send(number))) for number in _PASSED_ON}
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        asked.append(number)
+        attempt.send(number)
+
+    handlers = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     try:
         for restarts in range(given.max_restarts + 1):
             code = attempt.run()
@@ -108,7 +114,7 @@ class Attempt:
         )
 
 
-def _print_lines(worker: int, stream) -> None:
+def _print_lines(worker: int, stream: Iterable[str]) -> None:
     for line in stream:
         print(f"[{worker}] {line.rstrip()}", flush=True)
 

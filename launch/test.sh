@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment and runs ruff and pytest.
+# Makes the environment and runs ruff, mypy and pytest.
 #
 #   bash launch/test.sh                                  without the slow tests
 #   bash launch/test.sh --all                            with them
@@ -7,8 +7,8 @@
 #   bash launch/test.sh tests/test_split.py -k leak      further arguments go to pytest
 #
 # Without further arguments two tests run at a time. The slow tests come last, in processes of their own: TensorFlow keeps the memory of every
-# function that ran, 19 GB by the end of all of them. The ten slowest of each kind are named at the end. Fails when ruff or pytest does; all run in
-# any case.
+# function that ran, 19 GB by the end of all of them. The ten slowest of each kind are named at the end. Fails when one of the three does; all
+# run in any case.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -42,9 +42,10 @@ fi
 [[ ${#selections[@]} == 1 ]] || install_browser
 cd "$root"
 [[ ${#arguments[@]} != 0 ]] || arguments=(-n 2 --dist loadgroup)
-ruff=0
+ruff=0 mypy=0
 python -m ruff check || ruff=$?
 python -m ruff format --check --quiet || { ruff=1; echo "run: ruff format"; }
+python -m mypy || mypy=$?
 pytest=0 chosen=0
 for selection in "${selections[@]}"; do
     code=0
@@ -54,5 +55,6 @@ for selection in "${selections[@]}"; do
     [[ $code == 0 ]] || pytest=$code
 done
 [[ $ruff == 0 ]] || fail "ruff failed, see above"
+[[ $mypy == 0 ]] || fail "mypy failed, see above"
 [[ $chosen == 1 ]] || exit 5
 exit "$pytest"

@@ -22,6 +22,10 @@ EXACT = ("horizontal_flip", "vertical_flip", "quarter_turns")
 WARPS = ("rotation", "scale", "shear", "elastic", "distortion", "barrel", "pincushion")
 COLORS = ("brightness", "contrast", "gamma", "hue", "saturation", "blur", "noise", "sharpen")
 GOLDEN = Path(__file__).parent / "data" / "augmentation_golden.npz"
+RELEASED = (  # the operations of release 7ce7f2e; one that comes later takes no part in the golden pixels
+    "horizontal_flip", "vertical_flip", "quarter_turns", "rotation", "scale", "shear", "elastic", "brightness", "contrast", "gamma", "hue", "saturation",
+    "blur", "noise", "distortion", "barrel", "pincushion", "sharpen",
+)  # fmt: skip
 
 
 def only(*operations, **settings):
@@ -377,18 +381,22 @@ def golden_cases():
         "brightness_levels": (-60.0, 60.0), "contrast_factor": (0.5, 1.6), "gamma_exponent": (0.5, 2.0), "hue_degrees": (-90.0, 90.0),
         "saturation_factor": (0.3, 2.0), "blur_sigma": (0.3, 2.5), "noise_std": (2.0, 20.0), "sharpen_k": (0.2, 1.0),
     }  # fmt: skip
+    later = {f"{name}_probability": 0.0 for name in OPERATIONS if name not in RELEASED}
+
+    def of(share, *members):
+        return later | {f"{name}_probability": share if name in members else 0.0 for name in RELEASED}
+
     cases = {}
-    for name in OPERATIONS:
-        alone = {f"{other}_probability": float(other == name) for other in OPERATIONS}
-        cases[f"{name}, square"] = alone, (33, 33, 3), [(7, 11)]
-        cases[f"{name}, gray"] = alone, (48, 40, 1), [(-1, 2**40)]
-    for label, members in (("exact", EXACT), ("warps", WARPS), ("colors", COLORS), ("all", tuple(OPERATIONS))):
-        together = wild | {f"{name}_probability": float(name in members) for name in OPERATIONS}
-        cases[f"{label} together, square"] = together, (32, 32, 3), [(0, 1), (0, 2), (2**40, 3)]
-        cases[f"{label} together, wide"] = together, (24, 45, 3), [(3, 0)]
-        cases[f"{label} together, gray"] = together, (33, 33, 1), [(3, 5)]
-    cases["half of them"] = wild | {f"{name}_probability": 0.5 for name in OPERATIONS}, (33, 33, 3), [(1, position) for position in range(4)]
-    cases["defaults"] = {}, (24, 24, 3), [(5, position) for position in range(12)]
+    for name in RELEASED:
+        cases[f"{name}, square"] = of(1.0, name), (33, 33, 3), [(7, 11)]
+        cases[f"{name}, gray"] = of(1.0, name), (48, 40, 1), [(-1, 2**40)]
+    exact, warps, colors = ([name for name in RELEASED if name in kind] for kind in (EXACT, WARPS, COLORS))
+    for label, members in (("exact", exact), ("warps", warps), ("colors", colors), ("all", RELEASED)):
+        cases[f"{label} together, square"] = wild | of(1.0, *members), (32, 32, 3), [(0, 1), (0, 2), (2**40, 3)]
+        cases[f"{label} together, wide"] = wild | of(1.0, *members), (24, 45, 3), [(3, 0)]
+        cases[f"{label} together, gray"] = wild | of(1.0, *members), (33, 33, 1), [(3, 5)]
+    cases["half of them"] = wild | of(0.5, *RELEASED), (33, 33, 3), [(1, position) for position in range(4)]
+    cases["defaults"] = later, (24, 24, 3), [(5, position) for position in range(12)]
     return cases
 
 
@@ -463,8 +471,8 @@ def test_another_key_number_is_seen(monkeypatch):
     assert golden_complaints("brightness, square")
 
 
-def test_bindings_are_those_of_the_release():
-    assert parameters_of_augment() == golden()["signature"].tolist()
+def test_the_bindings_of_the_release_keep_name_type_and_default():
+    assert set(golden()["signature"].tolist()) <= set(parameters_of_augment())
 
 
 # What an operation declares
@@ -473,7 +481,7 @@ def test_bindings_are_those_of_the_release():
 def test_every_operation_is_declared_once_with_a_key_number_of_its_own():
     declared = [*augmentation.REORDERS, *augmentation.WARPS, *augmentation.COLORS]
     assert sorted(operation.name for operation in declared) == sorted(OPERATIONS)
-    assert sorted(operation.key_number for operation in declared) == list(range(1, len(declared) + 1))
+    assert len({operation.key_number for operation in declared}) == len(declared)
 
 
 def test_two_operations_have_a_binding_in_common_only_where_it_is_one_object():

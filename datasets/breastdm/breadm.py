@@ -44,7 +44,7 @@ class Slices:
     most_cases: int = 0
     keep_empty: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.source_splits or not set(self.source_splits) <= _SPLITS.keys():
             raise UserError("source_splits", expected="some of 'train', 'val', 'test'", found=repr(self.source_splits))
         if self.most_cases < 0:
@@ -67,8 +67,10 @@ class SliceContents(FileContents):
 
     def mask_of(self, case: Case) -> np.ndarray:
         """Class ids uint8 [H, W]."""
-        tumour = binary_map().encode(read_mask(case.mask, max_pixels=self._max_pixels), case.mask) == 1
-        return np.where(tumour, np.uint8(self._tumour[_PATIENT.fullmatch(case.group)[1]]), np.uint8(0))
+        tumour = binary_map().encode(read_mask(case.mask_path, max_pixels=self._max_pixels), case.mask) == 1
+        patient = _PATIENT.fullmatch(case.group or "")
+        assert patient  # `discover_slices` refuses others
+        return np.where(tumour, np.uint8(self._tumour[patient[1]]), np.uint8(0))
 
 
 def binary_map(class_names: tuple[str, str] = ("background", "tumour")) -> LabelMap:
@@ -118,8 +120,8 @@ def discover_slices(source: Path, slices: Slices, *, kinds: Sequence[str]) -> li
         images, masks = (_files(seg / name / kind, kinds, slices.phases) for kind in ("images", "labels"))
         for lone, what in ((images.keys() - masks.keys(), "a mask below labels/"), (masks.keys() - images.keys(), "an image below images/")):
             if lone:
-                found = f"none for {some(sorted('/'.join(key) for key in lone))}"
-                raise UserError(seg / name, expected=f"{what} for every file", found=found, cure="copy the release again")
+                lacking = f"none for {some(sorted('/'.join(key) for key in lone))}"
+                raise UserError(seg / name, expected=f"{what} for every file", found=lacking, cure="copy the release again")
         found = sorted(images)[: slices.most_cases or None]
         often = f"{name}_" if len(slices.source_splits) > 1 else ""
         cases += [Case(f"{often}{'_'.join(key)}", images[key], masks[key], key[0], _SPLITS[name]) for key in found]
@@ -146,4 +148,4 @@ def _files(folder: Path, kinds: Sequence[str], phases: Sequence[str] | None) -> 
 
 
 def _has_tumour(case: Case, max_pixels: int) -> bool:
-    return bool((binary_map().encode(read_mask(case.mask, max_pixels=max_pixels), case.mask) == 1).any())
+    return bool((binary_map().encode(read_mask(case.mask_path, max_pixels=max_pixels), case.mask) == 1).any())

@@ -10,7 +10,7 @@ from etils import epath
 
 from flexseg.datasets.contents import Contents, FileContents, SourceOptions
 from flexseg.datasets.segmentation_builder import SegmentationBuilder
-from flexseg.files.cases import discover
+from flexseg.files.cases import discover, named
 from flexseg.files.inventory import take_inventory
 from flexseg.files.split import Split
 from flexseg.files.volumes import pictures_of
@@ -29,8 +29,7 @@ def open_source(options: SourceOptions) -> Contents:
       UserError: for anything in the folder that cannot be built; nothing is written before.
     """
     source = options.require_source("image_mask_folder", "images/ and masks/, or train/, valid/, test/ with these")
-    given = {name: getattr(options, name) for name in ("image_pattern", "mask_pattern", "group_pattern", "group_column")}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = named(**{name: getattr(options, name) for name in ("image_pattern", "mask_pattern", "group_pattern", "group_column")})
     source, given = pictures_of(source, given, keep=options.kept, warn=options.warn, progress=options.progress, max_pixels=options.max_image_pixels)
     found = discover(source, **given)
     split = options.split or Split()

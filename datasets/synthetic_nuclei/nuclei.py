@@ -54,7 +54,8 @@ def synthesize(*, seed: int, slide: int, index: int, image_size: tuple[int, int]
     if len(image_size) != 2 or not all(SMALLEST <= side <= LARGEST for side in image_size):
         raise UserError("synthetic_nuclei: image_size", expected=f"(height, width), each from {SMALLEST} to {LARGEST}", found=str(image_size))
     draws = Draws(seed, slide, index)
-    scene = _Scene(Slide.draw(seed=seed, slide=slide), draws, tuple(map(operator.index, image_size)))
+    height, width = map(operator.index, image_size)
+    scene = _Scene(Slide.draw(seed=seed, slide=slide), draws, (height, width))
     scene.lay_tissue()
     scene.add_blood()
     scene.add_smears()

@@ -10,6 +10,7 @@ on every machine and with every NumPy. The colours are plausible, not measured: 
 import dataclasses
 import math
 import operator
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,8 +20,10 @@ TURN = 4096  # a full turn; also the scale of sines and noise
 _WORD = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
+Word = TypeVar("Word", int, np.ndarray)
 
-def mix(word):
+
+def mix(word: Word) -> Word:
     """The output function of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
 
     Args:
@@ -114,7 +117,7 @@ _SINES = _sine_table()
 _HALVINGS = _halving_table()
 
 
-def sine(phase):
+def sine(phase: int | np.ndarray) -> np.ndarray | np.int32:
     """4096 · sin(2π · phase / 4096), for an int or an integer array."""
     return _SINES[phase & (TURN - 1)]
 
@@ -123,7 +126,8 @@ def _tint(share: int, draws: Draws, *stops: tuple[int, int, int]) -> tuple[int, 
     """The colour at `share` 4096ths of the way through the stops, each channel up to 5 % off."""
     part, rest = divmod(share * (len(stops) - 1), 4096)
     ends = zip(stops[part], stops[part + 1], strict=True)
-    return tuple((before * (4096 - rest) + after * rest) * draws.integer(95, 105) // (100 * 4096) for before, after in ends)
+    red, green, blue = ((before * (4096 - rest) + after * rest) * draws.integer(95, 105) // (100 * 4096) for before, after in ends)
+    return red, green, blue
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +169,7 @@ class Slide:
             haematoxylin=_tint(blue_to_purple, draws, (1850, 1700, 680), (1300, 1800, 780)),
             eosin=_tint(salmon_to_mauve, draws, (140, 600, 590), (150, 780, 470), (390, 780, 330)),
             blood=_tint(draws.integer(0, 4095), draws, (180, 1500, 1450), (240, 1450, 1050)),
-            white=tuple(16 * draws.integer(228, 248) for _ in range(3)),
+            white=(16 * draws.integer(228, 248), 16 * draws.integer(228, 248), 16 * draws.integer(228, 248)),
             tilt=(draws.integer(-500, 500), draws.integer(-500, 500)),
             nuclear_stain=draws.integer(720, 1250),
             tissue_stain=draws.integer(550, 1150),

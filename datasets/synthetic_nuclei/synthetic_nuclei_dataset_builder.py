@@ -44,7 +44,7 @@ class SyntheticNuclei:
     images_per_slide: int = 8
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.slides) != 3 or min(self.slides) < 0 or self.slides[0] < 1 or self.images_per_slide < 1:
             raise UserError(
                 "synthetic_nuclei", expected="slides = (train, valid, test) with at least one to train on, images_per_slide of at least 1",

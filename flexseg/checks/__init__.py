@@ -1,1 +1,1 @@
-"""`flexseg check`: a survey of a folder, its findings, copies across splits, the report. No TensorFlow."""
+"""The checks of `flexseg check`: survey, findings, duplicates, report. Needs no TensorFlow."""

@@ -1,8 +1,8 @@
-"""What `flexseg check` leaves behind: check.json for programs, check.html for people, and the pictures that it shows.
+"""Writes the report of `flexseg check`: check.json for programs, check.html for people, and example images.
 
     write_report("checked", findings, table, entries, label_map, max_pixels=150_000_000)
 
-The page needs nothing from the network and holds no script; every name in it is escaped.
+The page loads nothing from the network and has no script; names in it are escaped.
 """
 
 import html
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -38,15 +39,17 @@ img { max-width: 100% }
 
 
 def table_of(entries: Sequence[Surveyed], label_map: LabelMap | None) -> dict[str, dict]:
-    """{split, "all" where there is none: cases, groups, and the share of each class}."""
+    """{split, or "all" without splits: cases, groups and the share of each class}."""
     found: dict[str, dict] = {}
     for split in dict.fromkeys(entry.case.split or "all" for entry in entries):
         mine = [entry for entry in entries if (entry.case.split or "all") == split]
-        pixels: Counter = Counter()
-        for entry in mine if label_map else ():
-            pixels.update(classes_of(entry, label_map) if not entry.problem else {})
-        every = max(1, sum(pixels.values()))
-        shares = {name: pixels[class_id] / every for class_id, name in enumerate(label_map.class_names)} if label_map else {}
+        shares: dict[str, float] = {}
+        if label_map:
+            pixels: Counter = Counter()
+            for entry in mine:
+                pixels.update(classes_of(entry, label_map) if not entry.problem else {})
+            every = max(1, sum(pixels.values()))
+            shares = {name: pixels[class_id] / every for class_id, name in enumerate(label_map.class_names)}
         found[split] = {"cases": len(mine), "groups": len({entry.case.group for entry in mine}), "shares": shares}
     return found
 
@@ -61,7 +64,7 @@ def write_report(
     source: str,
     max_pixels: int,
 ) -> Path:
-    """Writes check.json, check.html and PNG files, and returns the page."""
+    """Writes check.json, check.html and PNG files, and returns the path of the page."""
     folder = make_folder(folder, flag="--output")
     sound = [entry for entry in entries if not entry.problem]
     content = {
@@ -80,9 +83,9 @@ def write_report(
         pictures.append(("Share of each class", _shares(folder / "classes.png", table, label_map)))
     if sound:
         pictures.append(("Height and width", _sizes(folder / "sizes.png", sound)))
-    for split in table if label_map else ():
+    for split in table:
         chosen = _spread([entry for entry in sound if (entry.case.split or "all") == split])
-        if chosen:
+        if chosen and label_map:
             pictures.append((f"Samples: {split}", _samples(folder / f"samples_{split}.png", chosen, label_map, max_pixels)))
     replace_file(folder / "check.html", _page(source, findings, table, pictures).encode())
     return folder / "check.html"
@@ -112,20 +115,20 @@ def _page(source: str, findings: Sequence[Finding], table: dict[str, dict], pict
 
 
 def _spread(entries: Sequence[Surveyed]) -> list[Surveyed]:
-    """Some of them, evenly from first to last."""
-    indices = np.unique(np.linspace(0, len(entries) - 1, min(_SAMPLES, len(entries))).round().astype(int)) if entries else []
+    """Some of the entries, evenly spaced from first to last."""
+    indices = np.unique(np.linspace(0, len(entries) - 1, min(_SAMPLES, len(entries))).round().astype(int))
     return [entries[index] for index in indices]
 
 
 def _samples(path: Path, entries: Sequence[Surveyed], label_map: LabelMap, max_pixels: int) -> Path:
-    """Image, mask and overlay of each, one below the other."""
+    """Image, mask and overlay of each case, one below the other."""
     rows = []
     for entry in entries:
         pixels = read_pixels(entry.case.image, max_pixels=max_pixels)
         if pixels.dtype != np.uint8:
             low, high = float(pixels.min()), float(pixels.max())
             pixels = np.rint((pixels.astype(np.float64) - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-        ids = label_map.encode(read_mask(entry.case.mask, max_pixels=max_pixels), entry.case.mask)
+        ids = label_map.encode(read_mask(entry.case.mask_path, max_pixels=max_pixels), entry.case.mask)
         image = pixels[..., None] if pixels.ndim == 2 else pixels
         rows.append(Image.fromarray(panel(image, None, ids, label_map, caption=entry.case.case_id, title="mask", max_side=256)))
     canvas = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
@@ -136,7 +139,7 @@ def _samples(path: Path, entries: Sequence[Surveyed], label_map: LabelMap, max_p
     return save_png(path, np.asarray(canvas))
 
 
-def _figure(width: float = 6.0, height: float = 3.2) -> tuple[Figure, object]:
+def _figure(width: float = 6.0, height: float = 3.2) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()

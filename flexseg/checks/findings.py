@@ -1,9 +1,9 @@
-"""Findings: what a survey of a source says about it, most serious first.
+"""Derives findings from a survey of a source, most serious first.
 
     for finding in find(entries, label_map, label_problem="", warnings=[]):
         finding.severity, finding.code, finding.text, finding.names
 
-An error keeps the source from being built or its scores from being believed; a warning may be meant; a note is only told.
+An error prevents a build or makes scores invalid. A warning may be intended. A note is information.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One finding.
 
     Attributes:
       severity: "error", "warning" or "note".
-      code: a short name of its kind, for programs.
-      text: one sentence with the first names, and what to do.
-      names: all cases or files that it is about.
+      code: short identifier, for programs.
+      text: one sentence with the first names and the cure.
+      names: all cases or files concerned.
     """
 
     severity: Severity
@@ -44,10 +44,10 @@ def find(entries: Sequence[Surveyed], label_map: LabelMap | None, *, label_probl
     """All findings about a source.
 
     Args:
-      entries: of the survey; their cases know their split where there is one.
-      label_map: that the masks fit, given or inferred; None where there is none.
-      label_problem: why none could be inferred, with the binding that cures it.
-      warnings: of the discovery.
+      entries: the survey; cases have a split where the folder has splits.
+      label_map: the label map, given or inferred; None where there is none.
+      label_problem: the reason why no label map could be inferred, with the binding to add.
+      warnings: warnings of `discover`.
     """
     found = [Finding("warning", "discovery", sentence) for sentence in warnings]
     bad = [entry for entry in entries if entry.problem]
@@ -76,7 +76,7 @@ def _groups(entries: Sequence[Surveyed]) -> list[Finding]:
 
 
 def _copies(sound: Sequence[Surveyed]) -> list[Finding]:
-    """One picture twice: byte for byte, or in another size, orientation or compression; under different masks, or in two splits."""
+    """Duplicate images: identical files, or another size, orientation or compression; with different masks, or in two splits."""
     by_bytes: dict[str, list[Surveyed]] = defaultdict(list)
     for entry in sound:
         by_bytes[entry.image_sha256].append(entry)
@@ -85,13 +85,13 @@ def _copies(sound: Sequence[Surveyed]) -> list[Finding]:
         for other in same[1:]:
             pairs["exact_copy", "contradicting" if other.mask_sha256 != same[0].mask_sha256 else _apart(same[0], other)].append((same[0], other))
     first = [same[0] for same in by_bytes.values()]
-    linked: set[tuple[str, int]] = set()  # of a thousand frames that are all alike, a thousand pairs tell as much as half a million
+    linked: set[tuple[str, int]] = set()  # reports about n pairs of n similar images instead of n² / 2
 
     def tells(one: int, other: int) -> bool:
         where = _apart(first[one], first[other])
         return (where, one) not in linked or (where, other) not in linked
 
-    for pair in alike([entry.likeness for entry in first], tells):
+    for pair in alike([entry.likeness for entry in first if entry.likeness], tells):
         where = _apart(first[pair.first], first[pair.second])
         linked |= {(where, pair.first), (where, pair.second)}
         pairs["near_copy", where].append((first[pair.first], first[pair.second]))
@@ -107,7 +107,7 @@ def _copies(sound: Sequence[Surveyed]) -> list[Finding]:
 
 
 def _apart(one: Surveyed, other: Surveyed) -> str:
-    """What lies between two cases: "splits", "groups" or nothing."""
+    """The boundary between two cases: "splits", "groups" or nothing."""
     return "splits" if one.case.split != other.case.split else "groups" if one.case.group != other.case.group else ""
 
 
@@ -119,7 +119,7 @@ def _pairs(severity: Severity, code: str, pairs: Sequence[tuple[Surveyed, Survey
 
 
 def _masks(sound: Sequence[Surveyed], label_map: LabelMap | None) -> list[Finding]:
-    """Masks without foreground, and one mask of many images."""
+    """Masks without foreground, and one mask for several images."""
     found = []
     if label_map is not None:
         foreground = set(label_map.foreground_classes)
@@ -153,7 +153,7 @@ def _kinds(sound: Sequence[Surveyed]) -> list[Finding]:
 
 
 def changes(entries: Sequence[Surveyed], manifest: Manifest) -> list[Finding]:
-    """What is otherwise than when a dataset was built; splits that `flexseg build` made are not compared."""
+    """Changes since a dataset was built; splits made by `flexseg build` are not compared."""
     then = {
         case: (group, image, mask)
         for table in manifest.splits.values()
@@ -176,7 +176,7 @@ def changes(entries: Sequence[Surveyed], manifest: Manifest) -> list[Finding]:
 
 
 def classes_of(entry: Surveyed, label_map: LabelMap) -> dict[int, int]:
-    """{class id: pixels} of a mask; 255 is ignored. By a LabelMap that was inferred from the masks, from as many of their colours as were kept."""
+    """{class id: pixels} of a mask, with 255 = ignore; if the LabelMap was inferred, only from the colours that the survey kept."""
     if entry.class_pixels is not None:
         return entry.class_pixels
     found: Counter = Counter()

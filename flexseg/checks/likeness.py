@@ -1,12 +1,13 @@
-"""Likeness: pictures that are one picture, though flipped, turned, resized, brightened or compressed again.
+"""Finds near-duplicate images by perceptual hashing: flipped, rotated, resized, brightened or recompressed.
 
     prints = [fingerprint(image) for image in images]
     for pair in alike(prints):        # Pair(first=3, second=17, orientation=4)
         ...
 
-A fingerprint is a thumbnail of 32 × 32 grey levels and the signs of its 63 lowest frequencies against their median (the "pHash" of Zauner:
-Implementation and benchmarking of perceptual image hash functions, thesis, Hagenberg 2010), for all eight orientations. Two pictures are alike when
-the hashes differ in few bits and the thumbnails correlate; the second keeps pictures of one tissue, whose hashes may meet by chance, apart.
+A fingerprint is a thumbnail of 32 × 32 grey levels and the signs of its 63 lowest DCT frequencies against their median ("pHash": Zauner,
+Implementation and benchmarking of perceptual image hash functions, thesis, Hagenberg 2010), for all eight orientations. Two images are
+near-duplicates when their hashes differ in few bits and their thumbnails correlate. The correlation separates images of the same tissue whose hashes
+agree by chance.
 """
 
 import dataclasses
@@ -18,13 +19,13 @@ import numpy as np
 SIDE = 32
 MOST_BITS = 8  # of 63 that may differ
 LEAST_CORRELATION = 0.97
-_FLAT = 2.0  # standard deviation in grey levels below which a picture shows nothing to compare
+_FLAT = 2.0  # standard deviation in grey levels below which an image has no content
 _ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of a picture.
+    """The perceptual hashes of an image.
 
     Attributes:
       thumbnail: uint8 [32, 32].
@@ -36,17 +37,17 @@ class Fingerprint:
 
     @property
     def flat(self) -> bool:
-        """Whether the picture is of one grey, and like every other such picture."""
+        """Whether the image has a single grey level, so that it would equal every other such image."""
         return bool(self.thumbnail.std() < _FLAT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two pictures that are alike.
+    """Two near-duplicates.
 
     Attributes:
-      first, second: numbers of the fingerprints.
-      orientation: of the second, number of `oriented`, in which it looks like the first.
+      first, second: indices of the fingerprints.
+      orientation: index into `oriented` of the second that matches the first.
     """
 
     first: int
@@ -55,7 +56,7 @@ class Pair:
 
 
 def fingerprint(image: np.ndarray) -> Fingerprint:
-    """Of an image, [H, W] or [H, W, 3], any number type."""
+    """The fingerprint of an image, [H, W] or [H, W, 3], any number type."""
     grey = image.astype(np.float32)
     grey = grey if grey.ndim == 2 else grey @ np.array([0.299, 0.587, 0.114], np.float32)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -76,11 +77,11 @@ def _hash(square: np.ndarray) -> int:
 
 
 def alike(prints: Sequence[Fingerprint], tells: Callable[[int, int], bool] = lambda first, second: True) -> Iterator[Pair]:
-    """Pairs that are alike, in order; 10,000 pictures take seconds, time grows with the square of their number.
+    """Yields near-duplicate pairs, in order. 10,000 images take seconds; time is quadratic in their number.
 
     Args:
       prints: the fingerprints.
-      tells: (first, second) -> whether this pair would tell anything; asked before the two are compared closely, with all pairs before it given.
+      tells: (first, second) -> whether this pair is of interest; called before the close comparison, after all earlier pairs were yielded.
     """
     seen = np.array([number for number, one in enumerate(prints) if not one.flat], np.int64)
     if len(seen) < 2:
@@ -88,7 +89,7 @@ def alike(prints: Sequence[Fingerprint], tells: Callable[[int, int], bool] = lam
     hashes = np.array([prints[number].hashes for number in seen])
     for start in range(0, len(seen), _ROWS):
         block = hashes[start : start + _ROWS, 0]
-        near = np.full((len(block), len(seen)), -1, np.int8)  # the first orientation in which two hashes are near
+        near = np.full((len(block), len(seen)), -1, np.int8)  # first orientation in which the hashes are near, -1 for none
         for orientation in reversed(range(8)):
             near[np.bitwise_count(block[:, None] ^ hashes[None, :, orientation]) <= MOST_BITS] = orientation
         for row, column in zip(*np.nonzero(near >= 0), strict=True):

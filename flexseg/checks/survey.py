@@ -1,9 +1,9 @@
-"""Survey: every file of a source looked at once, what is wrong noted instead of refused: the eyes of `flexseg check`.
+"""Survey: reads every file of a source and records problems instead of raising them.
 
     for entry in survey(found.cases, label_map=None, max_pixels=150_000_000):
         entry.problem, entry.height, entry.colors, entry.likeness
 
-Memory holds a few pictures at a time, and of each case some hundred bytes and a thumbnail.
+A few images are in memory at a time, and some hundred bytes and a thumbnail for each case.
 """
 
 import dataclasses
@@ -19,23 +19,23 @@ from flexseg.files.headers import Header, read_header
 from flexseg.files.images import read_mask, read_pixels
 from flexseg.files.label_map import LabelMap, count_colors
 
-MOST_COLORS = 64  # of a mask that are kept: the most frequent
+MOST_COLORS = 64  # per mask; the most frequent ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Surveyed:
-    """One case.
+    """The survey of one case.
 
     Attributes:
       case: its files.
-      problem: why it could not be built; empty where it could.
+      problem: the reason why it cannot be built; empty if it can.
       height, width, mode, bits: of the image; 0 and "" where it cannot be read.
-      image_sha256, mask_sha256: of the files' bytes, hex.
-      colors: the mask's colours (grey values as such) with their pixels, at most MOST_COLORS of them.
-      more_colors: how many there are beyond.
+      image_sha256, mask_sha256: of the files, hex.
+      colors: {colour, or grey value: pixels} of the mask, at most MOST_COLORS.
+      more_colors: number of further colours.
       pixels: of the mask.
-      class_pixels: {class id: pixels} of the mask, 255 for what is ignored; None where no LabelMap was given.
-      likeness: of the image; None where it cannot be read.
+      class_pixels: {class id: pixels} of the mask, 255 = ignore; None where no LabelMap was given.
+      likeness: fingerprint of the image; None where it cannot be read.
     """
 
     case: Case
@@ -54,12 +54,12 @@ class Surveyed:
 
 
 def survey(cases: Sequence[Case], *, label_map: LabelMap | None, max_pixels: int) -> Iterator[Surveyed]:
-    """The cases in their order.
+    """Yields the survey of each case, in order.
 
     Args:
       cases: with masks.
-      label_map: which every mask must fit; None where it is not known yet.
-      max_pixels: of an image, before it is decoded.
+      label_map: checks every mask; None where it is not known yet.
+      max_pixels: limit on the pixels of an image, checked before decoding.
     """
     return in_threads(lambda case: _look(case, label_map, max_pixels), cases)
 
@@ -69,7 +69,7 @@ def _look(case: Case, label_map: LabelMap | None, max_pixels: int) -> Surveyed:
     problems = []
     for kind in ("image", "mask"):
         try:
-            found |= _image(case.image, max_pixels) if kind == "image" else _mask(case.mask, label_map, max_pixels)
+            found |= _image(case.image, max_pixels) if kind == "image" else _mask(case.mask_path, label_map, max_pixels)
         except UserError as error:
             problems.append(str(error))
     if not problems:

@@ -137,7 +137,7 @@ def _builder_module(dataset: str, user_modules: Sequence[str]) -> str:
     raise UserError("--dataset", expected="one of " + ", ".join(names), found=repr(dataset), cure=cure)
 
 
-def _summary(directory, written: bool) -> str:
+def _summary(directory: Path, written: bool) -> str:
     from flexseg.files.manifest import Manifest
 
     manifest = Manifest.load(directory / "manifest.json")
@@ -157,7 +157,7 @@ def _summary(directory, written: bool) -> str:
     return "\n".join(lines)
 
 
-def main(args) -> int:
+def main(args: Sequence[str]) -> int:
     """The command."""
     leave_gpus_alone()
     run(**values(FLAGS))

@@ -9,9 +9,16 @@ Nothing is changed. Exit code 0: nothing or notes only; 3: warnings; 1: errors.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flexseg.commands.config_flags import Positive, flags_of, values
 from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flexseg.checks.findings import Finding
+    from flexseg.files.cases import Patterns
 
 WARNED = 3
 _MODULES = ("flexseg.files.label_map", "flexseg.files.split", "flexseg.files.volumes")
@@ -43,14 +50,14 @@ def run(
       gin_param: A binding such as "label_map.off_map='nearest'". Repeatable.
     """
     from flexseg.errors import UserError
+    from flexseg.files.cases import named
 
-    if (source is None) == (dataset is None):
+    if source is None and dataset is not None:
+        return _check_dataset(dataset, data_dir)
+    if source is None or dataset is not None:
         cure = "flexseg check --source=FOLDER, or --dataset=NAME --data_dir=DIR"
         raise UserError("--source, --dataset", expected="one of them", found="none" if source is None else "both", cure=cure)
-    if dataset is not None:
-        return _check_dataset(dataset, data_dir)
-    patterns = {"image_pattern": image_pattern, "mask_pattern": mask_pattern, "group_pattern": group_pattern, "group_column": group_column}
-    given = {name: value for name, value in patterns.items() if value is not None}
+    given = named(image_pattern=image_pattern, mask_pattern=mask_pattern, group_pattern=group_pattern, group_column=group_column)
     folder = Path(output or f"check_{Path(source).resolve().name}")
     return _check_source(source, given, manifest, folder, max_image_pixels, gin_file, gin_param)
 
@@ -58,7 +65,9 @@ def run(
 FLAGS = flags_of(run)
 
 
-def _check_source(source, patterns, manifest, folder, max_pixels, gin_file, gin_param) -> list:
+def _check_source(
+    source: str, patterns: "Patterns", manifest: str | None, folder: Path, max_pixels: int, gin_file: Sequence[str], gin_param: Sequence[str]
+) -> list:
     from collections import Counter
 
     from flexseg.checks.check_report import table_of, write_report
@@ -79,7 +88,8 @@ def _check_source(source, patterns, manifest, folder, max_pixels, gin_file, gin_
     label_map = LabelMap() if bound else None
     if not Path(source).is_dir():
         raise UserError(f"--source={source}", expected="a folder of images and masks", found="nothing of that name")
-    mispaired, kept = [], []
+    mispaired: list[Finding] = []
+    kept: list[object] = []
     try:
         with progress("slicing", unit="volume") as bar:
             pictures, patterns = pictures_of(Path(source), patterns, keep=kept, warn=print, progress=bar.at, max_pixels=max_pixels)
@@ -105,8 +115,8 @@ def _check_source(source, patterns, manifest, folder, max_pixels, gin_file, gin_
         except UserError as error:
             richest = max(entries, key=lambda entry: len(entry.colors) + entry.more_colors)
             number = len(richest.colors) + richest.more_colors
-            kept = f", of which the {len(richest.colors)} most frequent are counted here" if richest.more_colors else ""
-            problem = f"{error} Most of them, {number}{kept}, are in {richest.case.mask.name}."
+            counted = f", of which the {len(richest.colors)} most frequent are counted here" if richest.more_colors else ""
+            problem = f"{error} Most of them, {number}{counted}, are in {richest.case.mask_path.name}."
     findings = mispaired + find(entries, label_map, label_problem=problem, warnings=found.warnings)
     if before:
         findings = sorted([*findings, *changes(entries, before)], key=lambda finding: SEVERITIES.index(finding.severity))
@@ -126,6 +136,11 @@ def _check_dataset(dataset: str, data_dir: str) -> list:
     from flexseg.errors import UserError
 
     built = open_dataset(dataset, data_dir)
+
+    def read(split: str, number: int) -> "tuple[np.ndarray, np.ndarray]":
+        with built.naming_damage(split, lambda: [number]):
+            return built.records(split).example(number)
+
     findings = []
     tables = built.manifest.splits
     with progress("reading", total=sum(map(len, tables.values())), unit="record") as bar:
@@ -133,8 +148,7 @@ def _check_dataset(dataset: str, data_dir: str) -> list:
             for number, case in enumerate(table.case_id):
                 bar.update(count=1)
                 try:
-                    with built.naming_damage(split, lambda number=number: [number]):
-                        image, mask = built.records(split).example(number)
+                    image, mask = read(split, number)
                     height, width = table.height[number], table.width[number]
                     if not image.shape[:2] == mask.shape == (height, width):
                         expected = f"{height} x {width} pixels, as the manifest says"
@@ -146,14 +160,14 @@ def _check_dataset(dataset: str, data_dir: str) -> list:
     return findings
 
 
-def _print_table(table: dict, class_names) -> None:
+def _print_table(table: dict, class_names: Sequence[str]) -> None:
     print(f"{'split':10} {'images':>7} {'groups':>7}  " + "  ".join(f"{name:>10}" for name in class_names))
     for split, row in table.items():
         shares = "  ".join(f"{row['shares'][name]:>{max(10, len(name))}.2%}" for name in class_names)
         print(f"{split:10} {row['cases']:7} {row['groups']:7}  {shares}")
 
 
-def _print_findings(findings) -> None:
+def _print_findings(findings: "Sequence[Finding]") -> None:
     print()
     for finding in findings:
         print(f"{finding.severity}: {finding.text}")
@@ -163,7 +177,7 @@ def _print_findings(findings) -> None:
     print(", ".join(counts) if findings else "nothing was found")
 
 
-def main(args) -> int:
+def main(args: Sequence[str]) -> int:
     """The command."""
     leave_gpus_alone()
     severities = {finding.severity for finding in run(**values(FLAGS))}

@@ -22,7 +22,7 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from absl import flags
 
@@ -77,8 +77,9 @@ def flags_of(function: Callable) -> flags.FlagValues:
     return registry
 
 
-def _define(registry: flags.FlagValues, name: str, annotation: object, default: object, meaning: str) -> None:
-    kind, notes = annotation, ()
+def _define(registry: flags.FlagValues, name: str, annotation: Any, default: Any, meaning: str) -> None:
+    kind: Any = annotation
+    notes: list[object] = []
     if typing.get_origin(kind) is Annotated:
         kind, *notes = typing.get_args(kind)
     options = [part for part in typing.get_args(kind) if part is not type(None)]
@@ -112,6 +113,6 @@ def described(function: Callable) -> dict[str, str]:
     return {name: " ".join(meaning.split()) for name, meaning in entries}
 
 
-def values(registry: flags.FlagValues) -> dict[str, object]:
+def values(registry: flags.FlagValues) -> dict[str, Any]:
     """Flag name -> value, for all flags of a command, as keyword arguments of its `run`."""
     return registry.flag_values_dict()

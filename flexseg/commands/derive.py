@@ -40,7 +40,7 @@ def run(
     from flexseg.derivation.derive import derive_folder
     from flexseg.derivation.variants import Derive
     from flexseg.errors import UserError
-    from flexseg.files.cases import discover
+    from flexseg.files.cases import discover, named
     from flexseg.files.split import Split
     from flexseg.files.volumes import pictures_of
 
@@ -49,8 +49,8 @@ def run(
     modules = ("flexseg.derivation.variants", "flexseg.files.split", "flexseg.files.volumes")
     configuration = configure(gin_file, gin_param, modules=modules, user_modules=user_module)
     print("".join(f"{note}\n" for note in idle_bindings(configuration)), end="")
-    given = {"image_pattern": image_pattern, "mask_pattern": mask_pattern, "group_pattern": group_pattern, "group_column": group_column}
-    given, kept = {name: value for name, value in given.items() if value is not None}, []
+    given = named(image_pattern=image_pattern, mask_pattern=mask_pattern, group_pattern=group_pattern, group_column=group_column)
+    kept: list[object] = []
     with progress("slicing", unit="volume") as bar:
         pictures, given = pictures_of(Path(source), given, keep=kept, warn=print, progress=bar.at, max_pixels=max_image_pixels)
     found = discover(pictures, **given)
@@ -67,7 +67,7 @@ def run(
 FLAGS = flags_of(run)
 
 
-def main(args) -> int:
+def main(args: Sequence[str]) -> int:
     """The command."""
     run(**values(FLAGS))
     return 0

@@ -123,7 +123,8 @@ def _run_under_absl(program: str, module: ModuleType, arguments: Sequence[str]) 
             raise UserError(f"{positional[0]!r}", expected="flags only", found="an argument that belongs to no flag", cure=cure)
         module.FLAGS.mark_as_parsed()
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = logging.WARNING  # absl.app would make it INFO
+            # absl.app would make it INFO; mypy cannot read the type variable of absl's __setattr__
+            flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]
         return positional
 
     flags.FLAGS.append_flag_values(module.FLAGS)

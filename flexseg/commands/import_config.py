@@ -7,6 +7,7 @@ it became, or why it was dropped. Nothing in the file is executed. Weights of a 
 """
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from flexseg.commands.config_flags import flags_of, values
@@ -65,7 +66,7 @@ def _common_folder(folders: list[str]) -> str:
     return found.pop() if len(found) == 1 else "SOURCE"
 
 
-def main(args) -> int:
+def main(args: Sequence[str]) -> int:
     """The command."""
     from flexseg.errors import UserError
 

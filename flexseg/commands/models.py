@@ -17,9 +17,14 @@ import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from flexseg.commands.config_flags import AtLeast, CommaSeparated, Positive, flags_of, values
+
+if TYPE_CHECKING:
+    import keras
+
+    from flexseg.config.configure import Configuration
 
 _COLUMNS = ("network", "parameters", "GMAC", "activations", "images/s", "memory")
 _MIB, _GIB = 2**20, 2**30
@@ -28,7 +33,7 @@ _MIB, _GIB = 2**20, 2**30
 def run(
     *,
     published: bool = False,
-    image_size: CommaSeparated = (256,),
+    image_size: CommaSeparated = ("256",),
     image_channels: Positive = 3,
     num_classes: Annotated[int, AtLeast(2)] = 2,
     batch_size: Positive = 4,
@@ -102,7 +107,16 @@ def _configs(*, published: bool) -> list[str]:
     return [f"models/{path.name}" for path in sorted(folder.glob("*.gin")) if path.stem.endswith("_small") != published]
 
 
-def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_param, user_module) -> dict:
+def _row(
+    size: tuple[int, int],
+    facts: dict,
+    *,
+    measure: bool,
+    plot: str | None,
+    gin_file: Sequence[str],
+    gin_param: Sequence[str],
+    user_module: Sequence[str],
+) -> dict:
     """The row of the network that the bindings describe."""
     from flexseg.commands.quiet import load_tensorflow
     from flexseg.config.configure import configure
@@ -118,7 +132,7 @@ def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_pa
     from flexseg.models.cost import cost_of
     from flexseg.training.precision import precision_scope, resolve_precision
 
-    def build():
+    def build() -> "keras.Model":
         try:
             return build_model(image_size=size, channels=facts["image_channels"], classes=facts["num_classes"])
         except UserError as error:
@@ -150,7 +164,7 @@ def _row(size, facts: dict, *, measure: bool, plot: str | None, gin_file, gin_pa
     return row
 
 
-def _refuse_unused(configuration) -> None:
+def _refuse_unused(configuration: "Configuration") -> None:
     """Refuses what was typed and says nothing about a network: train.epochs=3. Files may hold whole experiments."""
     from flexseg.errors import UserError
 
@@ -167,7 +181,7 @@ def _on_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def _row_of_another_process(config: str, size, facts: dict, *, measure: bool) -> dict:
+def _row_of_another_process(config: str, size: tuple[int, int], facts: dict, *, measure: bool) -> dict:
     """So that one network's memory is not the next one's, and one that does not fit is a line and no end."""
     words = [f"--gin_file={config}", f"--image_size={size[0]},{size[1]}", "--json", *(f"--{name}={value}" for name, value in facts.items())]
     words += [] if measure else ["--nomeasure"]
@@ -199,7 +213,7 @@ def _line(cells: dict[str, str]) -> str:
     return f"{network:<24}" + "".join(f"{cell:>14}" for cell in others)
 
 
-def main(args) -> int:
+def main(args: Sequence[str]) -> int:
     """The command."""
     run(**values(FLAGS))
     return 0

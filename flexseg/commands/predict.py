@@ -77,7 +77,7 @@ def run(
 FLAGS = flags_of(run)
 
 
-def main(args) -> int:
+def main(args: Sequence[str]) -> int:
     """The command."""
     run(**values(FLAGS))
     return 0

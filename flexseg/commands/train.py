@@ -9,9 +9,14 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flexseg.commands.config_flags import CommaSeparated, Natural, flags_of, values
+
+if TYPE_CHECKING:
+    from flexseg.config.configure import Configuration
+    from flexseg.runs.directory import RunDirectory
+    from flexseg.training.experiment import Experiment
 
 DEFAULT_CONFIG = "default.gin"
 # What people try as flags because other trainers have them so.
@@ -93,10 +98,14 @@ def run(
     devices = open_devices(experiment.train, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster, communication=communication)
     if not devices.is_chief:
         be_silent()
-    recorded = {"config": configuration.text, "user_modules": configuration.user_modules, "data_service": tuple(data_service)}
-    if dry_run:
+
+    def session_in(directory: "RunDirectory | None") -> Session:
+        modules, hosts = configuration.user_modules, tuple(data_service)
+        return Session(experiment, built, directory, devices, config=configuration.text, user_modules=modules, data_service=hosts)
+
+    if dry_run or not workdir:
         refuse_unreachable(data_service)
-        session = Session(experiment, built, None, devices, **recorded)
+        session = session_in(None)
         if devices.is_chief:
             print(facts, "\n")
         session.dry_run(init_from=init_from)
@@ -118,7 +127,7 @@ def run(
             tracebacks_to=write_tracebacks_to,
         ) as claim,
     ):
-        session = Session(experiment, built, directory, devices, **recorded)
+        session = session_in(directory)
         if devices.is_chief:
             print(facts, "\n")
         session.train(claim, init_from=init_from, operative_config=configuration.operative)
@@ -137,7 +146,7 @@ def run(
 FLAGS = flags_of(run)
 
 
-def _refuse_other_config(directory, configuration, experiment) -> None:
+def _refuse_other_config(directory: "RunDirectory", configuration: "Configuration", experiment: "Experiment") -> None:
     """A resumed run must be the same experiment; reporting and machine settings may differ, and a run may be made longer."""
     from flexseg.errors import UserError
     from flexseg.objectives.metrics import metric_named, metric_names
@@ -163,7 +172,7 @@ def _refuse_other_config(directory, configuration, experiment) -> None:
         )
 
 
-def main(args) -> int:
+def main(args: Sequence[str]) -> int:
     """The command."""
     run(**values(FLAGS))
     return 0

@@ -1,1 +1,1 @@
-"""Gin: parse, refuse what is unsafe, check types, translate old names, find bindings without effect."""
+"""Parses and checks gin configurations: types, unsafe statements, renamed bindings, bindings without effect."""

@@ -1,6 +1,5 @@
-"""Whether a value of a gin file fits the annotation of the parameter it is bound to; gin itself lets `lr='0.1'` pass.
+"""Checks the type of a gin value against the annotation of its parameter. gin does not: it accepts `lr='0.1'`.
 
-Usage:
     fit(3, float)                                # 3.0
     fit([2, 3], tuple[int, int])                 # (2, 3)
     fit("sdg", Literal["adam", "sgd"])           # TypeError
@@ -16,18 +15,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Symbol:
-    """`@name` (the function itself), `@name()` (what it returns), or the macro `%name`."""
+    """A reference `@name`, an evaluated reference `@name()`, or a macro `%name`."""
 
     sign: str
     name: str
     call: str = ""
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self.sign + self.name + self.call
 
 
 def fit(value: object, annotation: object) -> object:
-    """The value as the annotation wants it (3 -> 3.0 for float, [2, 3] -> (2, 3) for a tuple); raises TypeError where it does not fit."""
+    """Converts a value to the annotated type (3 -> 3.0 for float, [2, 3] -> (2, 3) for a tuple); raises a TypeError if it does not fit."""
     kind, arguments = typing.get_origin(annotation) or annotation or types.NoneType, typing.get_args(annotation)
     if kind in (typing.Union, types.UnionType):
         fitted = []
@@ -43,8 +42,8 @@ def fit(value: object, annotation: object) -> object:
         if isinstance(value, Symbol) and not value.call:
             return value
     elif isinstance(value, Symbol) and (value.call or kind not in (bool, int, float, str, tuple, list, dict, types.NoneType)):
-        return value  # `@f()` may return anything, `@f` itself is no number, text or sequence
-    elif kind is float and type(value) in (int, float):
+        return value  # `@f()` may return any type; `@f` is no number, text or sequence
+    elif kind is float and (type(value) is int or type(value) is float):
         return float(value)
     elif kind in (tuple, list, collections.abc.Sequence) and isinstance(value, list | tuple):
         fixed = kind is tuple and arguments and arguments[-1] is not ...

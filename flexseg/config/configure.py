@@ -1,14 +1,13 @@
-"""gin, made safe: everything is parsed and checked before anything takes effect.
+"""Parses and checks gin files before any binding takes effect.
 
     configuration = configure(["default.gin"], ["train.epochs=3"], modules=["flexseg.training"])
-    print(configuration.summary())                              # every binding in force and where it was written
+    print(configuration.summary())                              # every binding and its source
     (workdir / "config.gin").write_text(configuration.text)     # and, after the run, .operative()
 
-Refused, in one line with file and line: `import` statements (gin would execute them), includes from outside the config folders and
-the folder of the including file, one parameter bound twice in one file, scopes (gin keeps them per thread, and replicas are threads),
-macros that are missing or unused, unknown names, and values that do not fit a parameter's annotation (gin lets `lr='0.1'` pass).
-Macros are replaced by their values here: the written text holds plain bindings, and two configurations can be compared.
-Not promised: that the values make sense together. The configured classes check that themselves.
+Errors name file and line: `import` statements (gin would execute them), includes from outside the config folders and the folder of the including
+file, a parameter bound twice in one file, scopes (gin keeps them per thread, and replicas are threads), missing or unused macros, unknown names, and
+values that do not fit the annotation of a parameter (gin accepts `lr='0.1'`). Macros are replaced by their values, so that two configurations can be
+compared. Not promised: that the values fit together; the configured classes check that.
 """
 
 import collections.abc
@@ -33,16 +32,16 @@ from flexseg.config.renamed import current_name, refuse_renamed
 from flexseg.errors import UserError, choose, suggest
 from flexseg.user_modules import import_user_module
 
-_REGISTRY = gin.config._REGISTRY  # a mapping selector -> configurable; gin 0.5.0 has no public list of what is registered
+_REGISTRY = gin.config._REGISTRY  # selector -> configurable; gin 0.5.0 has no public list of configurables
 
 
 class _Delegate(config_parser.ParserDelegate):
-    """Keeps references and macros as they stand: what they mean is looked up after everything is parsed."""
+    """Keeps references and macros as symbols, which are resolved after parsing."""
 
-    def configurable_reference(self, scoped_configurable_name, evaluate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Symbol:
         return Symbol("@", scoped_configurable_name, "()" if evaluate else "")
 
-    def macro(self, macro_name):
+    def macro(self, macro_name: str) -> Symbol:
         return Symbol("%", macro_name)
 
 
@@ -53,18 +52,18 @@ class _Statement:
     name: str
     parameter: str
     value: object
-    where: str  # "default.gin:12", or the whole flag
-    unit: object  # one a file read or flag parsed: within it nothing may be bound twice
+    where: str  # "default.gin:12", or the flag
+    unit: object  # identifies the file or flag, in which a parameter may be bound once
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is in force.
+    """The bindings in effect.
 
     Attributes:
       bindings: "name.parameter" -> value as gin text, sorted; macros replaced by their values.
-      sources: "name.parameter" -> where it was written and what it overrides.
-      user_modules: the --user_modules without which the text cannot be read back.
+      sources: "name.parameter" -> its source and the binding that it overrides.
+      user_modules: the --user_module names that reading the text requires.
     """
 
     bindings: dict[str, str]
@@ -73,41 +72,41 @@ class Configuration:
 
     @property
     def text(self) -> str:
-        """The content of `config.gin`: equal bindings give equal text, and `configure` reads it back."""
+        """The content of `config.gin`: equal bindings give equal text, and `configure` can read it."""
         lines = [f"# needs --user_module={module}" for module in self.user_modules]
         for name, keys in itertools.groupby(self.bindings, key=lambda key: key.rpartition(".")[0]):
             lines += ["", f"# {name}", *(f"{key} = {self.bindings[key]}" for key in keys)]
         return "\n".join(lines).lstrip("\n") + "\n"
 
     def value(self, key: str) -> str:
-        """The value in force of "name.parameter" as gin text: what is bound, else the default."""
+        """The value of "name.parameter" as gin text: its binding, else the default."""
         return self.bindings.get(key) or _default(key)
 
     def parameters(self, name: str) -> set[str]:
-        """The names of what can be bound of a configurable."""
+        """The parameters of a configurable."""
         return set(_parameters(name))
 
     def is_own(self, name: str) -> bool:
-        """Whether a name is a configurable of flexseg's, not the user's; a command that builds no network has none for one."""
+        """Whether a name is a configurable of flexseg; False for the user's and for unknown names."""
         try:
             return inspect.unwrap(gin.get_configurable(name)).__module__.startswith("flexseg.")
         except ValueError:  # gin knows no such name
             return False
 
     def operative(self) -> str:
-        """gin's record of what was used, defaults included. It is empty until the configured functions have been called."""
+        """gin's operative config: the values that were used, with defaults. Empty until the configured functions are called."""
         return gin.operative_config_str(max_line_length=120)
 
     def summary(self) -> str:
-        """One line a binding, aligned: `name.parameter = value  (source)`."""
+        """One line per binding, aligned: `name.parameter = value  (source)`."""
         key_width = max(map(len, self.bindings), default=0)
-        width = min(max(map(len, self.bindings.values()), default=0), 40)  # one long value must not push every source off the screen
+        width = min(max(map(len, self.bindings.values()), default=0), 40)  # so that one long value does not push all sources off the screen
         return "\n".join(f"{key:<{key_width}} = {value:<{width}}  ({self.sources[key]})" for key, value in self.bindings.items())
 
     def difference(self, other_text: str, ignore: Iterable[str] = frozenset()) -> list[str]:
-        """The bindings that differ from those in the text of another configuration (a run's `config.gin`), one line each.
+        """The bindings that differ from the text of another configuration (a run's `config.gin`), one line each.
 
-        What one side leaves unset counts with its default. `ignore` holds whole names ("report") or single bindings ("train.epochs").
+        A binding that one side lacks has its default. `ignore` holds names of configurables ("report") or of bindings ("train.epochs").
         """
         other = {f"{s.name}.{s.parameter}": repr(s.value) for s in _translated(_parse(other_text, "the run's config.gin"))}
         lines = []
@@ -127,22 +126,22 @@ def configure(
     config_folders: Sequence[Path] | None = None,
     recorded: bool = False,
 ) -> Configuration:
-    """Reads the files, then the parameters (later ones override), and makes them gin's whole state.
+    """Parses the files, then the parameters (later ones override), and replaces gin's whole state.
 
     Args:
       gin_files: paths, or names of shipped files ("default.gin", "models/flex_unet.gin").
       gin_params: bindings such as "train.epochs=3".
-      modules: modules of flexseg whose import registers what can be configured; imported after everything is parsed.
-      user_modules: the user's modules, imported next; they may lie in the current directory.
-      config_folders: where names are looked up; by default the folder of `flexseg.configs`.
-      recorded: the files are the `config.gin` of a run, whose old names are translated; elsewhere they are refused (see renamed.py).
+      modules: modules of flexseg whose import registers configurables; imported after parsing.
+      user_modules: the user's modules, imported next; the current directory is searched too.
+      config_folders: folders for names; default: the folder of `flexseg.configs`.
+      recorded: the files are the `config.gin` of a run, in which old names are translated; elsewhere they are errors (see renamed.py).
 
     Raises:
-      UserError: for each mistake that the module's docstring lists. gin's state is as before then.
+      UserError: any error in the list of the module docstring; gin's state is unchanged.
     """
-    # In a notebook one writes gin_param="train.epochs=3".
+    # Notebooks pass a single text: gin_param="train.epochs=3".
     gin_files, gin_params, user_modules = ([given] if isinstance(given, str) else given for given in (gin_files, gin_params, user_modules))
-    folders = [Path(folder).resolve() for folder in config_folders or [str(importlib.resources.files("flexseg.configs"))]]
+    folders = [Path(folder).resolve() for folder in config_folders or [Path(str(importlib.resources.files("flexseg.configs")))]]
     statements = [statement for name in gin_files for statement in _read(_find(name, folders), folders, opened=())]
     if recorded:
         statements = _translated(statements)
@@ -201,7 +200,7 @@ def _read(path: Path, folders: Sequence[Path], opened: tuple[Path, ...]) -> list
 
 
 def _parse(text: str, label: str, include: Callable[[str, str], list[_Statement]] | None = None) -> list[_Statement]:
-    """The statements of one file or flag, executing nothing."""
+    """The statements of one file or flag; nothing is executed."""
 
     def location(line: int) -> str:
         return label if label.startswith("--") else f"{label}:{line}"
@@ -231,7 +230,7 @@ def _parse(text: str, label: str, include: Callable[[str, str], list[_Statement]
 
 
 def _translated(statements: Sequence[_Statement]) -> list[_Statement]:
-    """The statements of a run's `config.gin`, which an older release may have written, under their present names."""
+    """The statements of a run's `config.gin`, with old names replaced."""
     return [replace(s, parameter=current_name(f"{s.name}.{s.parameter}").rpartition(".")[2]) if s.parameter else s for s in statements]
 
 
@@ -240,7 +239,7 @@ def _known() -> list[str]:
 
 
 def _configurable(name: str, where: str, *, function: bool = False) -> str:
-    """The shortest name that means the same configurable; of a function where @name stood."""
+    """The shortest unique name of a configurable; `function` is True for `@name`."""
     matches = sorted(selector for selector in _REGISTRY.matching_selectors(name) if not selector.startswith("gin."))
     if len(matches) == 1:
         return _REGISTRY.minimal_selector(matches[0])
@@ -264,7 +263,7 @@ def _default(key: str) -> str:
     known = _parameters(name) if len(_REGISTRY.matching_selectors(name)) == 1 else {}
     default = known[parameter].default if parameter in known else inspect.Parameter.empty
     if inspect.isfunction(default):
-        return f"@{default.__name__}"  # as it would be bound: flexseg names a function and its configurable alike
+        return f"@{default.__name__}"  # in flexseg a function and its configurable have one name
     return "nothing" if default is inspect.Parameter.empty else repr(default)
 
 
@@ -278,9 +277,10 @@ def _annotation(name: str, statement: _Statement) -> object:
     raise UserError(statement.where, expected=f"a parameter of {name}", found=f"{statement.parameter!r}", cure=cure)
 
 
-def _last_of_each(statements: Sequence[_Statement]) -> tuple[dict, dict]:
-    """((name, parameter) -> the statement in force, (name, parameter) -> what it overrides, in words)."""
-    last, overridden = {}, {}
+def _last_of_each(statements: Sequence[_Statement]) -> tuple[dict[tuple[str, str], _Statement], dict[tuple[str, str], str]]:
+    """({(name, parameter): the statement in effect}, {(name, parameter): the overridden one, in words})."""
+    last: dict[tuple[str, str], _Statement] = {}
+    overridden = {}
     for statement in statements:
         key = (_configurable(statement.name, statement.where) if statement.parameter else statement.name, statement.parameter)
         refuse_renamed(".".join(key), statement.where)
@@ -295,7 +295,7 @@ def _last_of_each(statements: Sequence[_Statement]) -> tuple[dict, dict]:
 
 
 def _refuse_unused(macros: dict[str, _Statement], statements: Iterable[_Statement], in_force: Iterable[_Statement]) -> None:
-    """A macro nobody reads is a misspelt name. One from the command line must change something; in a file, being mentioned is enough."""
+    """Refuses unused macros, which are misspelt names. A macro of the command line must change a binding in effect; one of a file must be mentioned."""
     for name, macro in macros.items():
         if not any(re.search(rf"%{name}\b", repr(s.value)) for s in (in_force if macro.where.startswith("--") else statements)):
             keys = [f"{selector}.{name}" for selector in _known() if name in _parameters(selector)]

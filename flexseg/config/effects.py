@@ -1,9 +1,9 @@
-"""Bindings that would change nothing: an option that is written down and ignored is a wrong record of the experiment.
+"""Finds bindings without effect, which would make a configuration a wrong record of the experiment.
 
-    refuse_supplied(configuration)      # what the dataset or another binding decides: flex_unet.num_classes
-    notes = idle_bindings(configuration)    # what another binding switches off: plateau.reducer_factor without the reducer
+    refuse_supplied(configuration)          # set by the dataset or another binding: flex_unet.num_classes
+    notes = idle_bindings(configuration)    # disabled by another binding: plateau.reducer_factor without the reducer
 
-An idle binding on the command line is refused. One in a file may be inherited from an included file, so it is only named.
+On the command line they are errors. In a file they may come from an included file, so they cause a note only.
 """
 
 import ast
@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from flexseg.config.configure import Configuration
 from flexseg.errors import UserError
 
-# What flexseg passes to the architecture itself, and where it comes from.
+# Arguments that flexseg passes to the architecture, and their source.
 _SUPPLIED = {
     "image_size": 'bind input.image_size: --gin_param="input.image_size=(512,512)"',
     "image_channels": "leave it out: the dataset's images say it",
     "num_classes": 'the dataset says it; --gin_param="build_model.num_classes=1" takes the sigmoid form of two classes',
 }
 _OTHER_NAMES = {"channels": "image_channels", "classes": "num_classes"}  # of build_model
-_OWN = {"build_model.num_classes", "build_model.image_channels"}  # these are looked at
+_OWN = {"build_model.num_classes", "build_model.image_channels"}  # have an effect
 
-# A binding, or all of a configurable: (the binding that must have one of these values, the values).
+# A binding, or all of a configurable: (the binding that enables it, the values that do).
 _NEEDS: dict[str, tuple[str, Sequence[object]]] = {
     "plateau": ("plateau.learning_rate_reducer", (True,)),
     "augment": ("augment.enabled", (True,)),
@@ -34,7 +34,7 @@ _NEEDS: dict[str, tuple[str, Sequence[object]]] = {
 
 
 def refuse_supplied(configuration: Configuration, cures: Mapping[str, str] = _SUPPLIED) -> None:
-    """Refuses bindings of parameters that flexseg supplies to the architecture, with a UserError; `cures` say where they come from."""
+    """Raises a UserError for bindings of parameters that flexseg passes to the architecture; `cures` name their source."""
     architecture = configuration.value("build_model.architecture").lstrip("@")
     for key in configuration.bindings:
         owner, _, parameter = key.rpartition(".")
@@ -44,10 +44,10 @@ def refuse_supplied(configuration: Configuration, cures: Mapping[str, str] = _SU
 
 
 def idle_bindings(configuration: Configuration) -> list[str]:
-    """A sentence for every binding of a file that another binding switches off; refuses those of the command line, with a UserError.
+    """A sentence for every binding of a file that another binding disables; a UserError for those of the command line.
 
-    Bindings of another network than the one that is built are refused where they are typed or where a file has nothing else, and not named where a
-    file of more has them: a network's file follows on default.gin, which has some. A network of the user's may be built of others.
+    Bindings of another network than the selected one are errors on the command line, and in a file that has no others. In other files they are ignored,
+    because a network's file may follow default.gin. A network of the user's may be composed of others, so its bindings are not checked.
     """
     notes = []
     chosen = configuration.value("build_model.architecture").lstrip("@")
@@ -72,7 +72,7 @@ def idle_bindings(configuration: Configuration) -> list[str]:
 
 
 def _refuse_files_of_other_networks(configuration: Configuration, chosen: str) -> None:
-    """Refuses a network's file before a file that says another network: the record would be of the one and the run of the other."""
+    """Refuses the file of a network that another file overrides: the configuration would name one network and the run train the other."""
     owners: dict[str, set[str]] = {}
     for key, source in configuration.sources.items():
         file = source.partition(", over ")[0].rpartition(":")[0]
@@ -87,7 +87,7 @@ def _refuse_files_of_other_networks(configuration: Configuration, chosen: str) -
 
 
 def _switch(configuration: Configuration, key: str) -> tuple[str, Sequence[object]]:
-    """(the binding that decides whether `key` is looked at, with which values of it)."""
+    """(the binding that enables `key`, the values that do)."""
     owner, _, parameter = key.rpartition(".")
     if parameter == "group_count" and configuration.is_own(owner):
         return f"{owner}.normalization", ("group",)
@@ -95,5 +95,5 @@ def _switch(configuration: Configuration, key: str) -> tuple[str, Sequence[objec
 
 
 def _builds_a_network(configuration: Configuration, owner: str) -> bool:
-    """Whether a configurable is one for `build_model.architecture`, the user's included."""
+    """Whether a configurable can be `build_model.architecture`, the user's included."""
     return owner != "build_model" and {"image_size", "image_channels", "num_classes"} <= configuration.parameters(owner)

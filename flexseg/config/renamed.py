@@ -1,9 +1,9 @@
-"""Names of bindings that were renamed: refused where somebody writes them, translated where a run's own `config.gin` is read.
+"""Renamed bindings: refused in gin files and flags, translated in the `config.gin` of a run.
 
-    refuse_renamed("train.steps_per_call", "my.gin:3")      # UserError: the message says train.steps_per_execution
+    refuse_renamed("train.steps_per_call", "my.gin:3")      # UserError, the cure is train.steps_per_execution
     current_name("flex_unet.remat")                         # "flex_unet.gradient_checkpointing"
 
-An entry stays until no run of its release can be resumed any more.
+An entry stays until no run of its release can be resumed.
 """
 
 from flexseg.errors import UserError
@@ -15,7 +15,7 @@ RENAMED = {  # before 0.2.0: since
 
 
 def current_name(key: str) -> str:
-    """The present name of the binding "name.parameter"."""
+    """The current name of the binding "name.parameter"."""
     return RENAMED.get(key, key)
 
 
@@ -23,7 +23,7 @@ def refuse_renamed(key: str, where: str) -> None:
     """Refuses an old name.
 
     Raises:
-      UserError: `key` is one; the cure is the new name.
+      UserError: `key` is an old name; the cure is the new one.
     """
     if key in RENAMED:
         raise UserError(where, expected=f"the name {RENAMED[key]}", found=f"{key}, its name before 0.2.0", cure=f"write {RENAMED[key]}")

@@ -15,6 +15,8 @@ another generator there); a low-pass filter where the content shrinks.
 import dataclasses
 import re
 import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 import gin
 import tensorflow as tf
@@ -29,9 +31,9 @@ from flexseg.data.augmentations.warps import WARPS, warp
 OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in sorted([*REORDERS, *WARPS, *COLORS], key=lambda o: o.key_number)}
 
 
-def _fields() -> list[tuple[str, type, dataclasses.Field]]:
+def _fields() -> list[tuple[str, type, Any]]:
     """(name, type, default) of every binding; operations may share one."""
-    fields = {"enabled": (bool, True)}
+    fields: dict[str, tuple[Any, Any]] = {"enabled": (bool, True)}
     for operation in OPERATIONS.values():
         fields[operation.probability_name] = float, operation.probability
         fields |= {binding.name: (binding.type, binding.default) for binding in operation.bindings}
@@ -47,7 +49,7 @@ def _with_sentences(kind: type) -> type:
     return kind
 
 
-_Bindings = dataclasses.make_dataclass("_Bindings", _fields(), frozen=True, kw_only=True, namespace={"__module__": __name__})
+_Bindings: Any = dataclasses.make_dataclass("_Bindings", _fields(), frozen=True, kw_only=True, namespace={"__module__": __name__})
 
 
 @gin.configurable("augment")
@@ -91,7 +93,7 @@ class Augment(_Bindings):
             raise ValueError(f"image must have a static shape [H, W, 1 or 3] and mask [H, W, 1], got {image.shape} and {mask.shape}")
         key = example_key(seed, position)
 
-        def draws(stage: list[Operation]) -> list[Draw]:
+        def draws(stage: Sequence[Operation]) -> list[Draw]:
             return [Draw(operation, self, key) for operation in stage if getattr(self, operation.probability_name) > 0]
 
         image, mask = reorder(image, mask, draws(REORDERS))

@@ -29,18 +29,18 @@ def refuse_unreachable(addresses: Sequence[str]) -> None:
     for address in addresses:
         parts = urlsplit(address)
         try:
-            host_port = (parts.hostname, parts.port)
+            host, port = parts.hostname, parts.port
         except ValueError:
-            host_port = (None, None)
-        if parts.scheme != "grpc" or None in host_port or parts.path:
+            host, port = None, None
+        if parts.scheme != "grpc" or host is None or port is None or parts.path:
             raise UserError(_FLAG, expected="grpc://host:port, several with commas between", found=repr(address))
-        cure = f"on that host: python -m flexseg.launch.data_service --port={parts.port}"
+        cure = f"on that host: python -m flexseg.launch.data_service --port={port}"
         try:
-            socket.create_connection(host_port, timeout=_PATIENCE_SECONDS).close()
+            socket.create_connection((host, port), timeout=_PATIENCE_SECONDS).close()
         except (OSError, UnicodeError) as error:  # a name that is none, in the encoding of host names
             raise UserError(_FLAG, expected=f"a server at {address}", found=str(error), cure=cure) from error
         if not _gives_an_element(address):
-            cure += f" --host=NAME, a name or address of it that this host knows; is port {parts.port + 1} open too?"
+            cure += f" --host=NAME, a name or address of it that this host knows; is port {port + 1} open too?"
             raise UserError(_FLAG, expected=f"data from {address}", found=f"none within {_PATIENCE_SECONDS:g} s, though it is listening", cure=cure)
 
 

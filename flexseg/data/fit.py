@@ -19,7 +19,7 @@ def _reflected(start: tf.Tensor, count: int, length: tf.Tensor) -> tf.Tensor:
     return tf.minimum(offset, period - offset)
 
 
-def _window(image: tf.Tensor, mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: tuple[int, int]):
+def _window(image: tf.Tensor, mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
     """The window of `size` whose corner stands at (top, left), reflected image and ignored mask beyond the border."""
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     rows, columns = top + tf.range(size[0]), left + tf.range(size[1])
@@ -31,7 +31,7 @@ def _window(image: tf.Tensor, mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, 
     return image, mask
 
 
-def fit_example(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], fit: str):
+def fit_example(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], fit: str) -> tuple[tf.Tensor, tf.Tensor]:
     """Brings uint8 image [h, w, C] and mask [h, w, 1] to `size` = (height, width) by `resize` or `pad` (top left corner kept).
 
     Raises:
@@ -46,7 +46,9 @@ def fit_example(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], fit
     return tf.ensure_shape(image, [*size, channels]), tf.ensure_shape(mask, [*size, 1])
 
 
-def random_crop(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], key: tf.Tensor, foreground_probability: float, background: int | None):
+def random_crop(
+    image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], key: tf.Tensor, foreground_probability: float, background: int | None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """A crop of `size`, a pure function of `key` (int64 [2]).
 
     With `foreground_probability` the crop is centred on a pixel drawn from those that are neither background nor ignored;
@@ -56,15 +58,15 @@ def random_crop(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], key
     draw = tf.random.stateless_uniform([4], seed=key)
     spare = [height - size[0], width - size[1]]
 
-    def anywhere():
+    def anywhere() -> tf.Tensor:
         return tf.stack([_place(draw[0], spare[0]), _place(draw[1], spare[1])])
 
-    def on_foreground():
+    def on_foreground() -> tf.Tensor:
         flat = tf.reshape(mask, [-1])
         found = tf.where((flat != IGNORE) & (flat != (IGNORE if background is None else background)))[:, 0]
         count = tf.size(found)
 
-        def centred():
+        def centred() -> tf.Tensor:
             pixel = tf.cast(found[tf.minimum(tf.cast(draw[3] * tf.cast(count, tf.float32), tf.int32), count - 1)], tf.int32)
             corner = [pixel // width - size[0] // 2, pixel % width - size[1] // 2]
             return tf.stack(

@@ -25,16 +25,16 @@ def decode_mask(data: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.io.decode_png(data, channels=1), [None, None, 1])
 
 
-def resize_values(values: tf.Tensor, size) -> tf.Tensor:
+def resize_values(values: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Antialiased bilinear resize of [..., h, w, c] to float32 [..., height, width, c]; `size` = (height, width)."""
     return tf.image.resize(tf.cast(values, tf.float32), size, method="bilinear", antialias=True)
 
 
-def resize_image(image: tf.Tensor, size) -> tf.Tensor:
+def resize_image(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Resizes uint8 [h, w, c] to uint8 [height, width, c], rounded to the nearest grey level."""
     return tf.cast(tf.clip_by_value(tf.round(resize_values(image, size)), 0, 255), tf.uint8)
 
 
-def resize_mask(mask: tf.Tensor, size) -> tf.Tensor:
+def resize_mask(mask: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Resizes class ids uint8 [h, w, 1] to [height, width, 1] by the nearest pixel: ids are never blended."""
     return tf.image.resize(mask, size, method="nearest")

@@ -43,7 +43,7 @@ class RamCache:
         examples = untuned(parallel(tf.data.Dataset.range(self.count), lambda i: tf.concat(records.decode(records.read(i)), axis=-1)))
 
         @tf.function
-        def filled():
+        def filled() -> tf.Tensor:
             pixels = tf.TensorArray(tf.uint8, size=self.count, infer_shape=False, element_shape=[None, None, depth])
             for i, example in examples.enumerate():
                 pixels = pixels.write(tf.cast(i, tf.int32), example)

@@ -44,7 +44,7 @@ class InputSettings:
     sharpening: float = 0.0
     cache: Literal["off", "ram"] = "off"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("image_size", "eval_image_size"):
             size = getattr(self, name)
             if size is not None and (len(size) != 2 or min(size) < 1):
@@ -64,7 +64,9 @@ class InputSettings:
     def evaluation_size(self, largest: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of the evaluation input, given the largest height and the largest width of the dataset."""
         if self.eval_image_size is not None:
-            return tuple(self.eval_image_size)
-        if self.fit == "random_crop" and self.evaluation_fit == "pad":
-            return tuple(-(-side // 32) * 32 for side in largest)
-        return tuple(self.image_size)
+            height, width = self.eval_image_size
+        elif self.fit == "random_crop" and self.evaluation_fit == "pad":
+            height, width = (-(-side // 32) * 32 for side in largest)
+        else:
+            height, width = self.image_size
+        return height, width

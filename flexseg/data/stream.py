@@ -18,6 +18,7 @@ from flexseg.data.augmentation import Augment
 from flexseg.data.data_service import striped
 from flexseg.data.fit import random_crop
 from flexseg.data.preprocessing import Fit, fitted_to, preprocess
+from flexseg.data.ram_cache import RamCache
 from flexseg.data.records import Records
 from flexseg.data.settings import InputSettings
 from flexseg.data.tuning import parallel, untuned
@@ -42,7 +43,16 @@ class Stream:
       global_batch_size: examples a step, over all replicas.
     """
 
-    def __init__(self, records: Records, *, inputs: InputSettings, augment: Augment, background: int | None, seed: int, global_batch_size: int):
+    def __init__(
+        self,
+        records: Records | RamCache,
+        *,
+        inputs: InputSettings,
+        augment: Augment,
+        background: int | None,
+        seed: int,
+        global_batch_size: int,
+    ):
         self._records, self._inputs, self._augment, self._background = records, inputs, augment, background
         self._seed, self.global_batch_size = seed, global_batch_size
 
@@ -66,14 +76,14 @@ class Stream:
         per_replica = share // replicas
         start = first_step * size
 
-        def positions(pass_number, stripe, stripes):
+        def positions(pass_number: tf.Tensor, stripe: int, stripes: int) -> tf.data.Dataset:
             position = pass_number * count + tf.range(count, dtype=tf.int64)
             within = position % size - worker * share
             batch = (position - start) // size * replicas + within // per_replica
             mine = (position >= start) & (within >= 0) & (within < share) & (batch % stripes == stripe)
             return tf.data.Dataset.from_tensor_slices((tf.boolean_mask(order(self._seed, pass_number, count), mine), tf.boolean_mask(position, mine)))
 
-        def stripe_of(stripe, stripes):
+        def stripe_of(stripe: int, stripes: int) -> tf.data.Dataset:
             dataset = tf.data.Dataset.range(start // count, np.iinfo(np.int64).max).flat_map(lambda n: positions(n, stripe, stripes))
             return parallel(dataset, self.example, elsewhere=bool(hosts)).batch(per_replica, drop_remainder=True)
 
@@ -121,7 +131,7 @@ def evaluation_batches(
     real = (within < batch_size) & (index < count)
     index = np.where(real, index, 0).astype(np.int64)
 
-    def example(index, weight):
+    def example(index: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
         image, mask = preprocess(*records.decode(records.read(index)), inputs, fit=fitted_to(size, inputs.evaluation_fit))
         return {"image": image, "mask": mask, "weight": weight, "index": index, "position": index}
 

@@ -1,1 +1,1 @@
-"""`flexseg derive`: offline variants of training cases, written as files. No TensorFlow."""
+"""`flexseg derive`: offline augmentation of training cases, written as files. Needs no TensorFlow."""

@@ -1,11 +1,11 @@
-"""Deformations of a picture as coordinate maps in NumPy, and their sampling with OpenCV: what `flexseg derive` makes its variants with.
+"""Geometric and colour transforms of `flexseg derive`: coordinate maps in NumPy, sampled with OpenCV.
 
     y, x = barrel_map((512, 512), center=(0.5, 0.5), radius=0.3, amount=0.3)
-    image, mask = warp_image(image, y, x), warp_mask(mask, y, x)       # one map for both: they cannot drift apart
+    image, mask = warp_image(image, y, x), warp_mask(mask, y, x)       # one map for image and mask
 
-A map tells for every output pixel the place in the source that it shows, in pixels, a pixel's centre being a whole number; float32 [H, W] each for y
-and x. Beyond the border the picture is mirrored about its outermost pixels, image and mask alike. The formulas are those of the reference system's
-generators; `flexseg/data/distortions.py` has them as TensorFlow functions for the training itself, and a test compares the two.
+A map gives the source coordinates of every output pixel, float32 [H, W] each for y and x; pixel centres are integers. Beyond the border, image and
+mask are reflected about the outermost pixels. The formulas are those of the reference system's generators. `flexseg/data/distortions.py` has them as
+TensorFlow functions for augmentation in training; a test compares the two.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ Map = tuple[np.ndarray, np.ndarray]
 
 
 def identity_map(size: tuple[int, int]) -> Map:
-    """Every pixel from its own place."""
+    """The identity map."""
     return np.meshgrid(np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32), indexing="ij")
 
 
 def affine_map(size: tuple[int, int], *, rotation_degrees: float = 0.0, scale_factor: float = 1.0, shear_y: float = 0.0, shear_x: float = 0.0) -> Map:
-    """Seen in the output: sheared, enlarged, turned counter-clockwise, about the centre; as `affine_matrix` of `flexseg/data/geometry.py`."""
+    """Shear, scale and counter-clockwise rotation about the centre, as seen in the output; see `affine_matrix` in `flexseg/data/geometry.py`."""
     angle = np.deg2rad(rotation_degrees)
     turn_back = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     back = np.array([[1.0, -shear_y], [-shear_x, 1.0]]) / (1.0 - shear_y * shear_x) @ turn_back / scale_factor
@@ -34,7 +34,9 @@ def affine_map(size: tuple[int, int], *, rotation_degrees: float = 0.0, scale_fa
 
 
 def elastic_map(size: tuple[int, int], noise: np.ndarray, *, alpha: float, sigma: float) -> Map:
-    """Displacements alpha · G_sigma ∗ noise (Simard, Steinkraus, Platt: Best practices for convolutional neural networks, ICDAR 2003).
+    """Elastic deformation: displacements alpha · G_sigma ∗ noise.
+
+    Simard, Steinkraus, Platt: Best practices for convolutional neural networks, ICDAR 2003.
 
     Args:
       noise: float32 [2, H, W], uniform in [-1, 1), for y and x.
@@ -47,7 +49,7 @@ def elastic_map(size: tuple[int, int], noise: np.ndarray, *, alpha: float, sigma
 
 
 def distortion_map(size: tuple[int, int], noise: np.ndarray, *, amount: float, sigma: float) -> Map:
-    """Displacements along the slope of a smooth random surface: the gradient of G_sigma ∗ noise, scaled so that the largest is amount · W pixels.
+    """Displacements along the gradient of G_sigma ∗ noise, scaled so that the largest is amount · W pixels.
 
     Args:
       noise: float32 [H, W], standard normal.
@@ -61,52 +63,52 @@ def distortion_map(size: tuple[int, int], noise: np.ndarray, *, amount: float, s
 
 
 def barrel_map(size: tuple[int, int], *, center: tuple[float, float], radius: float, amount: float) -> Map:
-    """Inside a circle the source is sin(π d / 2R)^amount times as far from the centre as the output: a barrel above 0, a pincushion below.
+    """Barrel distortion in a circle, or pincushion for a negative amount: source radius = sin(π d / 2R)^amount · output radius d.
 
     Args:
       center: (x, y) as shares of width and height.
-      radius: R as a share of the width; outside nothing moves.
+      radius: R as a share of the width; pixels outside do not move.
       amount: the exponent.
     """
     y, x = identity_map(size)
     centre_y, centre_x, reach = center[1] * size[0], center[0] * size[1], radius * size[1]
     dy, dx = y - np.float32(centre_y), x - np.float32(centre_x)
     distance = np.sqrt(dy * dy + dx * dx)
-    # Within half a pixel of the centre a negative exponent has no end; the centre itself stays where it is.
+    # A negative exponent diverges at the centre, so the radius is at least half a pixel; the centre itself stays.
     sine = np.sin(np.float32(np.pi / 2 / reach) * np.clip(distance, 0.5, reach))
     factor = np.where(distance < reach, sine ** np.float32(amount), np.float32(1.0))
     return np.float32(centre_y) + factor * dy, np.float32(centre_x) + factor * dx
 
 
 def smooth(plane: np.ndarray, sigma: float) -> np.ndarray:
-    """A Gaussian filter cut off at four sigma, mirrored at the border (as scipy.ndimage.gaussian_filter with mode "mirror")."""
+    """Gaussian filter truncated at four sigma, reflected at the border (scipy.ndimage.gaussian_filter with mode "mirror")."""
     length = 2 * int(4 * sigma + 0.5) + 1
     return cv2.GaussianBlur(plane, (length, length), sigma, borderType=cv2.BORDER_REFLECT_101)
 
 
 def warp_image(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Bilinear; uint8 or uint16 [H, W] or [H, W, 3], as it came."""
+    """Bilinear sampling; uint8 or uint16 [H, W] or [H, W, 3], the type is kept."""
     return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def warp_mask(mask: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The nearest pixel: no value is made up."""
+    """Nearest-neighbour sampling: no new values."""
     return cv2.remap(mask, np.rint(x), np.rint(y), cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def sharpen(image: np.ndarray, k: float) -> np.ndarray:
-    """The image plus k times its Laplacian of eight neighbours: a 3 × 3 kernel of -k around 1 + 8 k."""
+    """The image plus k times its eight-neighbour Laplacian: a 3 × 3 kernel of -k around 1 + 8 k."""
     kernel = np.full((3, 3), -k, np.float32)
     kernel[1, 1] = 1 + 8 * k
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
 def brighten(image: np.ndarray, alpha: float, beta: float) -> np.ndarray:
-    """alpha · value + beta, rounded and cut to the range of the dtype; beta in levels of 8 bits."""
+    """alpha · value + beta, rounded and clipped to the range of the dtype; beta in levels of 8 bits."""
     top = np.iinfo(image.dtype).max
     return np.clip(np.rint(image.astype(np.float32) * alpha + beta * (top / 255)), 0, top).astype(image.dtype)
 
 
 def blur(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """The mean of size = (width, height) pixels."""
+    """Box filter of size = (width, height) pixels."""
     return cv2.blur(image, tuple(size), borderType=cv2.BORDER_REFLECT_101)

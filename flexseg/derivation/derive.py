@@ -1,9 +1,9 @@
-"""Derivation of a folder: the training cases with their variants, the other splits as they are, and the groups of all.
+"""Writes a folder with the training cases and their variants, the other splits unchanged, and the groups of all.
 
     derive_folder(split.assign(found.cases), "derived", Derive(), source="my_folder", overwrite=False, max_pixels=150_000_000)
 
-Only after the split: a copy of a validation case in training would be a leak. `groups.csv` gives every copy the group of its source, so that whoever
-divides the folder again cannot separate them. The folder is there whole or not at all. Nothing depends on the number of threads.
+Variants are made after the split: a variant of a validation case in training would be a leak. `groups.csv` gives every variant the group of its
+source, so that later splits keep them together. The folder is written whole or not at all. The result does not depend on the number of threads.
 """
 
 import csv
@@ -39,19 +39,19 @@ def derive_folder(
     """Writes `output/{train,valid,test}/{images,masks}` and `output/groups.csv`.
 
     Args:
-      assigned: cases by split, as `Split.assign` gives them.
-      output: the folder; made.
-      derive: which variants.
-      source: the folder that the cases come from, which the output may not touch.
+      assigned: {split: cases}, see `Split.assign`.
+      output: the folder, which is made.
+      derive: the variants.
+      source: the folder of the cases; `output` must not be in it.
       overwrite: replace a folder that an earlier call wrote.
-      max_pixels: of an image, before it is decoded.
+      max_pixels: limit on the pixels of an image, checked before decoding.
       progress: called with (cases done, all).
 
     Returns:
       {split: number of pairs}.
 
     Raises:
-      UserError: when the folder is there already, two copies would have one name, or a file cannot be read.
+      UserError: the folder exists, two files would have one name, or a file cannot be read.
     """
     output = Path(output).absolute()
     _refuse_output(output, Path(source).absolute(), overwrite)
@@ -93,7 +93,7 @@ def derive_folder(
 
 
 def _refuse_output(output: Path, source: Path, overwrite: bool) -> None:
-    """Nothing but a folder that this module wrote may be replaced, and never one that holds what is read."""
+    """Only a folder that this module wrote may be replaced, and never one that contains the source."""
     flag, real, read = f"--output={output}", output.resolve(), source.resolve()
     if real.is_relative_to(read) or read.is_relative_to(real):
         found = "the same folder, or one within the other"
@@ -115,7 +115,7 @@ def _is_derived(folder: Path) -> bool:
 
 
 def _refuse_one_name_twice(cases: Sequence[Case], variants: Sequence[Variant]) -> None:
-    """A case may be called as the copy of another one is: `hflipped_a` beside `a`."""
+    """Refuses a case with the name of another one's variant: `hflipped_a` beside `a`."""
     taken: dict[str, str] = {}
     for case in cases:
         copies = [(f"{variant.prefix}_{case.case_id}", f"a copy of {case.case_id}") for variant in variants]
@@ -127,15 +127,15 @@ def _refuse_one_name_twice(cases: Sequence[Case], variants: Sequence[Variant]) -
 
 
 def _write_case(case: Case, folder: Path, variants: Sequence[Variant], seed: int, max_pixels: int) -> list[tuple]:
-    """The files of one case; rows (image's name, group, source, variant)."""
+    """Writes the files of one case; returns rows (image name, group, source, variant)."""
     group = case.case_id if case.group is None else case.group
-    names = folder / "images" / f"{case.case_id}{case.image.suffix}", folder / "masks" / f"{case.case_id}{case.mask.suffix}"
-    for source, target in zip((case.image, case.mask), names, strict=True):
+    names = folder / "images" / f"{case.case_id}{case.image.suffix}", folder / "masks" / f"{case.case_id}{case.mask_path.suffix}"
+    for source, target in zip((case.image, case.mask_path), names, strict=True):
         shutil.copyfile(source, target)
     rows = [(names[0].name, group, case.case_id, "")]
     if not variants:
         return rows
-    image, mask = read_pixels(case.image, max_pixels=max_pixels), read_mask(case.mask, max_pixels=max_pixels)
+    image, mask = read_pixels(case.image, max_pixels=max_pixels), read_mask(case.mask_path, max_pixels=max_pixels)
     if image.dtype not in (np.uint8, np.uint16):
         raise UserError(case.image, expected="8 or 16 bits a channel, as PNG has", found=str(image.dtype), cure="save it so")
     if image.shape[:2] != mask.shape[:2]:

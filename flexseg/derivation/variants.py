@@ -1,12 +1,12 @@
-"""Variants: the copies that `flexseg derive` makes of a training image and its mask, and their settings: `derive.*`.
+"""Variants: the augmentations that `flexseg derive` applies to a training image and its mask, bound as `derive.*`.
 
     derive = Derive(rotations=(90, 180, 270), barrel_centers=((0.3, 0.3),))
     for variant in derive.variants():
         image, mask = variant.apply(image, mask, rng)
         variant.prefix                                  # "rotated_90"
 
-The defaults are the 21 variants of the reference system's TNBC set. A geometric variant takes image and mask through one map; colour changes leave
-the mask alone.
+The defaults are the 21 variants of the reference system's TNBC set. A geometric variant applies one map to image and mask; a colour variant leaves
+the mask unchanged.
 """
 
 import dataclasses
@@ -19,6 +19,9 @@ from flexseg.derivation import deformations
 from flexseg.errors import UserError
 
 Pair = tuple[np.ndarray, np.ndarray]
+Apply = Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair]
+Size = tuple[int, int]
+Make = Callable[[Size, np.random.Generator], deformations.Map]
 _LIMITS = {
     "rotations": (-360, 360), "shears": (-0.9, 0.9), "shrinks": (0.1, 1), "elastic_sigmas": (1, 200), "elastic_alpha": (0, 1e5),
     "distortions": (0, 0.25), "distortion_sigma": (1, 200), "barrel_centers": (0, 1), "barrel_radius": (0.01, 2), "barrel_amount": (0, 0.9),
@@ -30,42 +33,42 @@ _PAIRS = ("barrel_centers", "pincushion_centers", "brightenings", "blurs")
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to derive a pair.
+    """One augmentation.
 
     Attributes:
-      prefix: kind and parameters; before the stem of the source it names the files.
-      apply: (image, mask, generator of random numbers) -> (image, mask).
+      prefix: kind and parameters; precedes the stem of the source in file names.
+      apply: (image, mask, random generator) -> (image, mask).
     """
 
     prefix: str
-    apply: Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair]
+    apply: Apply
 
 
 @gin.configurable("derive")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Derive:
-    """Which variants; an empty tuple or False leaves a kind out.
+    """The variants to write; an empty tuple or False disables a kind.
 
     Attributes:
-      hflip, vflip: left to right, upside down.
-      rotations: degrees, counter-clockwise; multiples of 90 move whole pixels, others turn about the centre.
-      shears: rows a column.
-      shrinks: factors below 1; what is uncovered is the mirrored picture.
-      elastic_sigmas: of the Gaussian over random displacements, in pixels.
-      elastic_alpha: what the smoothed displacements are multiplied by. The reference system's 1300 came to 112, 100 and 90 at sigma 8, 9 and 10:
-        its filter ran over the three channels too, with zeros beyond them, which leaves a factor of sqrt(3) / (sigma sqrt(2 pi)).
-      distortions: the largest displacement along the slopes of a random surface, as a share of the width.
-      distortion_sigma: of the Gaussian that makes the surface smooth, in pixels.
+      hflip, vflip: horizontal and vertical flip.
+      rotations: degrees, counter-clockwise; multiples of 90 move whole pixels, others rotate about the centre.
+      shears: shear factors, rows per column.
+      shrinks: scale factors below 1; uncovered pixels are filled by reflection.
+      elastic_sigmas: standard deviations in pixels of the Gaussian over random displacements.
+      elastic_alpha: factor of the smoothed displacements. The reference system's 1300 had the effect of 112, 100 and 90 at sigma 8, 9 and 10: its
+        filter also ran over the three channels, with zeros beyond them, which gives a factor of sqrt(3) / (sigma sqrt(2 pi)).
+      distortions: the largest displacement along the gradient of a random surface, as a share of the width.
+      distortion_sigma: standard deviation in pixels of the Gaussian that smooths the surface.
       barrel_centers, pincushion_centers: one variant each; (x, y) as shares of width and height.
-      barrel_radius, pincushion_radius: of the circle, as a share of the width.
-      barrel_amount, pincushion_amount: exponents; the pincushion takes the negative of its own.
+      barrel_radius, pincushion_radius: radius of the circle, as a share of the width.
+      barrel_amount, pincushion_amount: exponents, positive; pincushion negates its own.
       brightenings: (factor, levels) pairs; the image alone.
-      sharpenings: shares of the difference to the eight neighbours that are added; the image alone.
+      sharpenings: factors of the eight-neighbour Laplacian; the image alone.
       blurs: (width, height) of a box filter; the image alone.
-      seed: of everything random, with the case and the variant.
+      seed: seed of random variants, combined with case and variant.
 
     Raises:
-      UserError: for a value out of range.
+      UserError: a value is out of range.
     """
 
     hflip: bool = True
@@ -88,7 +91,7 @@ class Derive:
     blurs: tuple[tuple[int, int], ...] = ()
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, (least, most) in _LIMITS.items():
             value, pairs = getattr(self, name), name in _PAIRS
             shaped = isinstance(value, tuple) and all(isinstance(each, tuple) and len(each) == 2 for each in value) if pairs else True
@@ -98,10 +101,10 @@ class Derive:
                 raise UserError(f"derive.{name}", expected=expected, found=repr(value))
 
     def variants(self) -> list[Variant]:
-        """All that is asked for, in a fixed order.
+        """All selected variants, in a fixed order.
 
         Raises:
-          UserError: when nothing is.
+          UserError: none is selected.
         """
         found = [*self._permutations(), *self._warps(), *self._colors()]
         if not found:
@@ -115,35 +118,34 @@ class Derive:
             yield Variant("vflipped", lambda image, mask, _: (image[::-1], mask[::-1]))
         for degrees in self.rotations:
             if degrees % 90 == 0:
-                turns = int(degrees // 90)
-                yield Variant(f"rotated_{degrees:g}", lambda image, mask, _, k=turns: (np.rot90(image, k), np.rot90(mask, k)))
+                yield Variant(f"rotated_{degrees:g}", _on_both(np.rot90, int(degrees // 90)))
 
     def _warps(self) -> Iterator[Variant]:
-        def warp(prefix: str, make: Callable[[tuple[int, int], np.random.Generator], deformations.Map]) -> Variant:
-            def apply(image, mask, rng):
+        def warp(prefix: str, make: Make) -> Variant:
+            def apply(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> Pair:
                 y, x = make(image.shape[:2], rng)
                 return deformations.warp_image(image, y, x), deformations.warp_mask(mask, y, x)
 
             return Variant(prefix, apply)
 
-        def affine(**settings):
+        def affine(**settings: float) -> Make:
             return lambda size, _: deformations.affine_map(size, **settings)
 
-        def elastic(sigma):
-            def make(size, rng):
+        def elastic(sigma: float) -> Make:
+            def make(size: Size, rng: np.random.Generator) -> deformations.Map:
                 noise = 2 * rng.random((2, *size), dtype=np.float32) - 1
                 return deformations.elastic_map(size, noise, alpha=self.elastic_alpha, sigma=sigma)
 
             return make
 
-        def distortion(amount):
-            def make(size, rng):
+        def distortion(amount: float) -> Make:
+            def make(size: Size, rng: np.random.Generator) -> deformations.Map:
                 noise = rng.standard_normal(size, dtype=np.float32)
                 return deformations.distortion_map(size, noise, amount=amount, sigma=self.distortion_sigma)
 
             return make
 
-        def bulge(center, radius, amount):
+        def bulge(center: tuple[float, float], radius: float, amount: float) -> Make:
             return lambda size, _: deformations.barrel_map(size, center=center, radius=radius, amount=amount)
 
         for degrees in self.rotations:
@@ -164,9 +166,16 @@ class Derive:
 
     def _colors(self) -> Iterator[Variant]:
         for factor, levels in self.brightenings:
-            change = lambda image, mask, _, a=factor, b=levels: (deformations.brighten(image, a, b), mask)  # noqa: E731
-            yield Variant(f"brightened_{factor:g}_{levels:g}", change)
+            yield Variant(f"brightened_{factor:g}_{levels:g}", _on_image(deformations.brighten, factor, levels))
         for k in self.sharpenings:
-            yield Variant(f"sharpened_{k:g}", lambda image, mask, _, k=k: (deformations.sharpen(image, k), mask))
+            yield Variant(f"sharpened_{k:g}", _on_image(deformations.sharpen, k))
         for size in self.blurs:
-            yield Variant(f"blurred_{size[0]}x{size[1]}", lambda image, mask, _, size=size: (deformations.blur(image, size), mask))
+            yield Variant(f"blurred_{size[0]}x{size[1]}", _on_image(deformations.blur, size))
+
+
+def _on_both(change: Callable[..., np.ndarray], *settings: object) -> Apply:
+    return lambda image, mask, _: (change(image, *settings), change(mask, *settings))
+
+
+def _on_image(change: Callable[..., np.ndarray], *settings: object) -> Apply:
+    return lambda image, mask, _: (change(image, *settings), mask)

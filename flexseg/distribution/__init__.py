@@ -1,1 +1,1 @@
-"""Replicas of one model: strategy, all-reduce, decision, update. The only room that uses `tf.distribute`."""
+"""Synchronous data-parallel training: strategies, replicas and the training step. The only package that uses `tf.distribute`."""

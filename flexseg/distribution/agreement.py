@@ -1,8 +1,8 @@
-"""Agreement: before the first step, all workers say what they are about to do, and go on only if it is the same.
+"""Compares the configuration of all workers before the first step.
 
     agree(replicas, {"configuration": text, "dataset manifest": digest, "flexseg": "0.1"}, refusal=None)
 
-A worker that differs, or that was refused what it needs, stops all of them with the same words: nobody is left waiting in a collective.
+A difference or an error on one worker stops all workers with the same message, so that none waits in a collective.
 """
 
 import json
@@ -15,16 +15,16 @@ _NO_CURES: Mapping[str, str] = {}
 
 
 def agree(replicas: Replicas, facts: Mapping[str, str], *, refusal: UserError | None, cures: Mapping[str, str] = _NO_CURES) -> None:
-    """Compares the workers; all must call it.
+    """Compares facts and errors of all workers. All workers must call it.
 
     Args:
       replicas: the devices.
-      facts: what must be the same everywhere, by name.
-      refusal: what keeps this worker from going on, if anything does.
-      cures: by the name of a fact, what to do where it differs, with {} for the chief's; default: start all workers alike.
+      facts: {name: text} that must be equal on all workers.
+      refusal: the error of this worker, if it has one.
+      cures: {name of a fact: what to do where it differs}, with {} for the chief's text; default: start all workers with the same command.
 
     Raises:
-      UserError: the refusal of this worker or of another one, or the first difference between the chief and another.
+      UserError: the error of any worker, or the first difference between the chief and another worker.
     """
     if refusal is not None and replicas.workers == 1:
         raise refusal
@@ -46,7 +46,8 @@ def agree(replicas: Replicas, facts: Mapping[str, str], *, refusal: UserError | 
 
 
 def _difference(mine: str, theirs: str) -> tuple[str, str]:
-    """The lines that only one of two texts has, in one line."""
+    """The lines that only the first and only the second text has, each joined into one line."""
     first, second = mine.splitlines(), theirs.splitlines()
     only = ([line.strip() for line in lines if line not in others] for lines, others in ((first, second), (second, first)))
-    return tuple("; ".join(lines) or "no such line" for lines in only)
+    one, other = ("; ".join(lines) or "no such line" for lines in only)
+    return one, other

@@ -1,10 +1,10 @@
-"""Cluster: the processes that train together, as the command line, TF_CONFIG or Slurm tells.
+"""Cluster resolver: finds the workers of a multi-worker run from flags, TF_CONFIG or Slurm.
 
     cluster = find_cluster(distribution="auto", workers=[], worker=None, environment=os.environ)
-    cluster.addresses, cluster.index          # ("node1:12345", "node2:12345"), 0; None where this process is alone
+    cluster.addresses, cluster.index          # ("node1:12345", "node2:12345"), 0; `cluster` is None for a single process
 
-Three sources, in this order: the flags `--workers=host:port,host:port --worker=0`; `TF_CONFIG`, as Kubernetes operators and Vertex AI set it
-(a `chief` is worker 0); a Slurm step of several tasks, as `srun` starts it.
+Sources, in this order: the flags `--workers=host:port,host:port --worker=0`; `TF_CONFIG`, which Kubernetes operators and Vertex AI set (a `chief` is
+worker 0); a Slurm step of several tasks, started by `srun`.
 """
 
 import dataclasses
@@ -13,24 +13,27 @@ from collections.abc import Mapping, Sequence
 
 from flexseg.errors import UserError
 
-_FIRST_PORT, _PORTS = 12000, 16000  # below the range from which Linux takes ports for outgoing connections (32768)
+_FIRST_PORT, _PORTS = 12000, 16000  # below Linux's range of ephemeral ports (32768 on)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Two or more workers, this process among them.
+    """The workers of a run and the index of this process.
 
     Attributes:
-      addresses: host:port of each.
-      index: of this process; 0 is the chief.
-      source: where that was found, in words.
+      addresses: host:port of each worker.
+      index: index of this worker; 0 is the chief.
+      source: where it was found, for messages.
+
+    Raises:
+      UserError: a malformed or repeated address, or an index out of range.
     """
 
     addresses: tuple[str, ...]
     index: int
     source: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for address in self.addresses:
             host, _, port = address.rpartition(":")
             if not host or not port.isdigit():
@@ -42,26 +45,27 @@ class Cluster:
 
     @property
     def tf_config(self) -> str:
-        """The value of TF_CONFIG that says this."""
+        """The cluster as a value of TF_CONFIG."""
         return json.dumps({"cluster": {"worker": list(self.addresses)}, "task": {"type": "worker", "index": self.index}})
 
 
 def find_cluster(*, distribution: str, workers: Sequence[str], worker: int | None, environment: Mapping[str, str]) -> Cluster | None:
-    """The cluster of this process, or None when it trains alone.
+    """Finds the cluster of this process; None for a single process.
 
     Args:
-      distribution: `auto` takes what it finds; `one_device` and `mirrored` look for none; `multi_worker` insists on one.
-      workers, worker: the flags; empty and None where they were not given.
-      environment: of the process.
+      distribution: `auto` uses a cluster if there is one; `multi_worker` requires one; `one_device` and `mirrored` do not look.
+      workers, worker: the flags; empty and None if not given.
+      environment: environment variables.
 
     Raises:
-      UserError: when a source is malformed, or `multi_worker` finds none.
+      UserError: a source is malformed, or `multi_worker` finds no cluster.
     """
     if distribution in ("one_device", "mirrored"):
         if workers:
-            found = ",".join(workers)
-            raise UserError("--workers", expected=f"none with --distribution={distribution}", found=found, cure="--distribution=multi_worker")
+            given = ",".join(workers)
+            raise UserError("--workers", expected=f"none with --distribution={distribution}", found=given, cure="--distribution=multi_worker")
         return None
+    found: Cluster | None = None
     if workers:
         if worker is None:
             raise UserError("--worker", expected="the number of this process among --workers, from 0", found="none")
@@ -70,8 +74,6 @@ def find_cluster(*, distribution: str, workers: Sequence[str], worker: int | Non
         found = _from_tf_config(environment["TF_CONFIG"])
     elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         found = _from_slurm(environment)
-    else:
-        found = None
     if found is not None and len(found.addresses) > 1:
         return found
     if distribution == "multi_worker":
@@ -101,7 +103,7 @@ def _from_tf_config(text: str) -> Cluster:
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Cluster:
-    # SlurmClusterResolver sorts hosts as text, so that its rank 0 stands on node10 where Slurm's stands on node9: its parsers are used, not itself.
+    # SlurmClusterResolver sorts hosts as text: its rank 0 is on node10 where Slurm's is on node9. So only its parsers are used.
     from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver as slurm
 
     try:
@@ -110,9 +112,9 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
         index, job = int(environment["SLURM_PROCID"]), int(environment["SLURM_JOB_ID"])
         step = int(environment.get("SLURM_STEP_ID", 0))
     except (KeyError, ValueError) as error:
-        found = f"{type(error).__name__} {error}"
-        raise UserError("Slurm", expected="the variables that srun sets for a step", found=found, cure="start with srun") from error
-    port = _FIRST_PORT + (job * 64 + step * 8) % _PORTS  # jobs that share a node need ports of their own
+        reason = f"{type(error).__name__} {error}"
+        raise UserError("Slurm", expected="the variables that srun sets for a step", found=reason, cure="start with srun") from error
+    port = _FIRST_PORT + (job * 64 + step * 8) % _PORTS  # different ports for jobs that share a node
     placed = [host for host, count in zip(hosts, tasks, strict=True) for _ in range(count)]
     found = Cluster(tuple(f"{host}:{port + task}" for task, host in enumerate(placed)), index, "Slurm")
     own, told = environment.get("SLURMD_NODENAME"), found.addresses[index].rpartition(":")[0]

@@ -1,6 +1,5 @@
-"""How gradients cross between devices: the flags --all_reduce and --all_reduce_pack_mib.
+"""All-reduce options: the flags --all_reduce and --all_reduce_pack_mib.
 
-Usage:
     communication = Communication(all_reduce="nccl", pack_mib=32)
     communication.check(devices=8, on_gpu=True, workers=1)
     context.all_reduce(op, gradients, communication.options())
@@ -19,12 +18,12 @@ ALL_REDUCE = get_args(AllReduce)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Communication:
-    """An algorithm and a packing.
+    """The all-reduce algorithm and its packing.
 
     Attributes:
-      all_reduce: `auto` leaves the choice to TensorFlow (NCCL between the GPUs of one host, ring elsewhere); `nccl`; `ring`, TensorFlow's own
-        over gRPC or within a process; `hierarchical_copy`, by copies over the links of one host.
-      pack_mib: gradients are sent in packs of this many MiB, so that the first can travel while the last are computed; 0 sends them together
+      all_reduce: `auto`, TensorFlow's choice (NCCL between the GPUs of a host, else ring); `nccl`; `ring`, TensorFlow's ring over gRPC or within
+        a process; `hierarchical_copy`, copies over the links of one host.
+      pack_mib: size of a gradient pack in MiB (bytes_per_pack): the first packs are reduced while later gradients are computed; 0 for a single pack
         with `nccl` and `ring`.
     """
 
@@ -32,7 +31,7 @@ class Communication:
     pack_mib: int = 0
 
     def check(self, *, devices: int, on_gpu: bool, workers: int) -> None:
-        """Refuses, with a UserError, what these devices cannot do."""
+        """Raises a UserError for options that these devices do not support."""
         if self.all_reduce in ("auto", "ring"):
             expected = None
         elif not on_gpu:
@@ -46,11 +45,11 @@ class Communication:
 
     @property
     def hierarchical(self) -> bool:
-        """Whether a strategy of its own kind is needed."""
+        """Whether the strategy needs HierarchicalCopyAllReduce."""
         return self.all_reduce == "hierarchical_copy"
 
     def options(self) -> tf.distribute.experimental.CommunicationOptions:
-        """For every all-reduce of gradients."""
+        """The CommunicationOptions of the gradient all-reduce."""
         kinds = tf.distribute.experimental.CommunicationImplementation
         chosen = {"nccl": kinds.NCCL, "ring": kinds.RING}.get(self.all_reduce, kinds.AUTO)
         return tf.distribute.experimental.CommunicationOptions(bytes_per_pack=self.pack_mib * 2**20, implementation=chosen)

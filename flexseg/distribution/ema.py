@@ -1,13 +1,13 @@
-"""ExponentialMovingAverage (EMA) of a model's weights, updated in the step and put in the weights' place for evaluation.
+"""ExponentialMovingAverage: the EMA of a model's weights, updated in the step and swapped in for evaluation.
 
-    ema = ExponentialMovingAverage(replicas, model, momentum=0.999)     # in the replicas' scope
+    ema = ExponentialMovingAverage(replicas, model, momentum=0.999)     # in the scope of the strategy
     ema.restart()
     with ema.in_place():
-        ...                                                             # the model computes with the averages
+        ...                                                             # the model has the EMA weights
 
 After every applied step: average ← decay · average + (1 - decay) · weight (Polyak and Juditsky 1992), with decay = min(momentum, (1 + n) / (10 + n))
-at update n, so that the first weights are soon forgotten: the formula of `tf.train.ExponentialMovingAverage(num_updates=n)`. Moving statistics of a
-normalization are averages already and are left alone.
+at update n, as `tf.train.ExponentialMovingAverage(num_updates=n)`, which forgets the first weights soon. Non-trainable variables, such as moving
+statistics of batch normalization, have no EMA.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from flexseg.distribution.replicas import Replicas
 
 
 class ExponentialMovingAverage:
-    """The EMA of every trainable weight.
+    """The EMA of all trainable variables.
 
     Args:
       replicas: the devices.
-      model: built.
-      momentum: the largest decay; `optimizer.ema_momentum`, as Keras calls it.
+      model: a built model.
+      momentum: the maximum decay; Keras's name for it, as in `optimizer.ema_momentum`.
     """
 
     def __init__(self, replicas: Replicas, model: keras.Model, *, momentum: float):
@@ -37,22 +37,22 @@ class ExponentialMovingAverage:
         self._exchange = tf.function(self._exchange_all, autograph=False)
 
     def restart(self) -> None:
-        """Sets every average to its weight."""
+        """Sets the EMA to the present weights."""
         for average, weight in zip(self.variables, self._weights, strict=True):
             self._replicas.write(average, self._replicas.read(weight))
 
     def decay(self, count: tf.Tensor) -> tf.Tensor:
-        """The decay of update number `count`, counted from 1; a scalar of its dtype."""
+        """The decay of update number `count`, a float scalar that starts from 1; in its dtype."""
         return tf.minimum(tf.constant(self._momentum, count.dtype), (1 + count) / (10 + count))
 
     def update(self, index: int, weight: tf.Variable, decay: tf.Tensor) -> None:
-        """Updates the average of trainable weight `index`, on the device at hand."""
+        """Updates the EMA of trainable variable `index` on the current device."""
         average = self.variables[index]
         average.assign_sub((1 - decay) * (average - weight))
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Swaps averages and weights while the context is open. Write no checkpoint inside."""
+        """Swaps weights and EMA while the context is open. Do not write a checkpoint inside."""
         self._exchange()
         try:
             yield
@@ -60,7 +60,7 @@ class ExponentialMovingAverage:
             self._exchange()
 
     def _exchange_all(self) -> None:
-        def exchange(weight, index):
+        def exchange(weight: tf.Variable, index: int) -> None:
             average = self.variables[index]
             kept = tf.identity(weight)
             weight.assign(average)

@@ -1,8 +1,10 @@
-"""The dynamic loss scale of float16 training.
+"""LossScale: dynamic loss scaling for mixed_float16, as Keras's LossScaleOptimizer (Micikevicius et al. 2018, arXiv 1710.03740, section 3.2).
 
-Micikevicius et al. 2018 (arXiv 1710.03740), section 3.2: small gradients vanish in float16 unless the loss is multiplied by a large
-number first. The scale doubles after `growth_steps` applied steps in a row and halves at every step that was skipped.
-The decision is the step's one finite flag, taken after the all-reduce, so that all replicas agree (keras#20763).
+    loss_scale = LossScale(dynamic=True, growth_steps=2000)      # in the scope of the strategy
+    loss_scale.applied()                                        # or skipped()
+
+The scale doubles after `growth_steps` consecutive applied steps and halves after a skipped step. `TrainStep` decides after the all-reduce, so that
+all replicas agree (keras#20763).
 """
 
 import tensorflow as tf
@@ -12,12 +14,12 @@ LARGEST, SMALLEST = 2.0**24, 1.0
 
 
 class LossScale(tf.Module):
-    """Scale and growth count, to be made inside a strategy's scope; both are saved with the training state.
+    """Loss scale and step counter. Make it in the scope of the strategy; checkpoints save both variables.
 
     Args:
-      dynamic: whether the scale moves (float16); otherwise it is 1 for ever.
-      growth_steps: applied steps in a row after which the scale doubles.
-      dtype: of the losses it multiplies.
+      dynamic: whether the scale changes (float16); otherwise it stays 1.
+      growth_steps: consecutive applied steps after which the scale doubles.
+      dtype: dtype of the loss.
     """
 
     def __init__(self, *, dynamic: bool, growth_steps: int, dtype: str = "float32"):
@@ -28,7 +30,7 @@ class LossScale(tf.Module):
         self.good_steps = tf.Variable(0, dtype=tf.int64, name="good_steps", **options)
 
     def applied(self) -> None:
-        """After a step that was applied (cross-replica context)."""
+        """Updates the scale after an applied step, in cross-replica context."""
         if not self.dynamic:
             return
         good = self.good_steps + 1
@@ -37,7 +39,7 @@ class LossScale(tf.Module):
         self.good_steps.assign(tf.where(grow, tf.zeros_like(good), good))
 
     def skipped(self) -> None:
-        """After a step that was skipped (cross-replica context)."""
+        """Updates the scale after a skipped step, in cross-replica context."""
         if not self.dynamic:
             return
         self.scale.assign(tf.maximum(self.scale / 2, SMALLEST))

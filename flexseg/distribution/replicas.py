@@ -1,4 +1,4 @@
-"""The devices of a run, and the one door to `tf.distribute`.
+"""Replicas: wraps a `tf.distribute` strategy: scope, distributed batches, collectives between workers.
 
     replicas = open_replicas(global_batch_size=8, replicas=0)     # see strategies.py
     with replicas.scope():
@@ -6,13 +6,14 @@
     for batch in replicas.distribute(stream.batches(0, replicas=replicas.count)):
         ...
 
-One device runs under OneDeviceStrategy, several of one host under MirroredStrategy, several processes under MultiWorkerMirroredStrategy; the same
-step runs under each. Worker 0 is the chief: it alone reads and writes the run directory, and sends the others what they need.
+The same code runs under OneDeviceStrategy, MirroredStrategy and MultiWorkerMirroredStrategy. Worker 0 is the chief: only the chief reads and writes
+the run directory; it broadcasts what the other workers need.
 """
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -21,21 +22,27 @@ import tensorflow as tf
 from flexseg.data.tuning import untuned_devices
 from flexseg.distribution.cluster import Cluster
 
+Variable: TypeAlias = keras.Variable | tf.Variable
+
 
 class WorkerLost(KeyboardInterrupt):
-    """Another worker is gone, and with it the run; `exit_code` says to launchers: run me again."""
+    """Another worker was lost, which ends the run; `exit_code` 75 tells launchers to start it again."""
 
     exit_code = 75
 
 
 class Replicas:
-    """What the rest of flexseg knows of a strategy.
+    """The replicas of a model.
 
     Args:
-      strategy: a `tf.distribute.Strategy` in which every replica holds all variables.
-      description: one line for the log: which devices, and why these.
-      cluster: the workers, where there are several.
-      communication: how sums cross the network.
+      strategy: a `tf.distribute.Strategy` that mirrors all variables.
+      description: the devices and the reason for them, one line for the log.
+      cluster: the workers; None for a single process.
+      communication: options of the gradient all-reduce.
+
+    Attributes:
+      workers: number of workers.
+      worker: index of this worker.
     """
 
     def __init__(
@@ -50,17 +57,17 @@ class Replicas:
 
     @property
     def count(self) -> int:
-        """Replicas in sync, over all workers."""
+        """Number of replicas in sync, over all workers."""
         return self.strategy.num_replicas_in_sync
 
     @property
     def local_count(self) -> int:
-        """Replicas of this process."""
+        """Number of replicas of this worker."""
         return self.count // self.workers
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes the run directory."""
+        """Whether this worker is the chief, which writes the run directory."""
         return self.worker == 0
 
     @property
@@ -68,60 +75,60 @@ class Replicas:
         """Whether the replicas are GPUs."""
         return any("GPU" in device for device in self.strategy.extended.worker_devices)
 
-    def scope(self):
-        """Variables made inside live on every replica."""
+    def scope(self) -> contextlib.AbstractContextManager:
+        """The scope of the strategy: variables made inside are mirrored on all replicas."""
         return self.strategy.scope()
 
-    def distribute(self, dataset: tf.data.Dataset):
-        """An iterator of per-replica batches from a dataset that yields them replica by replica, those of this worker (`Stream.batches`)."""
+    def distribute(self, dataset: tf.data.Dataset) -> Iterator[dict]:
+        """Iterates over per-replica batches; `dataset` yields those of this worker, replica by replica (`Stream.batches`)."""
         options = tf.distribute.InputOptions(experimental_fetch_to_device=self.on_gpu)
         with untuned_devices():
             return iter(self.strategy.distribute_datasets_from_function(lambda _: dataset, options))
 
     def shard(self, batch: dict) -> dict:
-        """A global batch of host arrays as per-replica tensors, split evenly."""
+        """Shards a global batch of host arrays evenly over replicas."""
         size = len(next(iter(batch.values()))) // self.count
 
-        def share(value):
+        def share(value: np.ndarray) -> tf.Tensor:
             return self.strategy.experimental_distribute_values_from_function(
                 lambda context: tf.constant(value[context.replica_id_in_sync_group * size : (context.replica_id_in_sync_group + 1) * size])
             )
 
         return {name: share(value) for name, value in batch.items()}
 
-    def read(self, variable) -> np.ndarray:
-        """Host copy of a Keras or TensorFlow variable, which is the same on every replica."""
+    def read(self, variable: Variable) -> np.ndarray:
+        """The value of a mirrored variable as a NumPy array."""
         return self.local(variable.value if isinstance(variable, keras.Variable) else variable)[0].numpy()
 
-    def write(self, variable, value: np.ndarray) -> None:
-        """Assigns a Keras or TensorFlow variable on every replica."""
+    def write(self, variable: Variable, value: np.ndarray) -> None:
+        """Assigns a variable on all replicas of this worker."""
         (variable.value if isinstance(variable, keras.Variable) else variable).assign(value)
 
-    def local(self, value) -> list:
-        """The value of each replica of this process."""
+    def local(self, value: object) -> list:
+        """The per-replica values of this worker (`experimental_local_results`)."""
         return list(self.strategy.experimental_local_results(value))
 
     def sum_over_workers(self, array: np.ndarray) -> np.ndarray:
-        """The sum of one int64 or int32 array of each worker; all must call it, with arrays of one shape."""
+        """Sums an int64 or int32 array over workers. All workers must call it, with the same shape."""
         if self.workers == 1:
             return array
         own, none = tf.constant(array), tf.zeros_like(array)
-        first = self.worker * self.local_count  # one replica of each worker contributes
+        first = self.worker * self.local_count  # only the first replica of each worker contributes
 
-        def value(context):
+        def value(context: tf.distribute.experimental.ValueContext) -> tf.Tensor:
             return own if context.replica_id_in_sync_group == first else none
 
         return self.local(self._sum(self.strategy.experimental_distribute_values_from_function(value)))[0].numpy()
 
     @functools.cached_property
-    def _sum(self):
-        def replica(value):  # identity: the strategy looks for the device of what it reduces, and an argument has none
+    def _sum(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        def replica(value: tf.Tensor) -> tf.Tensor:  # identity: the strategy reads the tensor's device, an argument has none
             return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
         return tf.function(lambda value: self.strategy.run(replica, args=(value,)), autograph=False, reduce_retracing=True)
 
     def gather(self, content: bytes) -> list[bytes]:
-        """`content` of every worker, in order; all must call it."""
+        """Gathers `content` of all workers, in their order. All workers must call it."""
         if self.workers == 1:
             return [content]
         sizes = self.sum_over_workers(np.where(np.arange(self.workers) == self.worker, len(content), 0))
@@ -130,26 +137,26 @@ class Replicas:
         return [row[:size].astype(np.uint8).tobytes() for row, size in zip(self.sum_over_workers(table), sizes, strict=True)]
 
     def from_chief(self, content: bytes) -> bytes:
-        """`content` of the chief, on every worker; all must call it."""
+        """Broadcasts `content` of the chief. All workers must call it."""
         return self.gather(content if self.is_chief else b"")[0]
 
     def array_from_chief(self, array: np.ndarray) -> np.ndarray:
-        """An array of the chief, to the bit, on every worker; all must call it, with one shape and dtype."""
+        """Broadcasts an array of the chief, bit for bit. All workers must call it, with the same shape and dtype."""
         if self.workers == 1:
             return array
         words = np.frombuffer(array.tobytes() + bytes(-array.nbytes % 4), np.int32)  # sums of floats would turn -0 into 0
         told = self.sum_over_workers(words if self.is_chief else np.zeros_like(words)).tobytes()[: array.nbytes]
         return np.frombuffer(told, array.dtype).reshape(array.shape)
 
-    def take_from_chief(self, variables) -> None:
-        """Gives variables the chief's values on every worker; all must call it."""
+    def take_from_chief(self, variables: Iterable[Variable]) -> None:
+        """Broadcasts the chief's values of variables. All workers must call it."""
         if self.workers > 1:
             for variable in variables:
                 self.write(variable, self.array_from_chief(self.read(variable)))
 
     @contextlib.contextmanager
     def naming_lost_workers(self) -> Iterator[None]:
-        """Turns what TensorFlow raises when another worker is gone into a WorkerLost."""
+        """Turns TensorFlow's errors about a lost worker into WorkerLost."""
         try:
             yield
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError, tf.errors.CancelledError) as error:

@@ -1,17 +1,16 @@
-"""One training step that is right on N replicas: a pure forward and backward, one all-reduce, one decision, one update.
+"""TrainStep: a synchronous data-parallel training step: forward and backward pass, one all-reduce, one finite check, one update.
 
     step = TrainStep(replicas, model, optimizer, loss_scale, forward_backward, clip=clip, seed=7, xla=False)
     outcome = step(batch, global_step=0, learning_rate=1e-3, total_weight=8.0)
 
-`forward_backward` is a pure function of (weights, state, batch), so that it compiles under XLA on any number of replicas, and a
-skipped step leaves nothing behind: moving statistics are values until they are assigned, dropout seeds are folded from
-(seed, layer, step, replica) and are no state at all. Gradients, moving statistics and the values to report cross the network in one
-collective; the finite flag is taken from what came back, so that no replica can decide alone (keras#20763); `tf.cond` stands outside
-`strategy.run`, so that no collective stands inside a branch.
+`forward_backward` is a pure function of (weights, state, batch). So XLA can compile it on any number of replicas, and a skipped step changes no
+variable: moving statistics are returned as values, dropout seeds are folded from (seed, layer, global step, replica). One all-reduce carries
+gradients, moving statistics and step metrics. The finite check uses the reduced values, so that all replicas take the same branch (keras#20763).
+`tf.cond` is outside of `strategy.run`, because a collective must not be in a branch.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -22,11 +21,11 @@ from flexseg.distribution.replicas import Replicas
 
 
 class Outcome(NamedTuple):
-    """What a step returns.
+    """The outcome of a step.
 
     Attributes:
-      values: float [n], sums over the global batch (see `StepMetrics`).
-      applied: bool scalar; false where the step was skipped.
+      values: float [n], the step metrics: sums over the global batch (see `StepMetrics`).
+      applied: bool scalar; false for a skipped step.
       stop_requests: float [m], summed over all replicas.
     """
 
@@ -36,34 +35,32 @@ class Outcome(NamedTuple):
 
 
 def sum_over_replicas(values: tf.Tensor) -> tf.Tensor:
-    """The differentiable sum of a tensor over all replicas, for losses of the whole global batch."""
+    """All-reduces a tensor by sum, with gradients, for losses of the global batch."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 def seed_generator_indices(model: keras.Model) -> set[int]:
-    """Indices of the dropout seeds in `model.non_trainable_variables` (nested models included)."""
+    """Indices of the states of SeedGenerators (dropout) in `model.non_trainable_variables`, nested models included."""
     return {i for i, v in enumerate(model.non_trainable_variables) if v.path.endswith("seed_generator_state")}
 
 
 class TrainStep:
-    """The compiled step over all replicas. Weights, statistics and values have one dtype (a Keras dtype policy sees to it).
+    """The compiled training step. All variables of the model have one dtype, as under any Keras dtype policy.
 
     Args:
       replicas: the devices.
-      model: a built Keras model, made in their scope.
-      optimizer: built on the model's trainable variables; `scalars` and `update_weight` as in `training/fused_optimizers.py`, and its
-        `iterations`, are used.
-      loss_scale: the loss scale, made in the scope.
-      forward_backward: pure function (weights, state, batch, scale, total_weight) -> (values float [n], gradients, state);
-        gradients of this replica's share of the scaled loss, so that their sum over replicas is the gradient of the global
-        batch; values[0] is the share of the loss.
-      clip: pure function of the list of reduced, unscaled gradients.
-      weight_decay: decoupled decay per step and unit of learning rate (Loshchilov and Hutter 2019), 0 for none.
-      ema: the moving averages of the weights, if there are any.
-      encoder_variables: indices of the trainable weights that have a learning rate of their own.
-      encoder_learning_rate: pure function (learning rate, global step) -> theirs.
-      seed: the run's seed, for dropout.
-      xla: compile `forward_backward`.
+      model: a built Keras model, made in the scope of the strategy.
+      optimizer: FusedAdam or FusedSGD (`training/fused_optimizers.py`), built on the trainable variables of the model.
+      loss_scale: made in the scope of the strategy.
+      forward_backward: pure function (weights, state, batch, scale, total_weight) -> (values float [n], gradients, state), see
+        `make_forward_backward`. The sum of the gradients over replicas is that of the scaled loss of the global batch; values[0] adds up to the loss.
+      clip: pure function of the list of unscaled gradients after the all-reduce.
+      weight_decay: decoupled weight decay, times the learning rate per step (Loshchilov and Hutter 2019); 0 for none.
+      ema: the EMA of the weights, or None.
+      encoder_variables: indices of the trainable variables with the encoder learning rate.
+      encoder_learning_rate: pure function (learning rate, global step) -> encoder learning rate.
+      seed: seed of dropout.
+      xla: compile `forward_backward` with XLA.
     """
 
     def __init__(
@@ -91,34 +88,45 @@ class TrainStep:
         self._encoder_variables, self._encoder_learning_rate = frozenset(encoder_variables), encoder_learning_rate
         self._compiled, self._compiled_many = tf.function(self._step, autograph=False), tf.function(self._steps, autograph=False)
 
-    def __call__(self, batch, *, global_step: int, learning_rate: float, total_weight: float, stop_requests: Sequence[float] = (0.0,)) -> Outcome:
+    def __call__(
+        self, batch: dict, *, global_step: int, learning_rate: float, total_weight: float, stop_requests: Sequence[float] = (0.0,)
+    ) -> Outcome:
         """Runs one step.
 
         Args:
           batch: per-replica tensors, from `Replicas.distribute` or `Replicas.shard`.
-          global_step: from 0; addresses dropout.
-          learning_rate: of this step.
-          total_weight: the sum of the example weights over the global batch. The host knows it, so it needs no collective.
-          stop_requests: numbers of this process that travel with the gradients: after the step every worker knows the sum.
+          global_step: from 0; part of the dropout seeds.
+          learning_rate: the learning rate of the step.
+          total_weight: sum of the example weights over the global batch, known to the host.
+          stop_requests: stop requests of this process [m]; the all-reduce sums them over replicas.
         """
         return self._compiled(batch, *self._scalars(global_step, learning_rate, total_weight, stop_requests))
 
     def many(
-        self, batches, *, first: int, count: int, learning_rates: Sequence[float], total_weight: float, stop_requests: Sequence[float] = (0.0,)
+        self,
+        batches: Iterator[dict],
+        *,
+        first: int,
+        count: int,
+        learning_rates: Sequence[float],
+        total_weight: float,
+        stop_requests: Sequence[float] = (0.0,),
     ) -> Outcome:
-        """Runs `count` steps from global step `first` on in one call, without the host in between.
+        """Runs `count` steps from global step `first` on in one call (steps_per_execution).
 
         Args:
           batches: an iterator from `Replicas.distribute`.
-          learning_rates: of the steps; `count` or more.
-          total_weight, stop_requests: as for one step, the same for all.
+          first: global step of the first step.
+          count: number of steps.
+          learning_rates: learning rate of each step; `count` or more.
+          total_weight, stop_requests: as in `__call__`, for every step.
 
         Returns:
-          An Outcome whose parts have one row for each step.
+          An Outcome with one row per step.
         """
         return self._compiled_many(batches, tf.constant(count), *self._scalars(first, learning_rates, total_weight, stop_requests))
 
-    def _scalars(self, step, rate, total_weight, stop_requests) -> tuple[tf.Tensor, ...]:
+    def _scalars(self, step: int, rate: float | Sequence[float], total_weight: float, stop_requests: Sequence[float]) -> tuple[tf.Tensor, ...]:
         dtype = self._weights[0].dtype
         return tf.constant(step, tf.int64), tf.constant(rate, dtype), tf.constant(total_weight, dtype), tf.constant(stop_requests, dtype)
 
@@ -126,7 +134,9 @@ class TrainStep:
         fold = tf.random.experimental.stateless_fold_in
         return fold(fold(tf.constant([self._seed, index], tf.int64), step), replica)
 
-    def _replica(self, batch, step: tf.Tensor, total_weight: tf.Tensor, stop_requests: tf.Tensor):
+    def _replica(
+        self, batch: dict, step: tf.Tensor, total_weight: tf.Tensor, stop_requests: tf.Tensor
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor, tf.Tensor]:
         context = tf.distribute.get_replica_context()
         replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
         scale = tf.identity(self._loss_scale.scale)
@@ -137,23 +147,24 @@ class TrainStep:
         values = tf.concat([values, tf.cast(stop_requests, values.dtype)], axis=0)
         reduced = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, *moving, values], self._replicas.communication)
         gradients = reduced[: len(weights)]
-        if self._loss_scale.dynamic:  # a hundred divisions by 1 cost a small step a percent
+        if self._loss_scale.dynamic:  # dividing a hundred tensors by 1 would cost a small step a percent
             gradients = [g / tf.cast(scale, g.dtype) for g in gradients]
         moving, values = reduced[len(weights) : -1], reduced[-1]
-        # values[0] is the loss: a loss that is not finite is skipped even where its gradient happens to be. NaN and infinity survive every
-        # sum, so that one look at the sum of all serves for all: three small nodes a tensor would cost a small step a percent.
+        # values[0] is the loss: a non-finite loss skips the step even if its gradients are finite. NaN and infinity survive every sum, so one check of
+        # the sum of all tensors is enough; a check of each tensor would cost a small step a percent.
         finite = tf.math.is_finite(tf.add_n([tf.reduce_sum(t) for t in [*gradients, *moving, values[:1]]]))
         return self._clip(gradients), moving, values, finite
 
-    def _step(self, batch, step: tf.Tensor, rate: tf.Tensor, total_weight: tf.Tensor, stop_requests: tf.Tensor) -> Outcome:
+    def _step(self, batch: dict, step: tf.Tensor, rate: tf.Tensor, total_weight: tf.Tensor, stop_requests: tf.Tensor) -> Outcome:
         gradients, moving, values, finite = self._replicas.strategy.run(self._replica, args=(batch, step, total_weight, stop_requests))
         update = self._replicas.strategy.extended.update
 
         scalars = self._optimizer.scalars(rate)
-        encoder_scalars = self._optimizer.scalars(self._encoder_learning_rate(rate, step)) if self._encoder_variables else None
+        encoder_rate = self._encoder_learning_rate if self._encoder_variables else None
+        encoder_scalars = self._optimizer.scalars(encoder_rate(rate, step)) if encoder_rate else scalars
         decay = self._ema and self._ema.decay(tf.cast(tf.convert_to_tensor(self._optimizer.iterations.value) + 1, rate.dtype))
 
-        def update_weight(variable, gradient, index):
+        def update_weight(variable: tf.Variable, gradient: tf.Tensor, index: int) -> None:
             own = encoder_scalars if index in self._encoder_variables else scalars
             if self._weight_decay:
                 variable.assign_sub(variable * (self._weight_decay * own[0]))
@@ -161,7 +172,7 @@ class TrainStep:
             if self._ema:
                 self._ema.update(index, variable, decay)
 
-        def apply():
+        def apply() -> bool:
             for index, (variable, gradient) in enumerate(zip(self._weights, gradients, strict=True)):
                 update(variable.value, update_weight, args=(gradient, index), group=False)
             for index, value in zip(self._moving, moving, strict=True):
@@ -170,7 +181,7 @@ class TrainStep:
             self._loss_scale.applied()
             return True
 
-        def skip():
+        def skip() -> bool:
             self._loss_scale.skipped()
             return False
 
@@ -178,10 +189,12 @@ class TrainStep:
         total, requests = self._replicas.local(values)[0], stop_requests.shape[0]
         return Outcome(total[:-requests], applied, total[-requests:])
 
-    def _steps(self, batches, count: tf.Tensor, first: tf.Tensor, rates: tf.Tensor, total_weight: tf.Tensor, stop_requests: tf.Tensor) -> Outcome:
+    def _steps(
+        self, batches: Iterator[dict], count: tf.Tensor, first: tf.Tensor, rates: tf.Tensor, total_weight: tf.Tensor, stop_requests: tf.Tensor
+    ) -> Outcome:
         rows = [tf.TensorArray(dtype, count) for dtype in (rates.dtype, tf.bool, rates.dtype)]
 
-        def one(index, *rows):
+        def one(index: tf.Tensor, *rows: tf.TensorArray) -> tuple:
             outcome = self._step(next(batches), first + tf.cast(index, tf.int64), rates[index], total_weight, stop_requests)
             return index + 1, *(row.write(index, part) for row, part in zip(rows, outcome, strict=True))
 
@@ -190,13 +203,13 @@ class TrainStep:
 
 
 class EvaluationStep:
-    """A forward pass over all replicas, without update.
+    """The compiled forward pass over all replicas.
 
     Args:
       replicas: the devices.
-      model: whose weights and state are used.
+      model: gives weights and state.
       forward: pure function (weights, state, batch) -> (values float [n] summed over the replica's examples, output or None).
-      xla: compile `forward`.
+      xla: compile `forward` with XLA.
     """
 
     def __init__(self, replicas: Replicas, model: keras.Model, forward: Callable, *, xla: bool):
@@ -204,16 +217,16 @@ class EvaluationStep:
         self._forward = tf.function(forward, jit_compile=True, autograph=False) if xla else forward
         self._compiled = tf.function(self._step, autograph=False)
 
-    def __call__(self, batch) -> tuple[tf.Tensor, list]:
-        """(values summed over the global batch, the outputs of each replica in order)."""
+    def __call__(self, batch: dict) -> tuple[tf.Tensor, list]:
+        """(values float [n] summed over the global batch, outputs of the replicas of this process in order)."""
         values, outputs = self._compiled(batch)
         return self._replicas.local(values)[0], self._replicas.local(outputs)
 
-    def _replica(self, batch):
+    def _replica(self, batch: dict) -> tuple[tf.Tensor, Any]:
         weights = [tf.convert_to_tensor(v.value) for v in self._model.trainable_variables]
         state = [tf.convert_to_tensor(v.value) for v in self._model.non_trainable_variables]
         values, output = self._forward(weights, state, batch)
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values), output
 
-    def _step(self, batch):
+    def _step(self, batch: dict) -> tuple[tf.Tensor, Any]:
         return self._replicas.strategy.run(self._replica, args=(batch,))

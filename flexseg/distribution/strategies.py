@@ -1,6 +1,5 @@
-"""Which strategy serves the devices at hand.
+"""Chooses devices and `tf.distribute` strategy: OneDeviceStrategy, MirroredStrategy or MultiWorkerMirroredStrategy.
 
-Usage:
     replicas = open_replicas(global_batch_size=8, replicas=0)     # 0: as many GPUs as divide the batch, else one CPU
     replicas = open_replicas(global_batch_size=64, cluster=find_cluster(...), communication=Communication(all_reduce="nccl"))
 """
@@ -18,10 +17,10 @@ from flexseg.errors import UserError
 
 @functools.cache
 def _mirrored(devices: tuple[str, ...], hierarchical: bool) -> tf.distribute.Strategy:
-    """One strategy for a set of devices in a process, so that a notebook may train, evaluate and train again.
+    """One MirroredStrategy per set of devices, so that a notebook can train, evaluate and train again.
 
-    TF 2.21 numbers the collectives of every MirroredStrategy alike: a second one meets the first one's ("Shape mismatch in the
-    collective instance 100"). Its own tests move this base for each strategy.
+    In TF 2.21 all MirroredStrategies number their collectives from the same base, so that a second one fails ("Shape mismatch in the collective
+    instance 100"). TensorFlow's own tests move the base, too.
     """
     tf.distribute.MirroredStrategy._collective_key_base += 1000
     return tf.distribute.MirroredStrategy(devices, tf.distribute.HierarchicalCopyAllReduce() if hierarchical else None)
@@ -29,7 +28,7 @@ def _mirrored(devices: tuple[str, ...], hierarchical: bool) -> tf.distribute.Str
 
 @functools.cache
 def _multi_worker(cluster: Cluster) -> tf.distribute.Strategy:
-    """Waits until all workers are there. TensorFlow reads TF_CONFIG, and wants this before it runs anything else."""
+    """Connects the workers. TensorFlow reads TF_CONFIG and requires this call before any other op."""
     os.environ["TF_CONFIG"] = cluster.tf_config
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -49,18 +48,18 @@ def open_replicas(
     cluster: Cluster | None = None,
     communication: Communication | None = None,
 ) -> Replicas:
-    """Chooses the devices.
+    """Chooses the devices and makes the strategy.
 
     Args:
-      global_batch_size: examples a step over all replicas; None when the batch is given per replica and any number divides it.
-      replicas: how many devices; 0 takes the largest number of visible GPUs that divides the global batch, else one CPU.
-      logical_cpus: make this many logical CPU devices and use them (for tests; must be the first use of TensorFlow's devices).
-      logical_gpus: use this many logical GPUs that the caller made on one card (benchmarks/gpu_check.py).
-      cluster: the workers; each then uses all GPUs that it sees, or its CPU.
-      communication: how gradients cross between the devices; default what TensorFlow chooses.
+      global_batch_size: examples per step over all replicas; None if the batch size is given per replica.
+      replicas: number of devices; 0 for the largest number of visible GPUs that divides the global batch, else one CPU.
+      logical_cpus: number of logical CPU devices to make and use (for tests; must be the first use of TensorFlow's devices).
+      logical_gpus: number of logical GPUs to use, which the caller made on one card (benchmarks/gpu_check.py).
+      cluster: the workers; each uses all GPUs that it sees, else its CPU.
+      communication: all-reduce options; default: TensorFlow's.
 
     Raises:
-      UserError: when fewer GPUs are visible than asked for, or the batch does not divide.
+      UserError: too few visible GPUs, or the number of replicas does not divide the global batch.
     """
     communication = communication or Communication()
     if cluster is not None:

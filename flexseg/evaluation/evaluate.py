@@ -34,7 +34,7 @@ class EvaluationSettings:
 
     batch_size: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError("eval.batch_size", expected="at least 1", found=str(self.batch_size))
 

@@ -24,14 +24,14 @@ def bootstrap_groups(numerators: np.ndarray, denominators: np.ndarray) -> np.nda
     """
     groups = len(numerators)
     generator = np.random.default_rng(SEED)
-    scores = []
+    parts = []
     for start in range(0, RESAMPLES, max(1, _ENTRIES_AT_ONCE // groups)):
         rows = min(max(1, _ENTRIES_AT_ONCE // groups), RESAMPLES - start)
         drawn = generator.integers(0, groups, (rows, groups)) + groups * np.arange(rows)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups).astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            scores.append((weights @ numerators) / (weights @ denominators))
-    scores = np.concatenate(scores)
+            parts.append((weights @ numerators) / (weights @ denominators))
+    scores = np.concatenate(parts)
     bounds = np.full((scores.shape[1], 2), np.nan)
     known = ~np.isnan(scores).all(0)
     tail = 100 * (1 - LEVEL) / 2

@@ -23,14 +23,16 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flexseg.evaluation.intervals import LEVEL, MIN_GROUPS, RESAMPLES, SEED, bootstrap_groups
 from flexseg.evaluation.scores import CaseCounts, count_case, mean_of_known, ratio
 from flexseg.files.atomic import replace_file
+from flexseg.files.label_map import LabelMap
 
 SCORES = ("dice", "iou", "precision", "recall")
 LEAKED = (
@@ -60,11 +62,14 @@ class Report:
       leaked: whether the dataset was built with `split.allow_leak`: then everything written carries a LEAKED stamp.
     """
 
-    def __init__(self, label_map, *, leaked: bool = False):
-        self.class_names = tuple(label_map.class_names)
-        self.background = label_map.background
+    def __init__(self, label_map: "LabelMap | Report", *, leaked: bool = False):
+        self.class_names: tuple[str, ...] = tuple(label_map.class_names)
+        self.background: int | None = label_map.background
         self.leaked = leaked
-        self.loss_name, self.loss, self.metrics, self.notes = "loss", None, {}, ()
+        self.loss_name = "loss"
+        self.loss: float | None = None
+        self.metrics: dict[str, float] = {}
+        self.notes: tuple[str, ...] = ()
         self._cases: dict[str, tuple[str, CaseCounts]] = {}
 
     def add(self, case_id: str, group_id: str | None, truth: np.ndarray, prediction: np.ndarray) -> CaseCounts:
@@ -238,9 +243,9 @@ class Report:
     def _named(self, result: dict) -> list[tuple[str, float]]:
         """The loss, where one was filled in, and the metrics."""
         metrics = [(name, math.nan if value is None else value) for name, value in result["metrics"].items()]
-        return [(self.loss_name, self.loss)] * (self.loss is not None) + metrics
+        return metrics if self.loss is None else [(self.loss_name, self.loss), *metrics]
 
-    def _case_rows(self):
+    def _case_rows(self) -> Iterator[list]:
         header = ["case_id", "group_id", "height", "width", *(f"{name}.{score}" for name in self.class_names for score in SCORES)]
         yield [*header, "mean_foreground_dice", *(["LEAKED"] if self.leaked else [])]
         for case_id in sorted(self._cases):
@@ -254,25 +259,25 @@ class Report:
 def _intervals(quotients: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, list]:
     """Per name and column [low, high], or None where fewer than MIN_GROUPS groups have a value."""
     numerators, denominators = (np.hstack(parts).astype(np.float64) for parts in zip(*quotients.values(), strict=True))
-    pairs = [None] * numerators.shape[1]
+    pairs: list[list[float] | None] = [None] * numerators.shape[1]
     if len(numerators) >= MIN_GROUPS:
         enough = (denominators > 0).sum(0) >= MIN_GROUPS
         pairs = [pair.tolist() if ok else None for pair, ok in zip(bootstrap_groups(numerators, denominators), enough, strict=True)]
-    pairs = iter(pairs)
-    return {name: [next(pairs) for _ in range(values.shape[1])] for name, (values, _) in quotients.items()}
+    left = iter(pairs)
+    return {name: [next(left) for _ in range(values.shape[1])] for name, (values, _) in quotients.items()}
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _csv(rows) -> bytes:
+def _csv(rows: Iterable[Iterable[object]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
 
 
-def _without_nan(value):
+def _without_nan(value: object) -> Any:
     """`value` with NumPy scalars as Python's and every non-finite number as None: JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}

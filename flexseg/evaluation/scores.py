@@ -21,8 +21,10 @@ by it: what it predicts falsely costs precision and Dice, what it misses costs r
 
 import dataclasses
 import functools
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from flexseg.files.label_map import IGNORE
 
@@ -96,13 +98,17 @@ class CaseCounts:
         return ratio(self.tp, self.tp + self.fn)
 
 
-def ratio(numerator, denominator) -> np.ndarray:
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
     """float64 quotient, nan where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
 
 
-def mean_of_known(values, axis=None):
+@overload
+def mean_of_known(values: ArrayLike) -> float: ...
+@overload
+def mean_of_known(values: ArrayLike, axis: int) -> np.ndarray: ...
+def mean_of_known(values: ArrayLike, axis: int | None = None) -> Any:
     """The mean of what is not nan, nan where nothing is left (`numpy.nanmean` without its warning)."""
     values = np.asarray(values, np.float64)
     known = ~np.isnan(values)

@@ -1,1 +1,1 @@
-"""Files as users bring them: pixels, label maps, cases, splits, checks; NumPy, Pillow, OpenCV and SciPy, never TensorFlow."""
+"""Reads and checks source files: images, masks, volumes, label maps, cases, splits. Needs no TensorFlow."""

@@ -1,14 +1,14 @@
-"""Arrays in files that are no pictures: NIfTI, MetaImage, NumPy and HDF5, with two or three axes.
+"""Reads array files with two or three axes: NIfTI, MetaImage, NumPy and HDF5.
 
     volume = read_array("case_01_0000.nii.gz")
-    volume.values                        # [slices, rows, columns]
-    volume.affine                        # where its voxels lie; None for NumPy and HDF5, which do not say
+    volume.values                        # [slices, height, width]
+    volume.affine                        # voxel to millimetres; None for NumPy and HDF5
     apart(volume, read_array("case_01_mask.mha"))        # 0.0 mm
 
-The voxels of a NIfTI or MetaImage volume are turned to LPS as [z, y, x]: axial slices from the feet to the head, rows from front to back, columns
-from the patient's right to the left, as a radiologist looks at them, whatever the order in the file. NumPy and HDF5 arrays stay as they are stored.
-Values come scaled as the header says. Types and sizes are read from headers and compared before anything is unpacked; nothing is unpickled, and no
-file makes another one be read. NIfTI needs nibabel, MetaImage SimpleITK: pip install 'flexseg[medical]'.
+NIfTI and MetaImage volumes are reoriented to LPS as [z, y, x]: axial slices from the feet to the head, rows from front to back, columns from the
+patient's right to the left, which is the radiological view. NumPy and HDF5 arrays stay as stored. Values are scaled by slope and intercept of the
+header. Types and shapes are checked in the header, before values are read. Nothing is unpickled and no reference to another file is followed.
+NIfTI needs nibabel, MetaImage needs SimpleITK: pip install 'flexseg[medical]'.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import math
 import mmap
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -31,11 +31,11 @@ MAX_VALUES = 2_000_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """What a file holds.
+    """The values and the affine matrix of an array file.
 
     Attributes:
-      values: [rows, columns] or [slices, rows, columns], any number type.
-      affine: float64 [4, 4], from (column, row, slice, 1) to millimetres to the left, to the back and up; None where the format knows none.
+      values: [height, width] or [slices, height, width], any number type.
+      affine: float64 [4, 4], maps (column, row, slice, 1) to LPS coordinates in millimetres; None where the format has no affine.
     """
 
     values: np.ndarray
@@ -43,21 +43,21 @@ class Volume:
 
 
 def array_ending(path: Path) -> str:
-    """The ending of a file of arrays, in lower case; empty for any other file."""
+    """The extension of an array file, in lower case; empty for any other file."""
     return next((ending for ending in ARRAY_ENDINGS if path.name.lower().endswith(ending)), "")
 
 
 def read_array(path: Path, *, key: str | None = None, as_stored: bool = False, max_values: int = MAX_VALUES) -> Volume:
-    """The array of a file.
+    """Reads an array file.
 
     Args:
       path: the file.
-      key: of the array in .npz and .h5 files that hold several; default `mask` or `image`, or the only one.
-      as_stored: leave the axes in the file's order, and do not say where the voxels lie.
-      max_values: before anything is unpacked.
+      key: name of the array in an .npz or .h5 file; default `mask`, `image`, or the only array.
+      as_stored: keep the axis order of the file and return no affine.
+      max_values: limit on the number of values, checked before they are read.
 
     Raises:
-      UserError: for a file that cannot be read, holds too much, has other axes, or values that are not finite numbers.
+      UserError: the file cannot be read, has too many values, another number of axes, or NaN or infinite values.
     """
     path = Path(path)
     reader = _READERS[array_ending(path)]
@@ -65,11 +65,11 @@ def read_array(path: Path, *, key: str | None = None, as_stored: bool = False, m
         volume = reader(path, key, as_stored, max_values)
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # the libraries raise what they like on damaged bytes
+    except Exception as error:  # the libraries raise any exception on damaged bytes
         found = f"one that cannot be read ({first_line(error)})"
         raise UserError(path, expected=f"a whole {array_ending(path)} file", found=found, cure="save or copy it again") from error
     array = volume.values
-    while array.ndim > 3 and 1 in (array.shape[0], array.shape[-1]):  # a time or channel of one
+    while array.ndim > 3 and 1 in (array.shape[0], array.shape[-1]):  # a time or channel axis of length 1
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise UserError(path, expected="two or three axes", found=f"the shape {array.shape}")
@@ -79,7 +79,7 @@ def read_array(path: Path, *, key: str | None = None, as_stored: bool = False, m
 
 
 def apart(one: Volume, other: Volume) -> float:
-    """How far corresponding corners of two volumes of one shape lie from each other, at most, in millimetres; 0 where one does not say."""
+    """The largest distance between corresponding corners of two volumes of one shape, in millimetres; 0 where one has no affine."""
     if one.affine is None or other.affine is None or one.values.ndim != 3:
         return 0.0
     ends = np.array(one.values.shape[::-1]) - 1
@@ -94,8 +94,8 @@ def _library(name: str, path: Path) -> ModuleType:
         raise UserError(path, expected=f"the package {name}", found=str(error), cure="pip install 'flexseg[medical]'") from error
 
 
-def _refuse_unread(path: Path, shape, dtype: np.dtype | None, max_values: int) -> None:
-    """Refuses by a header alone; dtype None: a format that has numbers only. These have 16 bytes at most, so a bound of their count bounds memory."""
+def _refuse_unread(path: Path, shape: Sequence[int], dtype: np.dtype | None, max_values: int) -> None:
+    """Checks type and number of values in the header. A dtype of None is a format of numbers only; they have at most 16 bytes each."""
     if dtype is not None and dtype.kind not in "biuf":
         raise UserError(path, expected="finite numbers", found=f"{dtype}")
     if math.prod(int(side) for side in shape) > max_values:
@@ -110,13 +110,13 @@ def _nifti(path: Path, _: str | None, as_stored: bool, max_values: int) -> Volum
         return Volume(np.asanyarray(image.dataobj).T)  # stored as x, y, z
     turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt("LPS"))
     image = image.as_reoriented(turn)
-    return Volume(np.asanyarray(image.dataobj).T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine)  # NIfTI's own millimetres go right and forward
+    return Volume(np.asanyarray(image.dataobj).T, np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine)  # NIfTI's coordinates are RAS
 
 
 def _metaimage(path: Path, _: str | None, as_stored: bool, max_values: int) -> Volume:
     sitk = _library("SimpleITK", path)
     with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # The name may stand once in the whole file: MetaIO's rules of where a line begins and a header ends are its own.
+        # Allowed once in the whole file: MetaIO has rules of its own for lines and for the end of the header.
         places = re.findall(rb"ElementDataFile[ \t]*[=:]?[ \t]*(.*?)\s*$", content, re.MULTILINE)
     if places != [b"LOCAL"]:
         found = " and ".join(place[:100].decode(errors="replace") for place in places[:2]) or "no such line"
@@ -129,7 +129,7 @@ def _metaimage(path: Path, _: str | None, as_stored: bool, max_values: int) -> V
         raise UserError(path, expected="one value a voxel", found=f"{reader.GetNumberOfComponents()}", cure="save one of them")
     _refuse_unread(path, reader.GetSize(), None, max_values)
     image = reader.Execute()
-    while image.GetDimension() > 3 and image.GetSize()[-1] == 1:  # a time of one, which cannot be turned
+    while image.GetDimension() > 3 and image.GetSize()[-1] == 1:  # a time axis of length 1, which cannot be reoriented
         image = image[..., 0]
     if as_stored or image.GetDimension() != 3:
         return Volume(sitk.GetArrayFromImage(image))
@@ -154,9 +154,9 @@ def _numpy_archive(path: Path, key: str | None, _: bool, max_values: int) -> Vol
             shape, _, dtype = headers[np.lib.format.read_magic(stream)[0]](stream)
             _refuse_unread(path, shape, dtype, max_values)
             if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{name}.npy").file_size:
-                raise EOFError(f"{name} is shorter than its shape {shape}")  # else NumPy would set that much memory aside first
+                raise EOFError(f"{name} is shorter than its shape {shape}")  # else NumPy allocates the whole shape first
             stream.seek(0)
-            return Volume(np.lib.format.read_array(stream, allow_pickle=False))  # np.load may take another member for this one
+            return Volume(np.lib.format.read_array(stream, allow_pickle=False))  # np.load may read another member
 
 
 def _hdf5(path: Path, key: str | None, _: bool, max_values: int) -> Volume:
@@ -164,13 +164,13 @@ def _hdf5(path: Path, key: str | None, _: bool, max_values: int) -> Volume:
 
     with h5py.File(path, "r") as file:
         names: list[str] = []
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)  # follows no links into other files
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)  # does not follow links into other files
         name = _chosen(path, names, key)
         dataset = file[name]
         if dataset.is_virtual or dataset.external:
             raise UserError(path, expected="values in the same file", found=f"{name} refers to other files", cure="save it as one file")
         _refuse_unread(path, dataset.shape, dataset.dtype, max_values)
-        if not dataset.id.get_storage_size():  # HDF5 would make them up, as many as the shape says
+        if not dataset.id.get_storage_size():  # HDF5 would return the fill value in the whole shape
             raise UserError(path, expected="values", found=f"{name} without any", cure="save it again")
         return Volume(np.asarray(dataset[()]))
 

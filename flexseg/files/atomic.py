@@ -1,9 +1,9 @@
-"""Write a small file so that a reader, or a run started again, sees the old content or the new, never half of it.
+"""Writes a file atomically: a reader sees the old content or the new, never a part of it.
 
     replace_file("evaluation/report.json", text.encode())
-    make_folder("masks", flag="--output")               # a folder that a flag names, before hours of work want to write there
+    make_folder("masks", flag="--output")               # checked before hours of work
 
-The content must fit in memory. An `OSError` (a full disk) passes on to the caller and leaves the old file as it was.
+The content must fit in memory. An `OSError` (a full disk) reaches the caller and leaves the old file as it was.
 """
 
 import errno
@@ -15,7 +15,7 @@ from flexseg.errors import UserError
 
 
 def replace_file(path: str | os.PathLike, content: bytes) -> Path:
-    """Writes `content` beside `path`, flushes it to the disk, and moves it into place; missing folders are made. Returns the path."""
+    """Writes `content` to a temporary file beside `path`, flushes it and renames it. Makes missing folders. Returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -26,7 +26,7 @@ def replace_file(path: str | os.PathLike, content: bytes) -> Path:
             os.fsync(stream.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes 0600; a report is as readable as any other file of the user's
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes 0600; a report gets the user's default permissions
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

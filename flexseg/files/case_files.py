@@ -1,8 +1,8 @@
-"""What a check of source files does with every case: decode many at once, hash, compare the sizes of image and mask.
+"""Helpers for checks of all cases: a thread pool, file hashes, the size of a mask.
 
-for finding in in_threads(check, cases): ...             # in order; a few cases are in memory at a time
-refuse_other_size(case, image_size, mask_size)
-sha256(case.image)
+    for finding in in_threads(check, cases): ...             # in order; a few cases are in memory at a time
+    refuse_other_size(case, image_size, mask_size)
+    sha256(case.image)
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from flexseg.errors import UserError
 from flexseg.files.cases import Case
 
 _MOST_THREADS = 16
-_AHEAD = 4  # cases a thread: `map` alone would decode far ahead of a slow consumer
+_AHEAD = 4  # cases per thread; `map` alone would decode far ahead of a slow consumer
 
 Found = TypeVar("Found")
 
 
 def in_threads(look: Callable[[Case], Found], cases: Sequence[Case]) -> Iterator[Found]:
-    """`look(case)` of each case, in order; decoders release the GIL, so threads help."""
+    """Yields `look(case)` of each case, in order. Decoders release the GIL, so threads help."""
     workers = min(os.cpu_count() or 1, _MOST_THREADS)
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(cases), _AHEAD * workers):
@@ -30,7 +30,7 @@ def in_threads(look: Callable[[Case], Found], cases: Sequence[Case]) -> Iterator
 
 
 def refuse_other_size(case: Case, image_size: tuple[int, int], mask_size: tuple[int, int]) -> None:
-    """Refuses a mask of another (height, width) than its image, with a UserError."""
+    """Raises a UserError if (height, width) of image and mask differ."""
     if image_size != mask_size:
         raise UserError(
             case.mask,
@@ -41,6 +41,6 @@ def refuse_other_size(case: Case, image_size: tuple[int, int], mask_size: tuple[
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file's bytes, hex."""
+    """The SHA-256 of a file, hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

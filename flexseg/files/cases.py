@@ -1,21 +1,22 @@
-"""Cases: which image belongs to which mask, found by name in a folder.
+"""Finds cases: pairs images and masks of a folder by file name.
 
     found = discover("my_set", mask_pattern="{case}_mask")
     for case in found.cases:        # sorted by case_id
         print(case.case_id, case.image, case.mask, case.group, case.split)
 
 Two layouts: `images/` + `masks/`, or `train/`, `valid/` (also `val/`, `validation/`), `test/`, each with `images/` and `masks/`.
-An image and a mask belong together when their stems (file names without ending) are equal after the patterns are taken off; never by position.
-A case's id is its stem, or `split_stem` where two splits hold a file of that stem. Without groups such a pair is taken for one picture (its group
-is the stem), so `Split` refuses it as a leak; where they are different pictures, a `groups.csv` with rows `train/images/a.png` tells them apart.
+An image and a mask are a pair when their stems are equal after the patterns are removed, never by position. The id of a case is its stem, or
+`split_stem` where two splits hold that stem. Without groups, two files of one stem count as one image (the stem is the group), so `Split` reports a
+leak; if they are different images, rows such as `train/images/a.png` in `groups.csv` give them different groups.
 
-Nothing is opened here: whether the files are sound is for `inventory.py`. Links to files are followed, sub-folders are not searched.
+No file is opened; `inventory.py` checks the contents. Links to files are followed, sub-folders are not searched.
 """
 
 import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TypedDict, cast
 
 from flexseg.errors import UserError
 from flexseg.files.arrays import array_ending
@@ -25,7 +26,7 @@ from flexseg.files.images import IMAGE_SUFFIXES
 SPLITS = ("train", "valid", "test")
 _SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 _LAYOUTS = "images/ and masks/, or train/, valid/ and test/ each with images/ and masks/"
-# Image formats that people have and flexseg does not read: skipped, but never silently.
+# Common formats that flexseg does not read: skipped with a warning.
 _OTHER_IMAGES = frozenset(
     [
         ".gif",
@@ -52,6 +53,7 @@ _OTHER_IMAGES = frozenset(
     ]
 )
 _AFFIXES = ("{case}", "{case}_img", "{case}_image", "{case}-img", "img_{case}", "image_{case}", "img{case}")
+_Pairs = dict[str, tuple[Path, Path | None]]  # {stem: (image, mask)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +61,11 @@ class Case:
     """One image with its mask.
 
     Attributes:
-      case_id: unique in the data set; names the case in reports and predictions.
-      image: the image's file.
-      mask: the mask's file, None where no masks were asked for.
-      group: patient, slide or tile; the file's own stem where no groups are known.
-      split: `train`, `valid` or `test` where the folder says so, else None.
+      case_id: unique in the dataset; names the case in reports and predictions.
+      image: the image file.
+      mask: the mask file; None where masks were not requested.
+      group: patient, slide or tile; the stem where groups are not known.
+      split: `train`, `valid` or `test` where the folder has splits, else None.
     """
 
     case_id: str
@@ -72,10 +74,31 @@ class Case:
     group: str | None = None
     split: str | None = None
 
+    @property
+    def mask_path(self) -> Path:
+        """`mask`; a ValueError where it is None."""
+        if self.mask is None:
+            raise ValueError(f"{self.image} comes without a mask")
+        return self.mask
+
+
+class Patterns(TypedDict, total=False):
+    """Keyword arguments of `discover` that describe file names and groups."""
+
+    image_pattern: str
+    mask_pattern: str
+    group_pattern: str
+    group_column: str
+
+
+def named(**patterns: str | None) -> Patterns:
+    """The patterns that are not None."""
+    return cast(Patterns, {name: pattern for name, pattern in patterns.items() if pattern is not None})
+
 
 @dataclasses.dataclass(frozen=True)
 class Discovery:
-    """What a folder holds: `cases` sorted by case_id, and `warnings`, one sentence each, for the user to see."""
+    """The `cases` of a folder, sorted by case_id, and `warnings` for the user, one sentence each."""
 
     cases: list[Case]
     warnings: list[str]
@@ -95,17 +118,17 @@ def discover(
 
     Args:
       source: a folder in one of the two layouts.
-      image_pattern, mask_pattern: the stems of images and masks, literal but for `{case}`, e.g. `{case}_mask`.
+      image_pattern, mask_pattern: the stems of images and masks, literal except for `{case}`, e.g. `{case}_mask`.
       group_pattern: see `groups.find_groups`; `group_column` likewise.
-      with_masks: False leaves masks and groups aside; the images may then lie in `source` itself.
-      arrays: take files of arrays too (see arrays.py).
+      with_masks: False ignores masks and groups; the images may then be in `source` itself.
+      arrays: accept array files too (see arrays.py).
 
     Raises:
-      UserError: no such folder or layout, no images, two files of one stem, an image without a mask or the reverse,
-        names or groups that cannot be used.
+      UserError: no such folder or layout, no images, two files of one stem, an image without a mask or the reverse, unusable names or groups.
     """
     source = Path(source)
-    found, warnings = [], []
+    found: list[tuple[str | None, str, Path, Path | None]] = []
+    warnings: list[str] = []
     for split, images, masks in _folders(source, with_masks):
         pairs, notes = _pair(images, masks, image_pattern, mask_pattern, arrays=arrays)
         found += [(split, stem, image, mask) for stem, (image, mask) in pairs.items()]
@@ -114,7 +137,7 @@ def discover(
     cases = [Case(stem if often[stem] == 1 else f"{split}_{stem}", image, mask, stem, split) for split, stem, image, mask in found]
     _refuse_equal_ids(source, cases)
     if with_masks:
-        groups, notes = find_groups(source, [(case.group, case.image) for case in cases], pattern=group_pattern, column=group_column)
+        groups, notes = find_groups(source, [(stem, image) for _, stem, image, _ in found], pattern=group_pattern, column=group_column)
         cases = [dataclasses.replace(case, group=group) for case, group in zip(cases, groups, strict=True)] if groups else cases
         warnings += notes
     return Discovery(sorted(cases, key=lambda case: case.case_id), warnings)
@@ -123,7 +146,7 @@ def discover(
 def discover_pairs(
     images: str | Path, masks: str | Path | None = None, *, image_pattern: str | None = None, mask_pattern: str | None = None
 ) -> Discovery:
-    """Like `discover`, for a folder of images and, if there is one, a folder of masks that stand anywhere (previews, prediction)."""
+    """Like `discover`, for a folder of images and an optional folder of masks at any path (previews, prediction)."""
     images, masks = Path(images), None if masks is None else Path(masks)
     for folder in (images,) if masks is None else (images, masks):
         _require_folder(folder)
@@ -138,7 +161,7 @@ def _require_folder(folder: Path) -> None:
 
 
 def _folders(source: Path, with_masks: bool) -> list[tuple[str | None, Path, Path | None]]:
-    """(split, images, masks) of every folder that holds cases, by the layout found."""
+    """(split, images, masks) of every folder that holds cases."""
     _require_folder(source)
     inside = sorted(entry.name + "/" * entry.is_dir() for entry in source.iterdir() if not entry.name.startswith("."))
     splits = [(split, source / name) for name, split in _SPLIT_FOLDERS.items() if f"{name}/" in inside]
@@ -160,7 +183,7 @@ def _folders(source: Path, with_masks: bool) -> list[tuple[str | None, Path, Pat
     return [(split, images, masks if with_masks else None) for split, images, masks in found]
 
 
-def _pair(images: Path, masks: Path | None, image_pattern: str | None, mask_pattern: str | None, *, arrays: bool = False):
+def _pair(images: Path, masks: Path | None, image_pattern: str | None, mask_pattern: str | None, *, arrays: bool = False) -> tuple[_Pairs, list[str]]:
     """({stem: (image, mask)}, warnings) of two folders."""
     pictures, warnings = _stems(images, image_pattern, "--image_pattern", arrays)
     if masks is None:
@@ -187,9 +210,11 @@ def _pair(images: Path, masks: Path | None, image_pattern: str | None, mask_patt
 
 
 def _stems(folder: Path, pattern: str | None, flag: str, arrays: bool) -> tuple[dict[str, Path], list[str]]:
-    """{stem with the pattern taken off: file} of a folder's images, and warnings about what was left out."""
+    """{stem without the pattern: file} of the images of a folder, and warnings about files that were skipped."""
     regex = _compile("{case}" if pattern is None else pattern, flag)
-    files, others, unmatched = {}, Counter(), []
+    files: dict[str, Path] = {}
+    others: Counter[str] = Counter()
+    unmatched = []
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or not entry.is_file():
             continue
@@ -232,8 +257,8 @@ def _compile(pattern: str, flag: str) -> re.Pattern:
 
 
 def _checked(stem: str, path: Path) -> str:
-    """The stem, if it can be a case id: it names files on every system and a text feature of TFRecords."""
-    if "\\" in stem or not stem.isprintable():  # surrogates of names that are not UTF-8 are not printable either
+    """Returns the stem if it is valid as case id: a file name on every system and a text feature of TFRecords."""
+    if "\\" in stem or not stem.isprintable():  # nor are the surrogates of names that are not UTF-8
         raise UserError(
             repr(str(path)), expected="a name in UTF-8 without backslash and control characters", found=repr(stem), cure="rename the file."
         )
@@ -241,7 +266,7 @@ def _checked(stem: str, path: Path) -> str:
 
 
 def _refuse_equal_ids(source: Path, cases: list[Case]) -> None:
-    by_id = {}
+    by_id: dict[str, Case] = {}
     for case in cases:
         other = by_id.setdefault(case.case_id, case)
         if other is not case:
@@ -250,12 +275,12 @@ def _refuse_equal_ids(source: Path, cases: list[Case]) -> None:
 
 
 def _related(images: list[str], masks: list[str]) -> str:
-    """The flags that would pair most of the unpaired stems, if there are such."""
+    """The flags that would pair most of the unpaired stems; empty if there are none."""
     known = set(masks)
     for affix in _AFFIXES:
         regex = _compile(affix, "")
         cases = [match[1] for match in map(regex.fullmatch, images) if match]
-        for mask in masks[:50] if cases else []:  # one mask that fits any case shows the pattern; it is then tried on all
+        for mask in masks[:50] if cases else []:  # one mask that contains a case suggests a pattern, which is tried on all
             case = max((case for case in cases if case in mask), key=len, default=None)
             if case is None:
                 continue

@@ -1,17 +1,17 @@
-"""CsvLog: one row an epoch, on the disk when `append` returns; a resumed run cuts what lies beyond the epoch it restored.
+"""CsvLog: a CSV file of metrics with one row per epoch.
 
     log = CsvLog("runs/a/train_losses.csv", ("epoch", "loss", "val_loss"))
     log.truncate_after(7)                                   # after a restore of epoch 7; 0 empties it
     log.append({"epoch": 8, "loss": 0.21, "val_loss": 0.24})
 
-Values are written with nine significant digits, which a float32 survives to the bit, so that the files of an interrupted and of an
-uninterrupted run can be compared as text. Epochs count from 1. Only one process may write.
+A row is on the disk when `append` returns. Epochs count from 1. Values have nine significant digits, which represent a float32 exactly, so files of
+interrupted and uninterrupted runs can be compared as text. Only one process may write.
 """
 
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from flexseg.errors import UserError
@@ -22,18 +22,20 @@ class CsvLog:
     """An append-only table with a fixed header whose first column is `epoch`.
 
     Args:
-      path: of the file; it is made with its header if it is missing or empty. A last line that was cut off by a crash is dropped.
+      path: the file; made with its header if it is missing or empty. A last line that a crash cut off is dropped.
       columns: the header; the first must be "epoch".
 
     Raises:
-      UserError: the file's header is another one.
+      UserError: the file has another header.
     """
+
+    last_epoch: int
 
     def __init__(self, path: str | os.PathLike, columns: Sequence[str]):
         self.path, self.columns = Path(path), tuple(columns)
         if self.columns[:1] != ("epoch",) or len(set(self.columns)) != len(self.columns):
             raise ValueError(f"the columns must be distinct and start with 'epoch', got {self.columns}")
-        rows = []
+        rows: list[list[str]] = []
         if self.path.exists() and self.path.stat().st_size:
             found, rows = read_rows(self.path)
             if found != self.columns:
@@ -46,24 +48,25 @@ class CsvLog:
         self._rewrite(rows)
 
     def append(self, row: Mapping[str, float | int | None]) -> None:
-        """Adds one row and flushes it to the disk. A column that is missing or None stays empty (an epoch without validation).
+        """Appends one row and flushes it to the disk. A column that is missing or None stays empty (an epoch without validation).
 
         Raises:
-          ValueError: an unknown column, or an epoch that does not follow the last one.
+          ValueError: an unknown column, or an epoch that is not later than the last one.
         """
         unknown = sorted(set(row) - set(self.columns))
         if unknown:
             raise ValueError(f"{self.path} has no column {', '.join(unknown)}; its columns are {', '.join(self.columns)}")
-        if row["epoch"] <= self.last_epoch:
-            raise ValueError(f"{self.path} ends with epoch {self.last_epoch}; epoch {row['epoch']} does not follow it")
+        epoch = row["epoch"]
+        if epoch is None or epoch <= self.last_epoch:
+            raise ValueError(f"{self.path} ends with epoch {self.last_epoch}; epoch {epoch} does not follow it")
         with open(self.path, "ab") as stream:
             stream.write(_encode([[_cell(row.get(column)) for column in self.columns]]))
             stream.flush()
             os.fsync(stream.fileno())
-        self.last_epoch = row["epoch"]
+        self.last_epoch = int(epoch)
 
     def truncate_after(self, epoch: int) -> int:
-        """Cuts the rows of later epochs and returns how many there were."""
+        """Removes the rows of later epochs and returns their number."""
         _, rows = read_rows(self.path)
         kept = [row for row in rows if int(row[0]) <= epoch]
         if len(kept) < len(rows):
@@ -78,9 +81,9 @@ class CsvLog:
 
 
 def read_rows(path: str | os.PathLike) -> tuple[tuple[str, ...], list[list[str]]]:
-    """The header and the whole rows of a CSV, cells stripped; a last line without its end is left out.
+    """The header and the complete rows of a CSV file, cells stripped; a last line without newline is ignored.
 
-    The reference system's files are read as well: blanks after commas, and a trailing comma in every line.
+    Also reads files of the reference system, with blanks after commas and a trailing comma in every line.
     """
     text = Path(path).read_text(encoding="utf-8")
     lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1]), skipinitialspace=True))
@@ -95,7 +98,7 @@ def _cell(value: float | int | None) -> str:
     return str(int(value)) if isinstance(value, int) else f"{float(value):.9g}"
 
 
-def _encode(rows) -> bytes:
+def _encode(rows: Iterable[Iterable[str]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()

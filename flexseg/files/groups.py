@@ -1,9 +1,9 @@
-"""Groups: which files show the same patient, slide or tile, and so must never straddle two splits.
+"""Groups: finds which files show the same patient, slide or tile, so that no group is in two splits.
 
     groups, warnings = find_groups(source, [("1010", Path("set/images/1010.png")), ...], pattern=None, column="group")
 
-They come from `groups.csv` in the source folder or from a regular expression on the stem. Where neither is given, nobody can see a leak: the
-warning says so, and prints the flag to try where names look like derivations of one picture (`barrdistorted_1001_0.3_0.3_1034`, `1034`).
+Groups come from `groups.csv` in the source folder or from a regular expression on the stem. Without either, leaks cannot be detected; a warning says
+so. Where names look like derivations of one image (`barrdistorted_1001_0.3_0.3_1034`, `1034`), it suggests a `--group_pattern`.
 """
 
 import csv
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flexseg.errors import UserError, suggest
 
-# In the reference system's augmented data the last number of a name is the source image's.
+# In augmented data of the reference system, the last number of a name is that of the source image.
 LAST_NUMBER = r"(\d+)$"
 
 
@@ -23,16 +23,16 @@ def find_groups(source: Path, files: Sequence[tuple[str, Path]], *, pattern: str
 
     Args:
       source: the folder that may hold `groups.csv` (UTF-8, commas, a header row with `image` and `column`). The column `image` holds file names,
-        stems, or paths relative to `source` (which tell two files of one name apart).
-      files: (stem, image file) of each case; the stem is without ending and without what `--image_pattern` takes off.
-      pattern: a regular expression with one group, searched in the stem; takes no part in finding files. None: look for `groups.csv`.
+        stems, or paths relative to `source` (needed where two files have one name).
+      files: (stem, image file) of each case; the stem is without extension and without the rest of `--image_pattern`.
+      pattern: a regular expression with one capturing group, searched in the stem. None: use `groups.csv`.
       column: the column of `groups.csv` that holds the group.
 
     Returns:
-      One group for each file, or None where none are known, and warnings.
+      (one group for each file, or None where groups are not known; warnings).
 
     Raises:
-      UserError: pattern and column both given, an invalid pattern, a file that has no group or two.
+      UserError: both pattern and column given, an invalid pattern, a file without a group or with two.
     """
     table = source / "groups.csv"
     header = _header(table) if table.is_file() else None
@@ -52,8 +52,8 @@ def find_groups(source: Path, files: Sequence[tuple[str, Path]], *, pattern: str
 
 def some(names: Iterable[object], limit: int = 5) -> str:
     """`a, b, c … (12 in all)`: up to `limit` names of a list, for messages."""
-    names = list(dict.fromkeys(str(name) for name in names))
-    return ", ".join(names[:limit]) + (f" … ({len(names)} in all)" if len(names) > limit else "")
+    distinct = list(dict.fromkeys(str(name) for name in names))
+    return ", ".join(distinct[:limit]) + (f" … ({len(distinct)} in all)" if len(distinct) > limit else "")
 
 
 def _by_pattern(files: Sequence[tuple[str, Path]], pattern: str) -> list[str]:
@@ -67,7 +67,7 @@ def _by_pattern(files: Sequence[tuple[str, Path]], pattern: str) -> list[str]:
         raise UserError(
             "--group_pattern", expected="one group in parentheses", found=f"{pattern!r} with {regex.groups}", cure=f"for example '{LAST_NUMBER}'."
         )
-    groups = [match[1] if (match := regex.search(stem)) else None for stem, _ in files]
+    groups = [match[1] if (match := regex.search(stem)) else "" for stem, _ in files]
     missing = [stem for (stem, _), group in zip(files, groups, strict=True) if not group]
     if missing:
         raise UserError(
@@ -129,7 +129,7 @@ def _by_table(source: Path, table: Path, files: Sequence[tuple[str, Path]], colu
 
 
 def _unseen(table: Path, header: list[str] | None, column: str, stems: list[str]) -> str:
-    """The warning that leaks cannot be seen, with the flags that might help."""
+    """The warning that leaks cannot be detected, with flags that might help."""
     if header is None:
         why = f"no groups are known (no {table.name} in {table.parent}, no --group_pattern)"
         how = f"name the patient, slide or tile of each image in {table.name} (columns image,{column}) or with --group_pattern."
@@ -147,13 +147,13 @@ def _unseen(table: Path, header: list[str] | None, column: str, stems: list[str]
 
 
 def _derivations(stems: list[str]) -> list[list[str]]:
-    """Families of names that end in one number, shortest name first; none where the numbers merely restart (left_1, left_2, right_1, right_2)."""
+    """Lists of names that end in one number, shortest name first; empty where numbers merely restart (left_1, left_2, right_1, right_2)."""
     families = defaultdict(set)
     for stem in stems:
         if match := re.search(LAST_NUMBER, stem):
             families[match[1]].add(stem)
     alike = [sorted(family, key=lambda stem: (len(stem), stem)) for family in families.values() if len(family) > 1]
     prefixes = Counter(re.sub(LAST_NUMBER, "", stem) for family in alike for stem in family)
-    # A bare number is a source image; else a derivation's parameters (barrdistorted_1001_0.3_0.3_) make most prefixes single.
+    # A bare number is a source image. Otherwise the parameters of derivations (barrdistorted_1001_0.3_0.3_) make most prefixes unique.
     derived = "" in prefixes or 2 * list(prefixes.values()).count(1) > len(prefixes)
     return alike if derived else []

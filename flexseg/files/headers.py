@@ -1,19 +1,20 @@
-"""What an image file says about itself, read from its header: no pixel is decoded, so a hostile file costs nothing.
+"""Reads the header of an image file, without decoding pixels.
 
     header = read_header("images/a.png", max_pixels=150_000_000)
     header.height, header.width, header.channels, header.needs_conversion
 
-The format is told by the file's first bytes, never by its name. A header does not prove that the pixels can be decoded: `images.stored_bytes` does.
+The format is detected by the first bytes of the file, never by its name. A valid header does not prove that the pixels can be decoded:
+`images.stored_bytes` does.
 
-Pillow's own limit on pixels is one global for the whole process; here the plugin classes are called directly, which do not look at it, and the
-pixel count is compared with the caller's limit instead. PNG chunks are walked by hand, because Pillow decodes the whole image to find a PNG's
-EXIF; TIFF tags are read as such, because Pillow cannot open several float layouts.
+The pixel count is compared with the caller's limit. Pillow's limit is global to the process; the plugin classes, called directly, ignore it. PNG
+chunks are read here, because Pillow decodes the whole image to find the EXIF data of a PNG. TIFF tags are read here, because Pillow cannot open
+several float layouts.
 """
 
 import dataclasses
 import os
 import struct
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
@@ -23,7 +24,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from flexseg.errors import UserError
 
 MAX_PIXELS = 150_000_000
-PATH_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)  # the user's mistakes; a failing disk is none
+PATH_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)  # mistakes of the user; a failing disk is none
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -39,13 +40,13 @@ _COLOR_MODELS = {"1": "grey", "L": "grey", "P": "palette", "RGB": "rgb", "RGBA":
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-    """An image file's own description.
+    """The properties of an image file.
 
     Attributes:
       format: "PNG", "JPEG", "TIFF" or "BMP".
-      height, width: pixels, after the turn that EXIF asks for.
-      channels: 1 or 3: colours without alpha; a palette and CMYK count as 3.
-      bits: per channel, as stored in the file.
+      height, width: pixels, after the EXIF orientation is applied.
+      channels: 1 or 3, without alpha; a palette and CMYK count as 3.
+      bits: bits per channel in the file.
       mode: "grey", "rgb", "palette" or "cmyk".
       has_alpha: whether there is transparency (which flexseg drops).
       exif_turn: EXIF orientation, 1 (upright) to 8.
@@ -54,7 +55,7 @@ class Header:
     format: str
     height: int
     width: int
-    channels: int
+    channels: Literal[1, 3]
     bits: int
     mode: str
     has_alpha: bool
@@ -62,17 +63,17 @@ class Header:
 
     @property
     def palette(self) -> bool:
-        """Whether pixels are indices into a table of colours."""
+        """Whether pixels are palette indices."""
         return self.mode == "palette"
 
     @property
     def needs_window(self) -> bool:
-        """Whether values beyond 8 bits have to be mapped to 0..255 (CMYK has a fixed range and needs none)."""
+        """Whether values of more than 8 bits must be mapped to 0..255. False for CMYK, whose range is fixed."""
         return self.bits > 8 and self.mode != "cmyk"
 
     @property
     def needs_conversion(self) -> bool:
-        """False for upright 8-bit grey or RGB PNG and JPEG without alpha: what `tf.io` decodes to the same pixels as Pillow."""
+        """False for upright 8-bit grayscale or RGB PNG and JPEG without alpha, which `tf.io` decodes to the same pixels as Pillow."""
         plain = self.format in ("PNG", "JPEG") and self.bits == 8 and self.mode in ("grey", "rgb")
         return not plain or self.has_alpha or self.exif_turn != 1
 
@@ -91,7 +92,7 @@ def read_header(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Hea
 
 
 def header_of(stream: BinaryIO, where: object, *, max_pixels: int) -> Header:
-    """As `read_header`, from an open file that errors call `where`."""
+    """Like `read_header`, for an open file; errors name `where`."""
     start = stream.read(8)
     kind = next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
     if kind is None:
@@ -106,8 +107,8 @@ def header_of(stream: BinaryIO, where: object, *, max_pixels: int) -> Header:
         header = {"PNG": _png, "JPEG": _pillow, "TIFF": _tiff, "BMP": _pillow}[kind](stream, where)
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # a hostile header may raise anything inside a parser
-        if isinstance(error, OSError) and error.errno:  # the disk's, not the parser's
+    except Exception as error:  # a malformed header may raise anything in a parser
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of the parser
             raise
         raise UserError(
             where,
@@ -129,7 +130,7 @@ def header_of(stream: BinaryIO, where: object, *, max_pixels: int) -> Header:
 
 
 def unreadable(where: object, error: OSError) -> UserError:
-    """The refusal of a file that the operating system does not hand out."""
+    """The error for a file that the operating system cannot open."""
     return UserError(where, expected="a readable file", found=error.strerror or str(error))
 
 
@@ -165,13 +166,14 @@ def _exif_turn(data: bytes) -> int:
     try:
         exif.load(data)
         return exif.get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF turns nothing: that is what every decoder does
+    except Exception:  # damaged EXIF data is ignored, as in every decoder
         return 1
 
 
 def _pillow(stream: BinaryIO, where: object) -> Header:
     start = stream.read(2)
     stream.seek(0)
+    image: BmpImageFile | JpegImageFile
     if start == b"BM":
         image, turn = BmpImageFile(stream), 1
     else:
@@ -195,7 +197,7 @@ def _tiff(stream: BinaryIO, where: object) -> Header:
     bits, sample_format, planar = max(tags.get(258, (1,))), tags.get(339, (1,))[0], tags.get(284, 1)
     if samples > 4 + (photometric == 5):
         raise UserError(where, expected="at most 4 channels", found=f"{samples} channels", cure="save the channels to be used as a grey or RGB image")
-    # OpenCV decodes these layouts to wrong pixels without a word (separate planes, unlabelled channels, white is zero); Pillow reads int8 as uint8.
+    # OpenCV silently decodes these layouts to wrong pixels (separate planes, unlabelled channels, white is zero); Pillow reads int8 as uint8.
     plain = planar == 1 and ((photometric == 1 and samples == 1) or (photometric == 2 and samples in (3, 4)))
     if (bits > 8 and not plain and photometric != 5) or (bits <= 8 and sample_format != 1):
         raise UserError(

@@ -1,6 +1,5 @@
-"""The images that a command was pointed at: folders and files.
+"""Lists the image files of a command's arguments, which are files and folders.
 
-Usage:
     image_files(["new_images", "one_more.tif"])      # [Path, ...], by folder and name
 """
 
@@ -13,10 +12,10 @@ from flexseg.files.cases import discover_pairs
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The image files in `paths`, folders in the order of their stems; each stem once, because results are named after it.
+    """The image files in `paths`; a folder gives its images in the order of their stems. Stems are unique, because results are named after them.
 
     Raises:
-      UserError: for a path that does not exist, a folder without images, or two images of one stem.
+      UserError: a path does not exist, a folder has no images, or two images have one stem.
     """
     found: list[Path] = []
     for path in map(Path, paths):

@@ -1,16 +1,15 @@
-"""Pixels of image and mask files: PNG, JPEG, TIFF, BMP; 1, 3 or 4 channels; 8 and 16 bit, integer and float; palettes; EXIF turns.
+"""Decodes image and mask files: PNG, JPEG, TIFF, BMP; 1, 3 or 4 channels; 8 and 16 bits, integer and float; palettes; EXIF orientation.
 
     stored = stored_bytes("a.tif", channels=3, window=(0, 4095))     # 8-bit PNG or JPEG bytes for a TFRecord
     pixels = read_image("a.tif", channels=3, window=(0, 4095))       # the same pixels, uint8 [H, W, 3]
     mask = read_mask("a_mask.png")                                   # uint8 [H, W] values or [H, W, 3] colours
 
-Plain 8-bit PNG and JPEG images are stored as the bytes they are, after a full decode has shown that they are whole. Everything else is
-converted once, to 8-bit PNG: alpha is dropped (not composited), palettes become colours, EXIF turns are carried out, values beyond 8 bits are
-mapped from a window.
+8-bit PNG and JPEG files are stored unchanged, after a full decode has shown that they are complete. All others are converted to 8-bit PNG: alpha is
+dropped (not composited), palettes become RGB, the EXIF orientation is applied, values of more than 8 bits are mapped through a window.
 
-Up to 8 bits Pillow decodes (as `tf.io` does, to the bit), beyond them OpenCV does, since Pillow cuts 16-bit colour to its high byte.
-Not promised: that a damaged JPEG is noticed when its markers are sound (no decoder can tell), and the last unit of grey where a colour PNG is
-read with `channels=1` (`tf.io` rounds differently from Pillow there).
+Pillow decodes up to 8 bits (to the same pixels as `tf.io`), OpenCV more, because Pillow reduces 16-bit colour to its high byte.
+Not promised: a damaged JPEG with intact markers is not detected (no decoder can). With `channels=1`, a colour PNG may differ from `tf.io` by one
+grey level, because rounding differs.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ import io
 import os
 import struct
 import zlib
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -41,11 +40,11 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredImage:
-    """What a dataset stores of an image.
+    """The form in which a dataset stores an image.
 
     Attributes:
-      data: a PNG or JPEG file, 8 bits, grey or RGB, upright.
-      converted: whether `data` differs from the file's own bytes.
+      data: a PNG or JPEG file, 8 bits, grayscale or RGB, upright.
+      converted: whether `data` differs from the bytes of the source file.
       height, width: pixels.
     """
 
@@ -57,7 +56,7 @@ class StoredImage:
 
 class _Tiff(TiffImageFile):
     def load_prepare(self) -> None:
-        # Pillow compares with its global pixel limit here (its other formats do so in `Image.open` only); the header was compared with ours.
+        # Pillow would check its global pixel limit here (for other formats it does so in `Image.open`); the header was checked already.
         if self._im is None:
             self.im = Image.core.new(self.mode, self._tile_size)
         super().load_prepare()
@@ -72,12 +71,14 @@ def stored_bytes(
     """The bytes that a dataset stores for an image.
 
     Args:
-      channels: of the dataset. A plain file is stored as it is even when it has the other number (its decoder maps one to the other); a file that is
-        converted anyway loses its colours when `channels` is 1, and stays grey when it is grey.
-      window: (low, high), the values that become 0 and 255, linearly, rounded, clipped. Needed for images of more than 8 bits, ignored for others.
+      path: the image file.
+      channels: channels of the dataset. A file that needs no conversion keeps its number of channels (the decoder converts it). A file that is
+        converted becomes grayscale when `channels` is 1; a grayscale file stays grayscale.
+      window: (low, high), mapped linearly to 0 and 255, rounded and clipped. Required for images of more than 8 bits, ignored for others.
+      max_pixels: limit on the number of pixels, checked before decoding.
 
     Raises:
-      UserError: what `read_header` refuses, and a file that does not decode to its end or holds NaN or infinite values.
+      UserError: `read_header` refuses the file, it does not decode to its end, or it holds NaN or infinite values.
       ValueError: an image of more than 8 bits without a window.
     """
     data, header = _read(path, max_pixels)
@@ -95,17 +96,21 @@ def stored_bytes(
 
 
 def encoded_as(data: bytes, storage: Storage, *, channels: Literal[1, 3]) -> bytes:
-    """The image of a PNG or JPEG file in another form.
+    """Re-encodes a PNG or JPEG file.
 
-    `png`; `jpeg`, of quality 95 without subsampled colours, which loses detail; `raw`, a PNG that is not compressed; `as_is`, unchanged. An image of
-    three channels in a dataset of one becomes grey.
+    `png`; `jpeg`, quality 95 without chroma subsampling, lossy; `raw`, an uncompressed PNG; `as_is`, unchanged. With `channels=1`, RGB becomes
+    grayscale.
     """
     if storage == "as_is" or (storage == "png" and data.startswith(b"\x89PNG")):
         return data
     with _PLUGINS["PNG" if data.startswith(b"\x89PNG") else "JPEG"](io.BytesIO(data)) as image:
         pixels = image.convert("L" if channels == 1 or image.mode == "L" else "RGB")
     buffer = io.BytesIO()
-    options = {"png": {"format": "PNG"}, "jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0}, "raw": {"format": "PNG", "compress_level": 0}}
+    options: dict[str, dict[str, Any]] = {
+        "png": {"format": "PNG"},
+        "jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+        "raw": {"format": "PNG", "compress_level": 0},
+    }
     pixels.save(buffer, **options[storage])
     return buffer.getvalue()
 
@@ -117,25 +122,25 @@ def read_image(
     data = stored_bytes(path, channels=channels, window=window, max_pixels=max_pixels).data
     with _PLUGINS["PNG" if data.startswith(b"\x89PNG") else "JPEG"](io.BytesIO(data)) as image:
         mode = "L" if channels == 1 else "RGB"
-        image.draft(mode, None)  # grey of a JPEG is its own luminance channel, as in tf.io
+        image.draft(mode, None)  # grayscale of a JPEG is its luminance channel, as in tf.io
         pixels = np.array(image.convert(mode))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def read_pixels(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """An image's own values, [H, W] or [H, W, 3] (RGB), uint8 or beyond 8 bits the file's own type; upright, no alpha. Errors as `stored_bytes`."""
+    """The values of an image, [H, W] or [H, W, 3] (RGB), uint8 or the type of the file; upright, without alpha. Errors as `stored_bytes`."""
     data, header = _read(path, max_pixels)
     return _decode(data, header, path)
 
 
 def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A mask's values, uint8 [H, W], or colours, uint8 [H, W, 3] (RGB and palette files), turned as EXIF says.
+    """The values of a mask, uint8 [H, W], or its colours, uint8 [H, W, 3] (RGB and palette files), with the EXIF orientation applied.
 
-    Grey of 1, 2 or 4 bits is spread over 0..255 (1 bit: 0 and 255), as every viewer shows it. More than 8 bits are read when all values are whole and
-    within 0..255. Alpha is dropped.
+    Grayscale of 1, 2 or 4 bits is scaled to 0..255 (1 bit: 0 and 255), as in every viewer. Masks of more than 8 bits must hold integers in 0..255.
+    Alpha is dropped.
 
     Raises:
-      UserError: as `stored_bytes`, and for values that do not fit.
+      UserError: as `stored_bytes`, or values out of that range.
     """
     data, header = _read(path, max_pixels)
     pixels = _decode(data, header, path)
@@ -153,7 +158,7 @@ def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.nd
 
 
 def value_range(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> tuple[float, float]:
-    """Smallest and largest value of an image, alpha left out, before any window: what a caller computes a window from."""
+    """Minimum and maximum of an image, without alpha, before any window; used to compute a window."""
     pixels = read_pixels(path, max_pixels=max_pixels)
     return float(pixels.min()), float(pixels.max())
 
@@ -169,19 +174,19 @@ def _read(path: str | os.PathLike, max_pixels: int) -> tuple[bytes, Header]:
 
 
 def _decode(data: bytes, header: Header, path: str | os.PathLike) -> np.ndarray:
-    """[H, W] or [H, W, 3] (RGB), upright, without alpha; uint8, or the file's own type where `header.needs_window`."""
+    """[H, W] or [H, W, 3] (RGB), upright, without alpha; uint8, or the type of the file where `header.needs_window`."""
     try:
         if header.format == "PNG":
             _check_png(data)
         pixels = _decode_deep(data, header) if header.needs_window else _decode_bytes(data, header)
-        if header.format != "TIFF":  # both decoders turn a TIFF themselves, whatever their flags say, and nothing else when asked not to
+        if header.format != "TIFF":  # both decoders always apply the orientation of a TIFF, whatever the flags
             pixels = _turned(pixels, header.exif_turn)
         shape = (header.height, header.width) if header.channels == 1 else (header.height, header.width, 3)
         if pixels.shape != shape:
             raise ValueError(f"the header promises {shape}, the decoder gives {pixels.shape}")
     except MemoryError:
         raise
-    except Exception as error:  # damaged bytes may raise anything inside a decoder
+    except Exception as error:  # damaged bytes may raise anything in a decoder
         raise UserError(
             path,
             expected=f"a complete {header.format} image",
@@ -201,15 +206,15 @@ def _decode(data: bytes, header: Header, path: str | os.PathLike) -> np.ndarray:
 def _decode_bytes(data: bytes, header: Header) -> np.ndarray:
     with _PLUGINS[header.format](io.BytesIO(data)) as image:
         image.load()
-        image.info.pop("transparency", None)  # else Pillow warns, or makes of it the alpha that is dropped here
+        image.info.pop("transparency", None)  # else Pillow warns, or converts it to alpha
         return np.array(image.convert("L" if header.mode == "grey" else "RGB"))
 
 
 def _decode_deep(data: bytes, header: Header) -> np.ndarray:
     log = cv2.utils.logging
-    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # one refusal is enough; sound RGBA TIFFs make it warn too
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # the error is raised below; valid RGBA TIFFs cause warnings too
     try:
-        # Only IMREAD_UNCHANGED keeps the depth and leaves a PNG's EXIF turn alone.
+        # Only IMREAD_UNCHANGED keeps the bit depth and does not apply the EXIF orientation of a PNG.
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     finally:
         log.setLogLevel(level)
@@ -221,7 +226,7 @@ def _decode_deep(data: bytes, header: Header) -> np.ndarray:
 
 
 def _check_png(data: bytes) -> None:
-    """Every critical chunk's checksum, up to and with the last: Pillow accepts files that libpng, and so TensorFlow, refuses later."""
+    """Verifies the checksums of all critical chunks: Pillow accepts files that libpng, and therefore TensorFlow, refuses later."""
     position, view = 8, memoryview(data)
     while True:
         if position + 12 > len(data):
@@ -230,7 +235,7 @@ def _check_png(data: bytes) -> None:
         end = position + 8 + length
         if end + 4 > len(data):
             raise ValueError(f"it ends within a chunk {kind!r}")
-        critical = not kind[0] & 0x20  # written with a capital letter
+        critical = not kind[0] & 0x20  # its name begins with a capital letter
         if critical and zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", view, end)[0]:
             raise ValueError(f"wrong checksum in a chunk {kind!r}")
         if kind == b"IEND":
@@ -239,7 +244,7 @@ def _check_png(data: bytes) -> None:
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Carries out an EXIF orientation (CIPA DC-008, tag 274)."""
+    """Applies an EXIF orientation (CIPA DC-008, tag 274)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -252,7 +257,7 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _through_window(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     if high < low:
         raise ValueError(f"window: low <= high expected, got ({low}, {high})")
-    if pixels.dtype == np.uint16:  # through a table: no float copy of a large image
+    if pixels.dtype == np.uint16:  # a lookup table saves a float copy of the image
         return _through_window(np.arange(65536, dtype=np.int32), low, high)[pixels]
-    span = high - low or np.inf  # a window without width: everything is black
+    span = high - low or np.inf  # an empty window: all black
     return np.clip(np.rint((pixels.astype(np.float64) - low) * 255 / span), 0, 255).astype(np.uint8)

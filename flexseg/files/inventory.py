@@ -1,12 +1,11 @@
-"""Inventory: the checked contents of a source, taken before anything is written.
+"""Inventory: checks every file of a source before a dataset is built from it.
 
     inventory = take_inventory(Split().assign(discover("my_set").cases), label_map=None)
     inventory.label_map, inventory.channels, inventory.window, inventory.class_pixels["train"]
     inventory.fingerprint()                 # equal for equal files, groups, splits and label map
-    inventory.difference(manifest)          # what changed since the data set was built, in sentences
+    inventory.difference(manifest)          # changes since the dataset was built, in sentences
 
-Every image and mask is decoded once: what passes here can be built. Memory holds a few cases at a time and one small entry a case.
-It does not judge the labels: that a mask fits its image in more than size is for eyes.
+Every image and mask is decoded once. A few cases are in memory at a time. Labels are checked for values and size only, not for correctness.
 """
 
 import dataclasses
@@ -15,6 +14,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -28,19 +28,19 @@ from flexseg.files.label_map import IGNORE, LabelMap, count_colors, infer_label_
 from flexseg.files.manifest import Manifest
 from flexseg.files.split import leaked
 
-_MOST_FAILURES = 20  # files after which checking ends: by then it is one mistake, not twenty
-_MOST_COLORS = 1 << 16  # JPEG masks hold thousands each; no label map is inferred from so many anyway, so further ones are not counted
+_MOST_FAILURES = 20  # errors after which checking ends; so many have one cause
+_MOST_COLORS = 1 << 16  # limit on colours counted, for JPEG masks, from which no label map is inferred
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckedCase:
-    """A case whose files are sound.
+    """A case whose files passed all checks.
 
     Attributes:
-      case: the case, its `split` set; `group` never None.
+      case: the case, with its `split`; `group` is never None.
       height, width: pixels of image and mask, upright.
-      converted: whether the image is stored in another form than it came.
-      image_sha256, mask_sha256: of the files' bytes, hex.
+      converted: whether the image is converted when it is stored.
+      image_sha256, mask_sha256: of the files, hex.
     """
 
     case: Case
@@ -53,22 +53,22 @@ class CheckedCase:
 
 @dataclasses.dataclass(frozen=True)
 class Inventory:
-    """What a source holds.
+    """The checked cases of a source and their statistics.
 
     Attributes:
-      cases: {split: its CheckedCases, in the order given}.
-      label_map: the one given, or the one inferred from all masks.
-      channels: 3 if any image has colours, else 1.
-      window: smallest and largest value of the training images of more than 8 bits (of all such images where training has none); None without such.
-      class_pixels: {split: {class name: pixels}}, with `ignore` where there are pixels of no class.
-      empty_masks: {split: number of masks without a pixel of foreground}.
-      leaked: whether a group stands in two splits.
-      warnings: one sentence each, for the user to see.
+      cases: {split: CheckedCases, in the order given}.
+      label_map: the label map, given or inferred from all masks.
+      channels: 3 if any image is RGB, else 1.
+      window: minimum and maximum of the training images of more than 8 bits (of all such images if there are none in training), else None.
+      class_pixels: {split: {class name: pixels}}, with `ignore` where pixels are ignored.
+      empty_masks: {split: number of masks without foreground}.
+      leaked: whether a group is in two splits.
+      warnings: for the user, one sentence each.
     """
 
     cases: dict[str, list[CheckedCase]]
     label_map: LabelMap
-    channels: int
+    channels: Literal[1, 3]
     window: tuple[float, float] | None
     class_pixels: dict[str, dict[str, int]]
     empty_masks: dict[str, int]
@@ -77,16 +77,16 @@ class Inventory:
 
     @property
     def converted(self) -> int:
-        """Number of images that are stored in another form than they came."""
+        """Number of images that are converted when they are stored."""
         return sum(entry.converted for entries in self.cases.values() for entry in entries)
 
     def fingerprint(self) -> str:
-        """SHA-256, hex, of case ids, groups, splits, file contents and label map; not of paths, dates and order."""
+        """SHA-256, hex, of case ids, groups, splits, file contents and label map; independent of paths, dates and order."""
         content = [sorted(self._rows().items()), _canonical(self.label_map.to_json())]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def difference(self, built: Manifest) -> list[str]:
-        """Sentences on what this source has otherwise than the one of a built data set; empty when their fingerprints are equal."""
+        """Sentences on the differences from the source of a built dataset; empty when the fingerprints are equal."""
         if self.fingerprint() == built.fingerprint:
             return []
         new = self._rows()
@@ -106,7 +106,7 @@ class Inventory:
         sentences += [f"label_map.{name} was {then.get(name)}, is {now.get(name)}" for name in now if now[name] != then.get(name)]
         return sentences
 
-    def _rows(self) -> dict[str, tuple[str, str, str, str]]:
+    def _rows(self) -> dict[str, tuple[str | None, ...]]:
         return {
             entry.case.case_id: (name, entry.case.group, entry.image_sha256, entry.mask_sha256)
             for name, entries in self.cases.items()
@@ -116,7 +116,7 @@ class Inventory:
 
 @dataclasses.dataclass(frozen=True)
 class _Finding:
-    """One case, checked: `counts` are pixels by class id, or by colour or value where the label map is not known yet."""
+    """One checked case. `counts` are pixels by class id, or by colour or value if the label map is not known yet."""
 
     entry: CheckedCase
     header: Header
@@ -134,25 +134,27 @@ def take_inventory(
     """Checks every file of every case.
 
     Args:
-      assigned: {split: cases with masks}, as `Split.assign` gives it.
-      label_map: validates each mask; None: inferred from the values of all masks.
-      max_pixels: an image of more is refused before it is decoded.
-      progress: called as progress(done, all) after each case, in this thread.
+      assigned: {split: cases with masks}, as returned by `Split.assign`.
+      label_map: validates each mask; None: inferred from all masks.
+      max_pixels: larger images are refused before they are decoded.
+      progress: called as progress(done, all) after each case, in the calling thread.
 
     Raises:
-      UserError: the first file, in order, that is unreadable, off the label map, or of another size than its partner, and how many others there
-        are (checking ends at 20); or no label map can be inferred.
+      UserError: a file is unreadable, off the label map, or of another size than its pair (the first file in order, with the number of further
+        errors; checking ends after 20); or no label map can be inferred.
     """
+    splits = [name for name, part in assigned.items() for _ in part]
     cases = [
         dataclasses.replace(case, split=name, group=case.case_id if case.group is None else str(case.group))
         for name, part in assigned.items()
         for case in part
     ]
     entries: dict[str, list[CheckedCase]] = {name: [] for name in assigned}
-    channels, failures = 1, []
-    ranges: dict[bool, list[tuple[float, float]]] = defaultdict(list)  # by whether it is a training image
+    channels: Literal[1, 3] = 1
+    failures = []
+    ranges: dict[bool, list[tuple[float, float]]] = defaultdict(list)  # {is a training image: ranges}
     masks = _MaskCounts(assigned)
-    for done, finding in enumerate(_checked(cases, label_map, max_pixels), start=1):
+    for done, (split, finding) in enumerate(zip(splits, _checked(cases, label_map, max_pixels), strict=True), start=1):
         if progress is not None:
             progress(done, len(cases))
         if isinstance(finding, UserError):
@@ -160,12 +162,11 @@ def take_inventory(
             if len(failures) == _MOST_FAILURES:
                 break
             continue
-        case = finding.entry.case
-        entries[case.split].append(finding.entry)
+        entries[split].append(finding.entry)
         channels = max(channels, finding.header.channels)
         if finding.header.needs_window:
-            ranges[case.split == "train"].append(finding.range)
-        masks.add(case, finding.counts)
+            ranges[split == "train"].append(finding.range)
+        masks.add(split, finding)
     if failures:
         raise _first_of(failures, ended=done < len(cases))
     label_map, class_pixels, empty_masks = masks.classes(label_map)
@@ -184,7 +185,7 @@ def take_inventory(
 
 
 def _checked(cases: list[Case], label_map: LabelMap | None, max_pixels: int) -> Iterator[_Finding | UserError]:
-    """The finding or the refusal of each case, in order."""
+    """The finding or the error of each case, in order."""
 
     def check(case: Case) -> _Finding | UserError:
         try:
@@ -197,20 +198,20 @@ def _checked(cases: list[Case], label_map: LabelMap | None, max_pixels: int) -> 
 
 def _check(case: Case, label_map: LabelMap | None, max_pixels: int) -> _Finding:
     header = read_header(case.image, max_pixels=max_pixels)
-    mask_header = read_header(case.mask, max_pixels=max_pixels)
+    mask_header = read_header(case.mask_path, max_pixels=max_pixels)
     refuse_other_size(case, (header.height, header.width), (mask_header.height, mask_header.width))
-    values = value_range(case.image, max_pixels=max_pixels)  # decodes to the end: the image is sound
-    mask = read_mask(case.mask, max_pixels=max_pixels)
+    values = value_range(case.image, max_pixels=max_pixels)  # decodes the whole image
+    mask = read_mask(case.mask_path, max_pixels=max_pixels)
     if label_map is None:
         counts = count_colors(mask)
     else:
         counts = {int(i): int(n) for i, n in enumerate(np.bincount(label_map.encode(mask, case.mask).ravel())) if n}
-    entry = CheckedCase(case, header.height, header.width, header.needs_conversion, sha256(case.image), sha256(case.mask))
+    entry = CheckedCase(case, header.height, header.width, header.needs_conversion, sha256(case.image), sha256(case.mask_path))
     return _Finding(entry, header, values, counts)
 
 
 def _canonical(label_map: dict) -> dict:
-    """`LabelMap.to_json()`, one text for equal maps: grey values as colours."""
+    """`LabelMap.to_json()` with grey values as colours, so that equal maps have equal JSON."""
     content = json.loads(json.dumps(label_map))
     if "values" in content:
         content["rgb_map"] = [[[value] * 3, i] for value, i in content.pop("values")]
@@ -218,29 +219,29 @@ def _canonical(label_map: dict) -> dict:
 
 
 class _MaskCounts:
-    """Pixels by split and by class id, or by colour until the label map is known; and which of them occur together in a mask."""
+    """Pixels by split and class id (or colour, until the label map is known), and the sets of classes that occur in one mask."""
 
     def __init__(self, splits: Mapping[str, object]):
-        self._pixels = {name: Counter() for name in splits}
-        self._together = {name: Counter() for name in splits}  # {the keys of a mask: number of such masks}
-        self._richest: tuple[int, Path | None] = (0, None)
+        self._pixels: dict[str, Counter] = {name: Counter() for name in splits}
+        self._together: dict[str, Counter] = {name: Counter() for name in splits}  # {keys in a mask: number of such masks}
+        self._richest = (0, Path())
 
-    def add(self, case: Case, counts: Mapping) -> None:
-        pixels = self._pixels[case.split]
+    def add(self, split: str, finding: _Finding) -> None:
+        pixels, counts = self._pixels[split], finding.counts
         full = len(pixels) >= _MOST_COLORS
         pixels.update({key: n for key, n in counts.items() if key in pixels} if full else counts)
-        if len(counts) < IGNORE:  # with more there is no inferring, and these sets would grow
-            self._together[case.split][frozenset(counts)] += 1
-        self._richest = max(self._richest, (len(counts), case.mask), key=lambda item: item[0])
+        if len(counts) < IGNORE:  # with more, no label map is inferred; saves memory
+            self._together[split][frozenset(counts)] += 1
+        self._richest = max(self._richest, (len(counts), finding.entry.case.mask_path), key=lambda item: item[0])
 
     def classes(self, label_map: LabelMap | None) -> tuple[LabelMap, dict[str, dict[str, int]], dict[str, int]]:
-        """The label map, inferred if None; then pixels by class name, and empty masks, of each split."""
-        class_of = dict.fromkeys(set().union(*self._pixels.values()))
+        """(label map, inferred if None; pixels of each split by class name; empty masks of each split)."""
+        keys: set = set().union(*self._pixels.values())
         if label_map is None:
             label_map = self._inferred()
-            class_of = {key: int(label_map.encode(np.array([[key]], np.uint8), "masks")[0, 0]) for key in class_of}
+            class_of = {key: int(label_map.encode(np.array([[key]], np.uint8), "masks")[0, 0]) for key in keys}
         else:
-            class_of = {key: key for key in class_of}
+            class_of = {key: key for key in keys}
         names = {**dict(enumerate(label_map.class_names)), IGNORE: "ignore"}
         class_pixels, empty_masks = {}, {}
         for split, pixels in self._pixels.items():
@@ -263,7 +264,7 @@ class _MaskCounts:
 
 
 def _first_of(failures: list[UserError], *, ended: bool) -> UserError:
-    """The first refusal, with the number of the others."""
+    """The first error, with the number of the others."""
     first, *others = failures
     if not others:
         return first
@@ -273,7 +274,7 @@ def _first_of(failures: list[UserError], *, ended: bool) -> UserError:
 
 
 def _copies(entries: Mapping[str, list[CheckedCase]]) -> list[str]:
-    """A warning where one image stands in two splits under two groups: the only leak that can be seen without groups."""
+    """A warning where one image is in two splits under two groups, which the groups alone do not show."""
     first: dict[str, CheckedCase] = {}
     pairs = []
     for entry in (entry for part in entries.values() for entry in part):

@@ -1,13 +1,12 @@
-"""LabelMap: which colour, grey value or palette entry of a mask is which class.
+"""LabelMap: maps the colours or grey values of a mask to class ids.
 
     label_map = LabelMap(rgb_map={(0, 0, 0): 0, (255, 255, 255): 1})        # gin: label_map.rgb_map = {(0,0,0):0,(255,255,255):1,}
     ids = label_map.encode(mask, "masks/a.png")                             # uint8 [H, W], 255 = ignore
     colours = label_map.decode(ids)                                         # uint8 [H, W, 3]
-    label_map = infer_label_map(count_colors(mask))                         # without a binding: the plain cases only
+    label_map = infer_label_map(count_colors(mask))                         # without a binding, for simple masks
 
-Inside, a grey value v is the colour (v, v, v): grey masks work with `rgb_map`, RGB masks whose pixels are all grey work with `values`.
-A mask colour outside the map is refused with the binding that cures it, never guessed, unless `off_map` says how to snap it. Class names are
-only names: nothing is derived from them.
+A grey value v is the colour (v, v, v): `rgb_map` accepts grayscale masks, `values` accepts RGB masks with grey pixels only. A colour that is not in
+the map is an error that names the binding to add, unless `off_map` selects a class for it. Class names have no effect.
 """
 
 from collections.abc import Mapping
@@ -21,9 +20,9 @@ from flexseg.errors import UserError
 IGNORE = 255
 Color = tuple[int, int, int]
 _BLACK, _WHITE, _GREY = (0, 0, 0), (255, 255, 255), (128, 128, 128)
-_MOST_MERGED = 20  # distinct colours up to which a refusal offers to make classes of the new ones
-_MOST_LISTED = 32  # colours up to which a complete rgb_map is written out
-_RARE = 0.001  # a class has a larger share of its mask than this; interpolation and JPEG residue mostly has less
+_MOST_MERGED = 20  # colours up to which an error suggests new classes
+_MOST_LISTED = 32  # colours up to which an error prints a complete rgb_map
+_RARE = 0.001  # share of a mask below which a colour is probably due to interpolation or JPEG
 
 
 @gin.configurable("label_map")
@@ -31,19 +30,19 @@ class LabelMap:
     """The mapping mask colour -> class id.
 
     Args:
-      rgb_map: {(r, g, b): id}; several colours may share an id, the first of them is the one `decode` writes. Either this or `values`.
-      values: {grey value: id}.
-      class_names: one for each id; default background, foreground (two classes, background 0), else class_0, class_1, ...
-      background: the id that is background, None when there is none; "auto": 0 when its colour is black, else None.
-      ignore: colours (r, g, b) and grey values that become 255 and count nowhere.
-      off_map: what happens to other colours. "refuse": an error. "nearest": the nearest colour of map and `ignore` by squared distance, the first of
-        equals. "threshold" (two classes): the class of the brighter colour from `threshold` on, else the other.
+      rgb_map: {(r, g, b): class id}; several colours may share an id, `decode` writes the first of them. Exclusive with `values`.
+      values: {grey value: class id}.
+      class_names: one for each class; default background, foreground (two classes, background 0), else class_0, class_1, ...
+      background: class id of the background, None for no background; "auto": 0 when its colour is black, else None.
+      ignore: colours (r, g, b) and grey values that become 255, which losses and metrics ignore.
+      off_map: treatment of other colours. "refuse": an error. "nearest": the class of the nearest colour of map and `ignore` by squared distance, the
+        first of equals. "threshold" (two classes): the class of the brighter colour for luminance >= `threshold`, else the other class.
       threshold: luminance (ITU-R BT.601, 0..255).
 
     Attributes: num_classes, class_names, background, foreground_classes (ids), colors (one (r, g, b) for each id).
 
     Raises:
-      UserError: naming the binding that is wrong.
+      UserError: a binding is invalid; the error names it.
     """
 
     def __init__(
@@ -78,8 +77,8 @@ class LabelMap:
             raise UserError(
                 where, expected="class ids 0, 1, ... without a gap, for 2 to 255 classes", found=f"the ids {', '.join(map(repr, ids.values()))}"
             )
-        # Ordered by id, so that equal maps are written equally; within an id the first colour stays first.
-        self._ids = {color: int(ids[color]) for color in sorted(ids, key=ids.get)}
+        # Ordered by id, so that equal maps have equal JSON; the first colour of an id stays first.
+        self._ids = {color: int(ids[color]) for color in sorted(ids, key=ids.__getitem__)}
         self.num_classes = len(classes)
         self.colors = [next(color for color, i in self._ids.items() if i == k) for k in classes]
         self.background = (0 if self.colors[0] == _BLACK else None) if background == "auto" else background
@@ -112,16 +111,16 @@ class LabelMap:
         if not _is_int(threshold) or not 1 <= threshold <= 255:
             raise UserError("label_map.threshold", expected="a whole number from 1 to 255", found=repr(threshold))
         self.off_map, self.threshold, self._brighter = off_map, int(threshold), int(np.argmax(brightness))
-        # Packed colour -> id + 1; 0 is off the map. 32 MB of address space, but only the pages that masks touch become memory.
+        # Packed colour -> class id + 1; 0: not in the map. 32 MB of address space; only pages of used colours take memory.
         self._table = np.zeros(1 << 24, np.uint16)
         for color, i in [*self._ids.items(), *((color, IGNORE) for color in self.ignore)]:
             self._table[_pack(np.array(color))] = i + 1
 
     def encode(self, mask: np.ndarray, where: object) -> np.ndarray:
-        """Class ids, uint8 [H, W], of a mask of values, uint8 [H, W], or colours, uint8 [H, W, 3]; 255 where `ignore` says so.
+        """Class ids, uint8 [H, W], of a mask of values, uint8 [H, W], or colours, uint8 [H, W, 3]; 255 where ignored.
 
         Raises:
-          UserError: a colour off the map with `off_map="refuse"`: names `where`, colours, pixel counts and the bindings that cure it.
+          UserError: a colour is not in the map and `off_map` is "refuse"; the error names `where`, colours, pixel counts and bindings to add.
         """
         if mask.dtype != np.uint8 or mask.ndim not in (2, 3) or mask.ndim == 3 and mask.shape[2] != 3:
             raise ValueError(f"a mask is uint8 [H, W] or [H, W, 3], got {mask.dtype} {mask.shape}")
@@ -134,7 +133,7 @@ class LabelMap:
         return (codes - 1).astype(np.uint8)
 
     def _snapped(self, pixels: np.ndarray) -> np.ndarray:
-        """Ids of off-map pixels, uint8 [n] or [n, 3]."""
+        """Class ids of off-map pixels, uint8 [n] or [n, 3]."""
         colors = pixels if pixels.ndim == 2 else pixels[:, None].repeat(3, axis=1)
         if self.off_map == "threshold":
             return np.where(_luminance(colors) >= self.threshold, self._brighter, 1 - self._brighter).astype(np.uint16)
@@ -148,7 +147,7 @@ class LabelMap:
         return ids[inverse]
 
     def decode(self, ids: np.ndarray) -> np.ndarray:
-        """Colours, uint8 [H, W, 3], of class ids, [H, W]; 255 becomes the first `ignore` colour, mid-grey when there is none."""
+        """Colours, uint8 [H, W, 3], of class ids, [H, W]; 255 becomes the first `ignore` colour, or mid-grey."""
         palette = np.zeros((256, 3), np.uint8)
         palette[: self.num_classes], palette[IGNORE] = self.colors, self.ignore[0] if self.ignore else _GREY
         ids = np.asarray(ids)
@@ -157,7 +156,7 @@ class LabelMap:
         return palette[ids]
 
     def to_json(self) -> dict:
-        """Everything the map is made of, for `json.dump`; `from_json` gives an equal map."""
+        """All settings of the map, for `json.dump`; `from_json` returns an equal map."""
         pairs = [[color[0] if self._by_value else list(color), i] for color, i in self._ids.items()]
         return {
             "values" if self._by_value else "rgb_map": pairs,
@@ -170,10 +169,10 @@ class LabelMap:
 
     @classmethod
     def from_json(cls, saved: Mapping) -> "LabelMap":
-        """The map that `to_json` saved; a UserError for anything else."""
+        """The map that `to_json` wrote; a UserError for anything else."""
 
-        # Every argument is given, so that no gin binding of the moment can change what was saved.
-        def pairs(name):
+        # All arguments are given, so that no gin binding applies.
+        def pairs(name: str) -> dict | None:
             return {tuple(key) if isinstance(key, list) else key: i for key, i in saved[name]} if name in saved else None
 
         try:
@@ -193,17 +192,15 @@ class LabelMap:
         return list(self._ids.items()), self.class_names, self.background, set(self.ignore), self.off_map, self.threshold
 
     def __eq__(self, other: object) -> bool:
-        """Equal when they encode, decode and name alike; `values` and the same greys as `rgb_map` are equal."""
+        """Whether both encode, decode and name classes alike; `values` equals an `rgb_map` of the same grey values."""
         return isinstance(other, LabelMap) and self._key() == other._key()
-
-    __hash__ = None
 
     def __repr__(self) -> str:
         return f"LabelMap({', '.join(f'{key}={value!r}' for key, value in self.to_json().items())})"
 
     def _refusal(self, mask: np.ndarray, off: np.ndarray, where: object) -> UserError:
         counts = count_colors(mask[off][None])
-        ranked = sorted(counts, key=counts.get, reverse=True)
+        ranked = sorted(counts, key=counts.__getitem__, reverse=True)
         found = ", ".join(f"{_text(key)} ({counts[key]} pixels)" for key in ranked[:5])
         if len(ranked) > 5:
             found += f" and {len(ranked) - 5} others ({sum(counts[key] for key in ranked[5:])} pixels)"
@@ -212,7 +209,7 @@ class LabelMap:
         return UserError(where, expected=f"{expected} of the label map", found=found, cure=self._cure(counts, ranked, mask.shape[0] * mask.shape[1]))
 
     def _cure(self, counts: Mapping, ranked: list, pixels: int) -> str:
-        """The likelier cure first: many colours, and rare blends of two classes, look like resampling or JPEG, others like a missing class."""
+        """The more likely cure first: many colours, and rare blends of two classes, suggest resampling or JPEG, others a missing class."""
         snap = "add " + binding("off_map", "nearest")
         if len(self._ids) + len(ranked) > _MOST_MERGED:
             return f"{snap} (each such pixel becomes the class of the nearest colour)"
@@ -234,7 +231,7 @@ class LabelMap:
         return f"{merge} (if they are classes); or, if they come from resampling or JPEG, {snap}; {ignored}"
 
     def _is_blend(self, color: Color) -> bool:
-        """Within 24 of the straight line between two colours of the map: what interpolation and compression make of an edge."""
+        """Whether a colour is within 24 of the line between two colours of the map, as interpolation and compression produce at edges."""
         point, ends = np.array(color, float), np.array(list(self._ids), float)
         a, b = ends[:, None], ends[None]
         along = np.clip(((point - a) * (b - a)).sum(-1) / np.maximum(((b - a) ** 2).sum(-1), 1), 0, 1)[..., None]
@@ -250,13 +247,13 @@ def count_colors(mask: np.ndarray) -> dict[int | Color, int]:
 
 
 def infer_label_map(counts: Mapping[int | Color, int]) -> LabelMap:
-    """The map of masks for which nobody bound one, from the pixel counts of all of them (`count_colors`, added up).
+    """Infers a label map from the pixel counts of all masks (the sum of `count_colors`).
 
     Black and white (0 and 255, or 0 and 1): background and foreground. Grey values 0..K-1 without a gap (K up to 32): class ids.
-    The other settings of `label_map` (names, background, ...) still come from gin.
+    The other bindings of `label_map` (class_names, background, ...) apply.
 
     Raises:
-      UserError: anything else; its cure is the complete binding, most frequent colour first, black before all.
+      UserError: other masks; the cure is the complete binding, black first, then by frequency.
     """
     totals: dict[Color, int] = {}
     for key, n in counts.items():
@@ -281,7 +278,7 @@ def infer_label_map(counts: Mapping[int | Color, int]) -> LabelMap:
 def _inference_cure(totals: Mapping[Color, int], ranked: list[Color], values: list[int]) -> str:
     if len(ranked) == 1:
         return "give masks that show at least two classes, or bind label_map.rgb_map with all colours"
-    if len(values) >= 3 and values[-1] == IGNORE and values[:-1] == list(range(len(values) - 1)):  # the usual way to say "ignore"
+    if len(values) >= 3 and values[-1] == IGNORE and values[:-1] == list(range(len(values) - 1)):  # 255 commonly means "ignore"
         return f"add {_map_binding({(v, v, v): v for v in values[:-1]}, by_value=True)} {binding('ignore', (IGNORE,))}"
     if len(ranked) <= _MOST_LISTED:
         return f"add {_map_binding({color: k for k, color in enumerate(ranked)}, by_value=False)}"
@@ -297,7 +294,7 @@ def _inference_cure(totals: Mapping[Color, int], ranked: list[Color], values: li
 
 
 def binding(name: str, value: object) -> str:
-    """`--gin_param="label_map.name=value"`, to be pasted into a shell."""
+    """`--gin_param="label_map.name=value"`, quoted for a shell."""
     return _quoted(f"label_map.{name}={value!r}")
 
 
@@ -307,7 +304,7 @@ def _map_binding(ids: Mapping[Color, int], *, by_value: bool) -> str:
 
 
 def _quoted(text: str) -> str:
-    for special in '\\"$`':  # what bash reads inside double quotes; the backslash first
+    for special in '\\"$`':  # special in double quotes in bash; the backslash first
         text = text.replace(special, "\\" + special)
     return f'--gin_param="{text}"'
 
@@ -316,7 +313,8 @@ def _color(key: object, where: str) -> Color:
     color = tuple(key) if isinstance(key, tuple | list) else (key,) * 3
     if len(color) != 3 or not all(_is_int(v) and 0 <= v <= 255 for v in color):
         raise UserError(where, expected="colours (r,g,b) or grey values of whole numbers from 0 to 255", found=repr(key))
-    return tuple(map(int, color))
+    red, green, blue = map(int, color)
+    return red, green, blue
 
 
 def _is_int(value: object) -> bool:

@@ -1,12 +1,12 @@
-"""Manifest: what a built data set consists of, with shard and byte offset of every record, in one JSON file.
+"""Manifest: the description of a built dataset in one JSON file, with shard and byte offset of every record.
 
     manifest = Manifest(dataset="my_set", ..., splits={"train": SplitTable(files=("a.tfrecord",), case_id=["x"], ...)})
     manifest.save(directory / "manifest.json")
     table = Manifest.load(directory / "manifest.json").splits["train"]
     table.case_id[index], table.files[table.shard[index]], table.offset[index]     # index = a batch's "index"
 
-A record's index in the columns is what batches carry; names are looked up here, on the host. Reading needs no TensorFlow.
-The manifest trusts the shards: whether their payload is sound is found when it is read.
+Batches carry the record's index; the host looks up case ids here. Needs no TensorFlow. The payload of the shards is not checked here; errors in it
+are found when records are read.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import json
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
@@ -37,13 +37,13 @@ _FRAME = struct.Struct("<QI")  # TFRecord: payload length, its masked CRC; then 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitTable:
-    """The records of one split, one column a list, all N long; a record's index is its row.
+    """The records of a split: one list per column, each of length N; the index of a record is its row.
 
     Attributes:
-      files: names of the shards, relative to the data set's directory.
+      files: names of the shards, relative to the dataset's directory.
       case_id, group_id: as in the record.
       shard: index into `files`.
-      offset: byte at which the record's frame starts in the shard (what TFRecordDatasetV2 takes as byte offset).
+      offset: byte offset of the record's frame in the shard (as TFRecordDatasetV2 expects).
       length: bytes of the payload, without the 16 bytes of framing.
       height, width: pixels of the stored image.
       image_sha256, mask_sha256: of the source files; hex, empty where there is no source file.
@@ -60,7 +60,7 @@ class SplitTable:
     image_sha256: list[str]
     mask_sha256: list[str]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of equal length expected, found {lengths}")
@@ -73,18 +73,19 @@ class SplitTable:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A built data set.
+    """A built dataset.
 
     Attributes:
-      dataset: its name (the builder's config, e.g. `my_set`); `version`: of the builder, e.g. `1.0.0`.
+      dataset: its name (the builder's config, e.g. `my_set`).
+      version: of the builder, e.g. `1.0.0`.
       channels: 1 or 3, of the stored images.
-      window: the low and high value that became 0 and 255 in images of more than 8 bits; None where there was none.
-      converted: number of images that were not stored as they came.
-      leaked: whether a group stands in two splits; every report says so.
-      split: the settings of the division, by name (`seed`, `proportions`, …).
+      window: (low, high), mapped to 0 and 255 in images of more than 8 bits; None where there were none.
+      converted: number of images that were converted when they were stored.
+      leaked: whether a group is in two splits; every report says so.
+      split: the settings of the split, by name (`seed`, `proportions`, …).
       label_map: `LabelMap.to_json()`.
-      fingerprint: `Inventory.fingerprint()` of the source; empty for a generated data set.
-      class_pixels: {split: {class name: pixels}}, with `ignore` for pixels of no class.
+      fingerprint: `Inventory.fingerprint()` of the source; empty for a generated dataset.
+      class_pixels: {split: {class name: pixels}}, with `ignore` for ignored pixels.
       empty_masks: {split: number of masks without foreground}.
       splits: {split: SplitTable}.
       storage: the form of the images, see `images.encoded_as`.
@@ -92,7 +93,7 @@ class Manifest:
 
     dataset: str
     version: str
-    channels: int
+    channels: Literal[1, 3]
     window: tuple[float, float] | None
     converted: int
     leaked: bool
@@ -102,14 +103,14 @@ class Manifest:
     class_pixels: dict[str, dict[str, int]]
     empty_masks: dict[str, int]
     splits: dict[str, SplitTable]
-    storage: str = "as_is"  # what manifests say that were written before there was a choice
+    storage: str = "as_is"  # the default of manifests without this field
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.channels not in (1, 3) or not isinstance(self.leaked, bool):
             raise ValueError(f"1 or 3 channels and leaked true or false expected, found {self.channels!r} and {self.leaked!r}")
 
     def save(self, path: str | Path) -> None:
-        """Writes the JSON file; a reader sees the old one or the whole new one."""
+        """Writes the JSON file atomically."""
         content = {"schema": SCHEMA, **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)}}
         content["splits"] = {
             name: {"files": table.files, **{column: getattr(table, column) for column in _COLUMNS}} for name, table in self.splits.items()
@@ -155,12 +156,12 @@ def _table(name: str, columns: dict[str, list]) -> SplitTable:
 
 
 def tfrecord_offsets(path: str | Path) -> list[tuple[int, int]]:
-    """(byte at which the frame starts, bytes of payload) of every record of a TFRecord file.
+    """(byte offset of the frame, bytes of payload) of every record of a TFRecord file.
 
-    Only the frames' heads are read; the checksum of each length is verified, those of the payloads are not.
+    Reads frame headers only: the checksums of the lengths are verified, those of the payloads are not.
 
     Raises:
-      UserError: a file that ends inside a record, or a length whose checksum is wrong.
+      UserError: the file ends inside a record, or the checksum of a length is wrong.
     """
     records, size, at = [], os.path.getsize(path), 0
     with open(path, "rb") as file:
@@ -192,7 +193,7 @@ _CRC_TABLE = _crc_table()
 
 
 def _masked_crc(data: bytes) -> int:
-    """The CRC as TFRecord stores it: rotated right by 15 bits, plus 0xa282ead8 (tensorflow/core/lib/hash/crc32c.h)."""
+    """The CRC in TFRecord's form: rotated right by 15 bits, plus 0xa282ead8 (tensorflow/core/lib/hash/crc32c.h)."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8

@@ -1,12 +1,12 @@
-"""Split: which cases train, which choose the epoch, which are scored at the end; no group in two of them.
+"""Split: assigns cases to train, valid and test, with every group in one split.
 
     assigned = Split(proportions=(0.8, 0.2, 0)).assign(cases)     # {"train": [...], "valid": [...]}
     Split(train_groups=("1", "2"), valid_groups=("3",)).assign(cases)
-    Split(folds=5, fold=2).assign(cases)                           # the second fold is tested, the third validates, three train
-    Split(resplit=True).assign(cases)                              # pool the folder's own splits, cut again by group
+    Split(folds=5, fold=2).assign(cases)                           # the second fold is test, the third is valid, three train
+    Split(resplit=True).assign(cases)                              # pools the folder's splits and splits again by group
 
-A folder with its own `train/`, `valid/`, `test/` is taken as it stands, unless `resplit`. The cut depends on the seed, the group names and
-their sizes: not on the order of the cases, nor on the machine. It does not balance classes.
+A folder with `train/`, `valid/`, `test/` keeps its splits, unless `resplit`. The result depends on seed, group names and group sizes, not on the
+order of the cases or the machine. Classes are not balanced.
 """
 
 import dataclasses
@@ -26,18 +26,17 @@ from flexseg.files.groups import some
 @gin.configurable("split")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-    """How cases are shared out.
+    """The settings of a split.
 
     Attributes:
-      proportions: share of the cases wanted in train, valid, test; they sum to 1, a 0 means no such split.
-      train_groups, valid_groups, test_groups: explicit groups of each split, every group in one of them; numbers count as their digits.
-        Not together with proportions or seed.
-      folds: cut the groups into so many parts of about as many cases; as many as there are groups leaves one group out at a time, in their order.
-        0: no folds. Not together with proportions or lists.
-      fold: the part that is tested, from 1; the one after it (after the last, the first) validates, the others train.
-      seed: picks the cut among those that fit the proportions or the folds; any int.
-      resplit: pool the folder's own splits and cut them again.
-      allow_leak: accept a group in two of the folder's own splits; every report on the data set then says LEAKED.
+      proportions: shares of the cases in train, valid, test; they sum to 1, 0 means no such split.
+      train_groups, valid_groups, test_groups: groups of each split, each group once; numbers are read as text. Exclusive with proportions and seed.
+      folds: number of folds for cross-validation, with about equal numbers of cases; as many folds as groups is leave-one-group-out, in the order of
+        the groups. 0: no folds. Exclusive with proportions and lists.
+      fold: the fold that is test, from 1; the next one (after the last, the first) is valid, the others are train.
+      seed: selects among the splits that fit the proportions or the folds; any int.
+      resplit: pool the folder's splits and split again by group.
+      allow_leak: accept a group in two of the folder's splits; every report on the dataset then says LEAKED.
     """
 
     proportions: tuple[float, float, float] = (0.7, 0.15, 0.15)
@@ -50,7 +49,7 @@ class Split:
     resplit: bool = False
     allow_leak: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shares = self.proportions
         numbers = isinstance(shares, (tuple, list)) and all(isinstance(share, (int, float)) for share in shares)
         if not (numbers and len(shares) == 3 and min(shares) >= 0 < shares[0] and abs(sum(shares) - 1) < 1e-3):
@@ -75,10 +74,10 @@ class Split:
                 )
 
     def assign(self, cases: Iterable[Case]) -> dict[str, list[Case]]:
-        """{split: its cases, sorted by case_id, their `split` set}, in the order train, valid, test, without empty splits.
+        """{split: its cases, sorted by case_id, with `split` set}, in the order train, valid, test, without empty splits.
 
         Raises:
-          UserError: a group in two of the folder's splits, unknown or forgotten groups in the lists, fewer groups than splits.
+          UserError: a group in two of the folder's splits, unknown or missing groups in the lists, fewer groups than splits.
         """
         cases = sorted(cases, key=lambda case: case.case_id)
         own = any(case.split is not None for case in cases) and not self.resplit
@@ -122,7 +121,7 @@ class Split:
         return assigned
 
     def _listed(self, lists: Mapping[str, Iterable[str | int]], sizes: Counter) -> dict[str, str]:
-        """{group: split} by the explicit lists."""
+        """{group: split} by the lists."""
         of_group: dict[str, str] = {}
         for name, groups in lists.items():
             for group in map(str, groups):
@@ -153,9 +152,9 @@ class Split:
         return of_group
 
     def _cut(self, sizes: Counter) -> dict[str, str]:
-        """{group: split}: one group after the other goes where most cases are still missing, so rounding is by the largest remainder.
+        """{group: split} by proportions: each group goes to the split that lacks most cases, which rounds by largest remainder.
 
-        The order is the seed's, but a group of more than half the largest split comes first: later it would fit nowhere.
+        Groups come in the seed's order, but first those of more than half the largest split, which would not fit later.
         """
         total = sum(sizes.values())
         missing = {name: share * total for name, share in zip(SPLITS, self.proportions, strict=True) if share > 0}
@@ -171,14 +170,14 @@ class Split:
         of_group, empty = {}, dict.fromkeys(missing)
         for index, group in enumerate(order):
             last_chance = len(order) - index <= len(empty)
-            name = max(empty if last_chance else missing, key=missing.__getitem__)  # the first of equals: train before valid before test
+            name = max(empty if last_chance else missing, key=missing.__getitem__)  # ties: train before valid before test
             missing[name] -= sizes[group]
             empty.pop(name, None)
             of_group[group] = name
         return of_group
 
     def _folded(self, sizes: Counter) -> dict[str, str]:
-        """{group: split} by folds: the largest group first, each into the fold with the fewest cases so far."""
+        """{group: split} by folds: the largest group first, each into the fold with the fewest cases."""
         if len(sizes) < self.folds:
             raise UserError(
                 "split.folds",
@@ -201,12 +200,12 @@ class Split:
 
 
 def leaked(assigned: Mapping[str, Iterable[Case]]) -> bool:
-    """Whether a group stands in two splits: what is measured on such a data set is not how well unseen cases are segmented."""
+    """Whether a group is in two splits, so that scores are not those of unseen cases."""
     return bool(_straddling(assigned))
 
 
 def _natural(group: str) -> tuple:
-    """Numbers in a name count as numbers: 2 before 10."""
+    """Sort key in which numbers count as numbers: 2 before 10."""
     return tuple((not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", group) if part)
 
 
@@ -215,7 +214,7 @@ def _group(case: Case) -> str:
 
 
 def _straddling(assigned: Mapping[str, Iterable[Case]]) -> dict[str, list[Case]]:
-    """{group in two splits or more: one case of it from each}."""
+    """{group in two or more splits: one case of each split}."""
     first: dict[str, dict[str, Case]] = defaultdict(dict)
     for name, cases in assigned.items():
         for case in cases:
@@ -239,7 +238,7 @@ def _refuse_leak(assigned: Mapping[str, Iterable[Case]]) -> None:
 
 
 def _example(sizes: Counter) -> str:
-    """Bindings that work for one or two groups."""
+    """Example bindings for one or two groups."""
     if len(sizes) == 1:
         return '--gin_param="split.proportions=(1,0,0)" trains on all and scores nothing.'
     first, second = sorted(sizes)

@@ -1,11 +1,11 @@
-"""Volumes as slices: a folder of volumes, or of masks that are arrays, becomes a folder of pictures that everything else can read.
+"""Converts a folder of volumes, or of array masks, to a folder of 2-D slices as PNG.
 
     slice_folder(source, target, Volumes(axis=0, window=(-160, 240)), max_pixels=150_000_000)
     # target/images/case_01_0012.png, target/masks/case_01_0012.png, target/groups.csv
 
-NIfTI and MetaImage volumes are turned to LPS first, and image and mask must lie at one place of the patient. Every slice is a case; its volume, or
-the volume's patient where groups are known, is its group. Values are mapped to 8 bits once, through one window for a volume or one for every slice.
-A pair of two axes is one case, called as it was.
+NIfTI and MetaImage volumes are reoriented to LPS; image and mask must have the same position. Every slice is a case. Its group is the volume, or the
+group of the volume where groups are known. Values are mapped to 8 bits through one window for a volume or one for each slice. A 2-D array is one case
+and keeps its name.
 """
 
 import csv
@@ -13,7 +13,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import cv2
 import gin
@@ -21,7 +21,7 @@ import numpy as np
 
 from flexseg.errors import UserError
 from flexseg.files.arrays import Volume, apart, array_ending, read_array
-from flexseg.files.cases import Case, discover
+from flexseg.files.cases import Case, Patterns, discover
 from flexseg.files.images import read_mask, read_pixels
 
 COLUMNS = ("image", "group", "volume", "slice")
@@ -33,15 +33,15 @@ class Volumes:
     """How volumes become slices: the bindings `volumes.*`.
 
     Attributes:
-      axis: along which slices are taken, of [z, y, x]: 0 are axial slices.
-      orientation: "LPS": volumes whose format says where their voxels lie are turned alike, and an image and its mask that lie more than a tenth of a
-        voxel apart are refused; "stored": axes in the file's order, headers not compared.
-      rotation: of every slice, counter-clockwise in degrees: 0, 90, 180 or 270.
-      window: (low, high), the values that become 0 and 255; None: from the data.
-      percentiles: of the values, where there is no window.
-      window_of: whether the percentiles are those of the whole "volume" or of each "slice".
-      keep_empty: whether slices whose mask is 0 everywhere are kept.
-      key: of the array in .npz and .h5 files that hold several; default `mask` or `image`.
+      axis: axis of [z, y, x] that is sliced; 0 gives axial slices.
+      orientation: "LPS": volumes with an affine are reoriented, and a mask more than a tenth of a voxel away from its image is an error; "stored":
+        axes in the file's order, headers are not compared.
+      rotation: rotation of every slice, counter-clockwise in degrees: 0, 90, 180 or 270.
+      window: (low, high), mapped to 0 and 255; None: computed from the percentiles.
+      percentiles: (low, high) percentiles of the values, used where there is no window.
+      window_of: compute percentiles of the whole "volume" or of each "slice".
+      keep_empty: keep slices whose mask is 0 everywhere.
+      key: name of the array in .npz and .h5 files; default `mask`, `image`, or the only array.
     """
 
     axis: Literal[0, 1, 2] = 0
@@ -53,7 +53,7 @@ class Volumes:
     keep_empty: bool = True
     key: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.window is not None and not (len(self.window) == 2 and self.window[0] < self.window[1]):
             raise UserError("volumes.window", expected="(low, high)", found=repr(self.window))
         low, high = self.percentiles
@@ -62,24 +62,24 @@ class Volumes:
 
 
 def holds_arrays(source: Path) -> bool:
-    """Whether an images/ or masks/ folder of a source holds files of arrays."""
+    """Whether an images/ or masks/ folder of a source holds array files."""
     folders = [folder for kind in ("images", "masks") for folder in (source / kind, *source.glob(f"*/{kind}")) if folder.is_dir()]
     return any(array_ending(path) for folder in folders for path in folder.iterdir())
 
 
 def pictures_of(
     source: Path,
-    patterns: dict[str, str],
+    patterns: Patterns,
     *,
     keep: list[object],
     warn: Callable[[str], None],
     progress: Callable[[int, int], None] | None,
     max_pixels: int,
-) -> tuple[Path, dict[str, str]]:
-    """A source with nothing but pictures in it: itself, or the slices of its volumes, there as long as `keep` holds what is put into it.
+) -> tuple[Path, Patterns]:
+    """Returns `source`, or, where it holds array files, a temporary folder of its slices, which exists as long as `keep`.
 
     Returns:
-      (folder, patterns that `discover` still needs: none where files were named and grouped anew).
+      (folder, patterns that `discover` still needs: none for slices).
 
     Raises:
       UserError: see slice_folder.
@@ -94,23 +94,29 @@ def pictures_of(
 
 
 def slice_folder(
-    source: Path, target: Path, settings: Volumes, *, progress: Callable[[int, int], None] | None = None, max_pixels: int, **patterns: str
+    source: Path,
+    target: Path,
+    settings: Volumes,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    max_pixels: int,
+    **patterns: Unpack[Patterns],
 ) -> list[str]:
-    """Writes the slices of all volumes below `source`, in the same layout, with groups.csv.
+    """Writes the slices of all volumes of `source`, in the same layout, with groups.csv.
 
     Args:
-      source: as `discover` takes it.
-      target: a folder that is made.
-      settings: how.
+      source: a source folder, see `discover`.
+      target: a folder, which is made.
+      settings: how volumes become slices.
       progress: called with (volumes done, all).
-      max_pixels: of a picture, before it is decoded.
+      max_pixels: limit on the pixels of an image, checked before decoding.
       **patterns: `image_pattern`, `mask_pattern`, `group_pattern`, `group_column` of `discover`.
 
     Returns:
       Warnings, one sentence each.
 
     Raises:
-      UserError: for files that do not pair, cannot be read, or whose image and mask have other shapes or lie elsewhere.
+      UserError: files do not pair or cannot be read, or image and mask differ in shape or position.
     """
     found = discover(source, arrays=True, **patterns)
     rows, dropped = [], 0
@@ -153,10 +159,10 @@ def slice_folder(
 
 
 def _pair(case: Case, settings: Volumes, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask, [slices, height, width] each, with [3] behind for colours; the mask uint8 unless it is a picture."""
+    """Image and mask, each [slices, height, width] or [slices, height, width, 3]; the mask is uint8."""
     image, mask = (
         read_array(path, key=settings.key, as_stored=settings.orientation == "stored") if array_ending(path) else read(path, max_pixels=max_pixels)
-        for path, read in ((case.image, read_pixels), (case.mask, read_mask))
+        for path, read in ((case.image, read_pixels), (case.mask_path, read_mask))
     )
     if isinstance(image, Volume) and isinstance(mask, Volume) and image.values.shape == mask.values.shape and image.affine is not None:
         distance, voxel = apart(image, mask), float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
@@ -164,7 +170,7 @@ def _pair(case: Case, settings: Volumes, max_pixels: int) -> tuple[np.ndarray, n
             cure = "resample it to the image's grid; or, where the voxels do belong together, --gin_param=\"volumes.orientation='stored'\""
             raise UserError(case.mask, expected=f"the place of {case.image.name}", found=f"headers that lie {distance:.3g} mm apart", cure=cure)
     images, masks = (_stack(found, settings.axis) if isinstance(found, Volume) else found[None] for found in (image, mask))
-    return images, _whole_numbers(masks, case.mask)
+    return images, _whole_numbers(masks, case.mask_path)
 
 
 def _stack(volume: Volume, axis: int) -> np.ndarray:
@@ -179,7 +185,7 @@ def _whole_numbers(stack: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _windowed(stack: np.ndarray, settings: Volumes) -> np.ndarray:
-    """uint8, through the window."""
+    """Maps values to uint8 through the window."""
     if stack.dtype == np.uint8 and settings.window is None and settings.percentiles == (0.0, 100.0):
         return stack
     parts = stack if settings.window_of == "slice" and settings.window is None else stack[None]

@@ -1,1 +1,1 @@
-"""From a trained model to masks."""
+"""Inference: predicts masks with a trained model."""

@@ -1,8 +1,8 @@
-"""From image files to mask files.
+"""Predicts masks of image files.
 
     predict_files(predictor, paths, folder, manifest=manifest, label_map=label_map, max_pixels=150_000_000)
 
-A file goes through the same conversion, decode, resize and forward pass as a case of the dataset.
+Conversion, decoding, resizing and forward pass are those of a case of the dataset.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from flexseg.inference.predictor import Predictor
 
 
 def load_image(path: Path, *, manifest: Manifest, max_pixels: int) -> np.ndarray:
-    """uint8 [h, w, C] of an image file, as a case of the dataset would be stored and decoded.
+    """Reads an image file as uint8 [h, w, C], converted as `flexseg build` converts a case of the dataset.
 
     Raises:
-      UserError: when it cannot be read, is too large, or has more than 8 bits and the dataset recorded no window for these.
+      UserError: the file cannot be read, is too large, or has more than 8 bits although the dataset recorded no window.
     """
     _check_depth(path, read_header(path, max_pixels=max_pixels), manifest)
     stored = stored_bytes(path, channels=manifest.channels, window=manifest.window, max_pixels=max_pixels)
@@ -46,7 +46,7 @@ def _check_depth(path: Path, header: Header, manifest: Manifest) -> None:
 
 
 def encode_mask(ids: np.ndarray, label_map: LabelMap) -> bytes:
-    """PNG of class ids uint8 [h, w] in the LabelMap's colours; one channel where all of them are grey."""
+    """Encodes class ids uint8 [h, w] as a PNG in the colours of the LabelMap; one channel if all colours are grey."""
     colors = label_map.decode(ids)
     grey = all(r == g == b for r, g, b in label_map.colors)
     return cv2.imencode(".png", colors[..., 0] if grey else colors[..., ::-1])[1].tobytes()
@@ -55,10 +55,10 @@ def encode_mask(ids: np.ndarray, label_map: LabelMap) -> bytes:
 def predict_files(
     predictor: Predictor, paths: Sequence[Path], folder: Path, *, manifest: Manifest, label_map: LabelMap, max_pixels: int
 ) -> list[Path]:
-    """Predicts each image and writes `<stem>.png` to `folder`; returns the files written, in order.
+    """Predicts images and writes `<stem>.png` to `folder`; returns the written files in order.
 
     Raises:
-      UserError: before anything is written, for an image whose header says that it cannot be read or predicted.
+      UserError: an image cannot be read or predicted; all headers are checked before the first file is written.
     """
     for path in paths:
         header = read_header(path, max_pixels=max_pixels)
@@ -78,6 +78,6 @@ def predict_files(
                     bar.update()
     finally:
         if fresh and not written:
-            with contextlib.suppress(OSError):  # somebody else's files are in it
+            with contextlib.suppress(OSError):  # the folder has other files
                 folder.rmdir()
     return written

@@ -1,10 +1,10 @@
-"""Predictor: class ids at an image's own size, for evaluation, epoch pictures and `flexseg predict` alike.
+"""Predictor: forward pass and inverse resize, for evaluation, epoch pictures and `flexseg predict`.
 
     predictor = Predictor(replicas, model, network, inputs=inputs, size=(512, 512), xla=False)
     ids = predictor.predict([image])[0]                       # uint8 [h, w, C] -> uint8 [h, w]
-    values, cases = predictor.step(batch)                     # of an evaluation batch
+    values, cases = predictor.step(batch)                     # a batch of `evaluation_batches`
 
-One forward pass, one way back to the own size: the same case gives the same mask from every command.
+Every command uses it, so a case has the same mask everywhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,29 +23,29 @@ from flexseg.objectives.supervision import main_output
 
 
 def probabilities(logits: tf.Tensor) -> tf.Tensor:
-    """float32 [..., K] of logits [..., K]: softmax, or the sigmoid of a single channel."""
+    """Logits [..., K] -> probabilities float32 [..., K]: softmax, or sigmoid for K = 1."""
     logits = tf.cast(logits, tf.float32)
     return tf.sigmoid(logits) if logits.shape[-1] == 1 else tf.nn.softmax(logits)
 
 
 def class_ids(scores: tf.Tensor) -> np.ndarray:
-    """uint8 [h, w] of probabilities [h, w, K]: the most probable class, or class 1 above one half for K = 1."""
+    """Probabilities [h, w, K] -> class ids uint8 [h, w]: argmax, or a threshold of 0.5 for K = 1."""
     if scores.shape[-1] == 1:
         return (scores[..., 0] > 0.5).numpy().astype(np.uint8)
     return tf.argmax(scores, axis=-1).numpy().astype(np.uint8)
 
 
 class Predictor:
-    """Forward passes of one model over all replicas.
+    """Inference with one model over all replicas.
 
     Args:
       replicas: the devices.
-      model: whose weights are used.
-      network: the same architecture at the evaluation input's size (often `model` itself); only its graph is used.
-      inputs: how an image becomes an input.
+      model: gives the weights.
+      network: the same architecture with the evaluation input size, often `model` itself; only its graph is used.
+      inputs: settings of the preprocessing.
       size: (height, width) of the evaluation input.
-      xla: compile the forward pass.
-      step_metrics: what `evaluate` sums up beside the masks; None for a predictor that has no truth.
+      xla: compile the forward pass with XLA.
+      step_metrics: loss and metrics to compute in `step`; None without ground truth.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Predictor:
         self._network, self._step_metrics = network, step_metrics
         self._step = EvaluationStep(replicas, model, self._forward, xla=xla)
 
-    def _forward(self, weights, state, batch):
+    def _forward(self, weights: list[tf.Tensor], state: list[tf.Tensor], batch: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         outputs, _ = self._network.stateless_call(weights, state, tf.cast(batch["image"], self._network.inputs[0].dtype), training=False)
         output = {name: batch[name] for name in ("index", "weight")} | {"probabilities": probabilities(main_output(outputs))}
         if self._step_metrics is None:
@@ -75,8 +75,15 @@ class Predictor:
         )
         return values, output
 
-    def step(self, batch):
-        """(values of the global batch float [n], [(index, probabilities float32 [H, W, K]) of every example that counts])."""
+    def step(self, batch: dict) -> tuple[tf.Tensor, list[tuple[int, tf.Tensor]]]:
+        """Runs the forward pass on a distributed batch.
+
+        Returns:
+          (values float [n] of `StepMetrics` over the global batch, [(record index, probabilities float32 [H, W, K])] without padding examples).
+
+        Raises:
+          UserError: out of memory.
+        """
         try:
             values, outputs = self._step(batch)
         except tf.errors.ResourceExhaustedError as error:
@@ -95,14 +102,14 @@ class Predictor:
         return values, cases
 
     def ids(self, scores: tf.Tensor, own_size: tuple[int, int]) -> np.ndarray:
-        """uint8 [h, w] at the case's own size from probabilities [H, W, K] of the network's input."""
+        """Resizes probabilities [H, W, K] back to the case's own size and returns class ids uint8 [h, w]."""
         with tf.device("CPU:0"):
             return class_ids(to_own_size(scores, own_size=own_size, fit=self.inputs.evaluation_fit))
 
     def predict(self, images: Sequence[np.ndarray], *, between_batches: Callable[[], None] = lambda: None) -> list[np.ndarray]:
-        """Class ids uint8 [h, w] of images uint8 [h, w, C] of any sizes, as many at a time as there are replicas.
+        """Predicts images uint8 [h, w, C] of any sizes, one per replica at a time; returns class ids uint8 [h, w].
 
-        None may be larger than a padded input (`check_size`). What `between_batches` raises ends it.
+        Padded inputs limit the size of an image (`check_size`). `between_batches` is called before each batch and may raise.
         """
         found = [np.zeros(image.shape[:2], np.int32) for image in images]
         for start in range(0, len(images), self.replicas.count):
@@ -116,10 +123,10 @@ class Predictor:
             for index, scores in self.step(self.replicas.shard(batch))[1]:
                 if start + index < len(images):
                     found[start + index] += self.ids(scores, images[start + index].shape[:2])
-        return [self.replicas.sum_over_workers(ids).astype(np.uint8) for ids in found]  # each worker predicted some of them
+        return [self.replicas.sum_over_workers(ids).astype(np.uint8) for ids in found]  # each worker has predicted some
 
     def check_size(self, size: tuple[int, int], *, where: object) -> None:
-        """Refuses an image of `size` = (height, width) that is larger than a padded input, with a UserError naming `where`."""
+        """Raises a UserError, naming `where`, if an image of `size` = (height, width) is larger than the padded input."""
         if self.inputs.evaluation_fit == "pad" and (size[0] > self.size[0] or size[1] > self.size[1]):
             raise UserError(
                 where,

@@ -1,1 +1,1 @@
-"""`flexseg import_config`: a configuration of the reference system becomes gin files. No TensorFlow."""
+"""`flexseg import_config`: converts a configuration of the reference system to gin files. Needs no TensorFlow."""

@@ -1,11 +1,11 @@
-"""What the reference system's [augmentor] and the sections of its operations become: variants of `flexseg derive`, and augmentation in training.
+"""Converts the reference system's [augmentor] and the sections of its operations to variants of `flexseg derive` and to augmentation in training.
 
-The reference has one generator for both. A list of values there is a variant each for `derive` and a range for the training, which draws from it anew
-for every image; so is a single value where the operation has a neutral one. Without `model.generator` only `derive` gets bindings.
+The reference has one generator for both. A list of values gives one variant each for `derive`, and a range for training, which samples from it for
+every image. A single value gives a range from the neutral value, if the operation has one. Without `model.generator` only `derive` gets bindings.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from flexseg.migration.reference_reader import Bindings, Reader, Rule
@@ -14,7 +14,7 @@ _MIDDLE_GREY = 128
 
 
 def _augment(reader: Reader, key: str, operation: str, share: float, ranges: Bindings) -> None:
-    """Binds an operation of the training: how often, and within what, where it happens at all."""
+    """Binds probability and ranges of an augmentation in training."""
     if not reader.get("model.generator"):
         return
     reader.bind(key, "train", f"augment.{operation}_probability", share)
@@ -22,7 +22,7 @@ def _augment(reader: Reader, key: str, operation: str, share: float, ranges: Bin
         reader.bind(key, "train", f"augment.{name}", value)
 
 
-def _span(values) -> tuple[float, float]:
+def _span(values: Collection[float]) -> tuple[float, float]:
     return float(min(values)), float(max(values))
 
 
@@ -42,7 +42,7 @@ def _rotation(reader: Reader, key: str, value: Any) -> None:
 
 
 def _factors(operation: str, name: str, setting: str, span: Callable[[tuple], tuple]) -> Rule:
-    """A list of factors."""
+    """Rule of a list of factors."""
 
     def rule(reader: Reader, key: str, value: Any) -> None:
         factors = tuple(value) if isinstance(value, (list, tuple)) else (value,)
@@ -58,11 +58,11 @@ def _elastic(reader: Reader, key: str, value: Any) -> None:
         _augment(reader, key, "elastic", 0.0, {})
         return
     sigmas = tuple(reader.get("deformation.sigmoids") or [reader.get("deformation.sigmoid", 8)])
-    alpha = round(reader.get("deformation.alpha", 1300) / 13, 2)  # its filter ran over the three channels too: see Derive.elastic_alpha
+    alpha = round(reader.get("deformation.alpha", 1300) / 13, 2)  # the filter also ran over the three channels, see Derive.elastic_alpha
     reader.bind(key, "derive", "derive.elastic_sigmas", sigmas)
     reader.bind(key, "derive", "derive.elastic_alpha", alpha)
-    # Uniform noise from -1 to 1 through a Gaussian of sigma: standard deviation alpha / (sqrt(3) 2 sigma sqrt(pi)), and half its correlation is gone
-    # after 1.67 sigma, as it is in a field that is interpolated between independent nodes after half of their spacing.
+    # Uniform noise from -1 to 1, filtered by a Gaussian of sigma, has the standard deviation alpha / (sqrt(3) 2 sigma sqrt(pi)). Its correlation halves
+    # after 1.67 sigma; that of a field interpolated between independent nodes halves after half of their spacing.
     amplitudes = [round(alpha / (2 * math.sqrt(3 * math.pi) * sigma), 2) for sigma in sigmas]
     spacing = max(round(3.3 * max(sigmas)), math.ceil(8 * max(amplitudes)), 8)
     _augment(reader, key, "elastic", 0.5, {"elastic_amplitude": _span(amplitudes), "elastic_spacing": spacing})
@@ -91,7 +91,7 @@ def _bulge(kind: str, section: str) -> Rule:
 
 
 def _of_all_bulges(reader: Reader) -> Bindings:
-    """In training barrel and pincushion draw from one range, which holds what both sections say."""
+    """Barrel and pincushion share one range in training, which covers both sections."""
     sections = [section for section in ("barrdistortion", "pincdistortion") if reader.get(f"augmentor.{section}")]
     if not sections:
         return {}
@@ -111,7 +111,7 @@ def _sharpening(reader: Reader, key: str, value: Any) -> None:
 def _brightening(reader: Reader, key: str, value: Any) -> None:
     factor, levels = float(reader.get("brightening.alpha", 1.2)), float(reader.get("brightening.beta", 10))
     reader.bind(key, "derive", "derive.brightenings", ((factor, levels),) if value else ())
-    # factor v + levels is a stretch about the middle grey, and a shift of what that grey becomes.
+    # factor · v + levels is a change of contrast about mid-grey plus a shift of mid-grey.
     shift = round(levels + (factor - 1) * _MIDDLE_GREY, 2)
     _augment(reader, key, "brightness", 0.5 if value else 0.0, {"brightness_levels": _span((0, shift))})
     _augment(reader, key, "contrast", 0.5 if value else 0.0, {"contrast_factor": _span((1, factor))})

@@ -1,12 +1,12 @@
-"""The reference system's `train_eval_infer.config`, read into gin bindings.
+"""Converts the reference system's `train_eval_infer.config` to gin bindings.
 
     imported = import_config("train_eval_infer.config")
     imported.bindings["train"]        # {"train.epochs": 100, ...}; also "build" and "derive"
-    for row in imported.rows:         # one for every key of the file: what became of it
+    for row in imported.rows:         # one for every key of the file
         print(row.key, row.became)
 
-Values are Python literals there and are read as such, never evaluated. What the reference ignored, misspelt or read from the wrong section is taken
-as it was meant, and the row says so. What flexseg does otherwise (`train.model_dir`: a run has one directory) is dropped with the reason.
+Values are parsed as Python literals and never evaluated. Keys that the reference ignored, misspelt or read from the wrong section take their intended
+meaning, and the row says so. Keys without equivalent in flexseg (`train.model_dir`: a run has one directory) are dropped with the reason.
 """
 
 import ast
@@ -27,12 +27,12 @@ _FOLDERS = {"train": "train.image_datapath", "valid": "eval.image_datapath", "te
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What became of one key.
+    """The result for one key.
 
     Attributes:
-      key: `section.key` as the file has it.
-      value: as the file has it.
-      became: the bindings it became, or why it became none.
+      key: `section.key` as in the file.
+      value: as in the file.
+      became: its bindings, or the reason why it has none.
     """
 
     key: str
@@ -42,12 +42,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """A configuration, read.
+    """A converted configuration.
 
     Attributes:
       bindings: by command ("train", "build", "derive"), {gin name: value}; a value that starts with "@" is a reference.
       rows: one for every key of the file, in its order.
-      images: folders that the file names: {"train": "./dataset/TNBC/train/images/", "infer": …}.
+      images: image folders of the file: {"train": "./dataset/TNBC/train/images/", "infer": …}.
     """
 
     bindings: dict[str, Bindings]
@@ -56,10 +56,10 @@ class Imported:
 
 
 def import_config(path: str | Path) -> Imported:
-    """Reads a file.
+    """Converts a file.
 
     Raises:
-      UserError: for a file that is no such configuration, a model that flexseg does not have, or a value that no literal can be read from.
+      UserError: the file is no such configuration, flexseg does not have the model, or a value is no literal.
     """
     path = Path(path)
     texts = _read(path)
@@ -98,9 +98,16 @@ def import_config(path: str | Path) -> Imported:
 
 
 def gin_text(bindings: Bindings, *, comment: str) -> str:
-    """A gin file."""
+    """The text of a gin file."""
     lines = [f"# {line}" for line in comment.splitlines()]
     return "\n".join([*lines, "", *(f"{name} = {shown(value)}" for name, value in bindings.items()), ""])
+
+
+class _Parser(configparser.ConfigParser):
+    """Keeps the case of keys."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -108,14 +115,13 @@ def _read(path: Path) -> dict[str, str]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UserError(path, expected="a configuration of a few kilobytes", found=f"{path.stat().st_size} bytes")
-        parser = configparser.ConfigParser(interpolation=None, strict=False, comment_prefixes=(";", "#"), inline_comment_prefixes=(";",))
-        parser.optionxform = str
+        parser = _Parser(interpolation=None, strict=False, comment_prefixes=(";", "#"), inline_comment_prefixes=(";",))
         parser.read_string(path.read_text(encoding="utf-8-sig"), source=path.name)
     except OSError as error:
         raise UserError(path, expected="a train_eval_infer.config", found=error.strerror or str(error)) from error
     except (configparser.Error, UnicodeDecodeError) as error:
-        found = " ".join(str(error).split())
-        raise UserError(path, expected="sections in brackets and lines like epochs = 100", found=found) from error
+        reason = " ".join(str(error).split())
+        raise UserError(path, expected="sections in brackets and lines like epochs = 100", found=reason) from error
     found = {f"{section}.{key}": (text or "").strip() for section in parser.sections() for key, text in parser[section].items()}
     if not {"model", "train"} & set(parser.sections()):
         raise UserError(path, expected="the sections [model] and [train] of the reference system", found=", ".join(parser.sections()) or "no section")
@@ -123,7 +129,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _literal(text: str) -> tuple[Any, str]:
-    """(value, what was mended): a Python literal; a word without quotes; of a list with a slip its numbers."""
+    """(value, correction): a Python literal, a word without quotes, or the numbers of a malformed list."""
     if not text or text == "None":
         return None, ""
     try:
@@ -140,7 +146,7 @@ def _literal(text: str) -> tuple[Any, str]:
 
 
 def _canonical(key: str) -> str:
-    """The key that a slip of the published files stands for."""
+    """Corrects misspelt keys of the published files."""
     section, _, name = key.partition(".")
     name = _SLIPS.get(name, name)
     if section == "model" and name in ("epoch_change_infer", "epoch_change_infer_dir", "num_infer_images", "epoch_change_tiledinfer"):
@@ -149,14 +155,14 @@ def _canonical(key: str) -> str:
 
 
 def _finish(reader: Reader, path: Path) -> None:
-    """What no key says but the reference does."""
+    """Adds the settings that the reference has no keys for."""
     train, build = reader.bindings["train"], reader.bindings["build"]
     if "build_model.architecture" not in train:
         raise UserError(path, expected="model.model", found="none")
     train.setdefault("input.fit", "resize")
     train.setdefault("augment.enabled", False)
     train.setdefault("train.monitor", "val_loss")
-    if train.get("plateau.learning_rate_reducer") is not True:  # a binding without effect would be refused
+    if train.get("plateau.learning_rate_reducer") is not True:  # `flexseg train` refuses bindings without effect
         for name in [name for name in train if name.startswith("plateau.reducer_")]:
             del train[name]
     if not train["augment.enabled"]:

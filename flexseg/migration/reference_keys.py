@@ -1,7 +1,6 @@
-"""What each key of the reference system's configuration becomes in flexseg: gin bindings of a command, or nothing, and why.
+"""Maps each key of the reference system's configuration to gin bindings of a command, or to the reason why it is dropped.
 
-Usage:
-    rule = KEYS["train.patience"]            # a text: why it is dropped; else what binds it
+    rule = KEYS["train.patience"]            # a function that binds it, or a text: the reason why it is dropped
     rule(reader, "train.patience", 10)       # reader.bindings["train"]["train.patience"] == 10
 """
 
@@ -28,7 +27,7 @@ def _size(reader: Reader, key: str, value: Any) -> None:
 
 def _loss(reader: Reader, key: str, value: Any) -> None:
     reader.bind(key, "train", "objective.loss", value)
-    if value in _BATCH_LOSSES:  # the reference flattens the whole batch before it divides
+    if value in _BATCH_LOSSES:  # the reference computes them over the flattened batch
         reader.bind(key, "train", "objective.reduction", "batch")
 
 

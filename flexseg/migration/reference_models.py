@@ -1,10 +1,10 @@
-"""The reference system's models: which architecture each is here, and what its settings are called.
+"""Maps the reference system's models and their settings to the architectures of flexseg.
 
     model = reference_model("model.model", "TensorflowSwinUNet")
     model.settings["depth"]                     # "num_layers": swin_unet.num_layers
-    model.fixed                                 # what the reference has no key for, where it differs from the default here
+    model.fixed                                 # arguments without key in the reference that differ from the defaults here
 
-A key that the reference's model never looked at stays out of the gin file: the network is the one that was trained there.
+A key that the reference's model ignored is dropped, so that the network is the same.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from flexseg.migration.reference_reader import Reader
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceModel:
-    """One of its models.
+    """A model of the reference system.
 
     Attributes:
-      architecture: the builder here.
-      settings: key of its [model] section -> the builder's argument.
-      fixed: arguments that no key says.
+      architecture: the architecture function of flexseg.
+      settings: key of the [model] section -> argument of the function.
+      fixed: arguments that have no key.
     """
 
     architecture: str
@@ -44,7 +44,7 @@ _TRANSUNET = {
     "filter_num": "base_filters", "embed_dim": "embed_dim", "num_mlp": "num_mlp", "num_heads": "num_heads", "num_transformer": "num_transformer",
     "batch_norm": "normalization", "activation": "activation", "mlp_activation": "mlp_activation",
 }  # fmt: skip
-# By what is left of the name without "Tensorflow" and "Flex", in lower case.
+# By name without "Tensorflow" and "Flex", in lower case.
 _MODELS = {
     "unet": ReferenceModel("flex_unet", _FLEX, {"normalization": "none"}),
     "attentionunet": ReferenceModel("attention_unet", _UNET, {"input_normalize": False}),
@@ -60,7 +60,7 @@ _MODELS = {
     "xceptionlikeunet": ReferenceModel("xception_unet", {**_WIDTHS, "dilation": "dilation"}),
     "basnet": ReferenceModel("basnet"),
 }  # fmt: skip
-# Keys that only one or two of the models have.
+# Keys of one or two models only.
 OTHER_SETTINGS = sorted({key for model in _MODELS.values() for key in model.settings} - set(_FLEX))
 _CHOICES = (
     "UNet (and FlexUNet, SlightlyFlexibleUNet), AttentionUNet, MultiResUNet, EfficientUNet, EfficientNetB7UNet, UNet3Plus, DeepLabV3Plus, "
@@ -69,7 +69,7 @@ _CHOICES = (
 
 
 def reference_model(key: str, name: Any) -> ReferenceModel:
-    """The model of a name as the reference's files have it.
+    """The model for a name in a reference configuration.
 
     Raises:
       UserError: flexseg has no such model.
@@ -104,8 +104,8 @@ def bind_setting(reader: Reader, key: str, value: Any) -> None:
 
 
 def _changed(key: str, own: str, target: str, value: Any) -> dict[str, Any]:
-    """{argument: value} in the terms of the builder."""
-    if own in ("filters", "filter_num"):  # a list of widths, which double from level to level here
+    """{argument: value} of the architecture function."""
+    if own in ("filters", "filter_num"):  # a list of widths, which double per level here
         if not value or list(value) != [value[0] * 2**level for level in range(len(value))]:
             raise UserError(key, expected="widths that double, such as [32, 64, 128, 256]", found=repr(value))
         return {"base_filters": value[0], "num_layers": len(value) + (own == "filters")}

@@ -1,6 +1,5 @@
-"""Reader: the sections of a reference configuration while they are turned into gin bindings.
+"""Reader: collects gin bindings while the keys of a reference configuration are converted.
 
-Usage:
     reader = Reader({"train.epochs": 100})
     reader.bind("train.epochs", "train", "train.epochs", 100)
     reader.bindings["train"], reader.became["train.epochs"]      # {"train.epochs": 100}, ["train.epochs = 100"]
@@ -13,19 +12,19 @@ Bindings = dict[str, Any]
 
 
 def shown(value: Any) -> str:
-    """A value as gin reads it."""
+    """A value in gin syntax."""
     return value if isinstance(value, str) and value.startswith("@") else repr(value)
 
 
 class Reader:
-    """The sections while they are turned into bindings.
+    """The keys of a reference configuration and their bindings.
 
     Args:
       values: by `section.key`.
 
     Attributes:
       bindings: by command, {gin name: value}.
-      became: by `section.key`, what it became, in words.
+      became: by `section.key`, the results in words.
     """
 
     def __init__(self, values: dict[str, Any]):
@@ -34,21 +33,21 @@ class Reader:
         self.became: dict[str, list[str]] = {}
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key, where it is there and its text has one."""
+        """The value of a key, or `default`."""
         return self.values.get(key, default)
 
     def bind(self, key: str, command: str, name: str, value: Any) -> None:
-        """Notes a binding and the key that it came from."""
+        """Adds a binding and records its key."""
         self.bindings[command][name] = value
         target = "" if command == "train" else f" (flexseg {command})"
         self.became.setdefault(key, []).append(f"{name} = {shown(value)}{target}")
 
     def drop(self, key: str, why: str) -> None:
-        """Notes why a key became nothing."""
+        """Records the reason why a key is dropped."""
         self.became.setdefault(key, []).append(f"dropped: {why}")
 
     def refer(self, key: str, other: str) -> None:
-        """Notes that a key is read together with another one."""
+        """Records that a key is read together with another one."""
         self.became.setdefault(key, []).append(f"read with {other}")
 
 

@@ -28,7 +28,7 @@ class EpochMetrics:
         self._loss = np.zeros(2)
         self._sums = [np.zeros(1 if metric.batch_dependent else metric.size) for metric in self._step_metrics.metrics]
 
-    def add(self, values) -> None:
+    def add(self, values: tf.Tensor | np.ndarray) -> None:
         """Adds the values of one step, float [n] summed over its global batch."""
         values = np.asarray(values, np.float64)
         weight, start = values[1], 2

@@ -26,7 +26,7 @@ class Head:
     num_classes: int
     background: int | None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= self.num_classes <= 255:
             raise UserError("num_classes", expected="1 to 255 (255 itself is the id of ignored pixels)", found=str(self.num_classes))
         if self.background is not None and not 0 <= self.background < self.class_count:

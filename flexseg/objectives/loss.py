@@ -72,10 +72,10 @@ def combined(name: str, *terms: tuple[float, Loss]) -> Loss:
     """
     sizes = [loss.size for _, loss in terms]
 
-    def sums(pixels):
+    def sums(pixels: Pixels) -> tf.Tensor:
         return tf.concat([loss.sums(pixels) for _, loss in terms], axis=-1)
 
-    def value(all_sums):
+    def value(all_sums: tf.Tensor) -> tf.Tensor:
         parts = tf.split(all_sums, sizes, axis=-1)
         return tf.add_n([factor * loss.value(part) for (factor, loss), part in zip(terms, parts, strict=True)])
 
@@ -90,7 +90,7 @@ def mean_of_examples(name: str, score: Callable[[Pixels], tf.Tensor]) -> Loss:
       score: Pixels -> [B].
     """
 
-    def value(sums):
+    def value(sums: tf.Tensor) -> tf.Tensor:
         missing, examples = tf.unstack(sums, axis=-1)
         return tf.math.divide_no_nan(missing, examples)
 

@@ -64,7 +64,7 @@ def check_options(name: str, options: dict) -> None:
                             cure="take the binding out or choose another objective.loss")  # fmt: skip
 
 
-def loss_named(name: str, *, num_classes: int, background: int | None, **options) -> Loss:
+def loss_named(name: str, *, num_classes: int, background: int | None, **options: object) -> Loss:
     """The loss of a name.
 
     Args:

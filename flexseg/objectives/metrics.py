@@ -30,7 +30,7 @@ def mean_foreground_dice(head: Head) -> Metric:
     """
     foreground = head.foreground
 
-    def example_sums(pixels):
+    def example_sums(pixels: Pixels) -> tf.Tensor:
         confusion = confusion_matrices(pixels)
         truth, predicted = tf.reduce_sum(confusion, axis=2), tf.reduce_sum(confusion, axis=1)
         both, total = (tf.gather(x, foreground, axis=-1) for x in (tf.linalg.diag_part(confusion), truth + predicted))
@@ -62,7 +62,7 @@ def jacard_similarity(head: Head) -> Metric:
 def sensitivity(head: Head) -> Metric:
     """Pixels with truth 1 and p > 1/2, by those with truth 1 (+ 1e-7), over the flattened batch and all channels."""
 
-    def example_sums(pixels):
+    def example_sums(pixels: Pixels) -> tf.Tensor:
         return tf.stack([sum_pixels(tf.round(pixels.truth * pixels.p)), sum_pixels(pixels.truth)], axis=-1)
 
     return Metric(name="sensitivity", size=2, example_sums=example_sums, value=_ratio_with_epsilon, batch_dependent=True)
@@ -71,7 +71,7 @@ def sensitivity(head: Head) -> Metric:
 def specificity(head: Head) -> Metric:
     """Pixels with truth 0 and p < 1/2, by those with truth 0 (+ 1e-7), over the flattened batch and all channels."""
 
-    def example_sums(pixels):
+    def example_sums(pixels: Pixels) -> tf.Tensor:
         negative = pixels.valid - pixels.truth
         return tf.stack([sum_pixels(tf.round(negative * (1.0 - pixels.p))), sum_pixels(negative)], axis=-1)
 
@@ -93,7 +93,7 @@ def dice_coef_multiclass(head: Head) -> Metric:
 def binary_accuracy(head: Head) -> Metric:
     """Share of pixels and channels where (p > 1/2) is the truth, Keras's value."""
 
-    def correct(pixels):
+    def correct(pixels: Pixels) -> tf.Tensor:
         is_right = tf.cast((pixels.p > 0.5) == (pixels.truth > 0.5), pixels.dtype)
         return tf.reduce_mean(is_right, axis=-1, keepdims=True) * pixels.valid
 
@@ -110,14 +110,14 @@ def categorical_accuracy(head: Head) -> Metric:
         raise UserError("train.metrics", expected="a metric that one sigmoid logit has (num_classes = 1)", found="categorical_accuracy",
                         cure="name binary_accuracy instead")  # fmt: skip
 
-    def correct(pixels):
+    def correct(pixels: Pixels) -> tf.Tensor:
         return tf.cast(pixels.predicted_ids == tf.cast(pixels.ids, tf.int64), pixels.dtype)[..., None]  # 255 is never predicted
 
     return _pixel_accuracy("categorical_accuracy", correct)
 
 
 def _pixel_accuracy(name: str, correct: Callable[[Pixels], tf.Tensor]) -> Metric:
-    def example_sums(pixels):
+    def example_sums(pixels: Pixels) -> tf.Tensor:
         return tf.stack([sum_pixels(correct(pixels)), sum_pixels(pixels.valid)], axis=-1)
 
     note = f"{name} is a share of pixels, background included: it is no Dice and scores high where everything is called background."

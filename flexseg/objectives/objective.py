@@ -54,7 +54,7 @@ class Objective:
     dice_smooth: float | None = None
     output_weights: tuple[float, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.reduction not in ("example", "batch"):
             raise UserError("objective.reduction", expected="'example' or 'batch'", found=repr(self.reduction))
         check_options(self.loss, self._given())

@@ -37,7 +37,7 @@ def binary_crossentropy(head: Head, *, class_weights: tuple[float, ...] | None =
     if head.num_classes == 1:
         return mean_over_pixels("binary_crossentropy", lambda pixels: -pixels.log_p_true, head, class_weights)
 
-    def pixel_loss(pixels):
+    def pixel_loss(pixels: Pixels) -> tf.Tensor:
         return -tf.reduce_mean(pixels.truth * pixels.log_p + (pixels.valid - pixels.truth) * pixels.log_q, axis=-1, keepdims=True)
 
     return mean_over_pixels("binary_crossentropy", pixel_loss, head, class_weights)
@@ -51,7 +51,7 @@ def true_class_crossentropy(head: Head, *, class_weights: tuple[float, ...] | No
 def focal(head: Head, *, focal_gamma: float = 2.0, class_weights: tuple[float, ...] | None = None) -> Loss:
     """-(1 - p)^gamma log p of the true class (Lin et al. 2017, arXiv:1708.02002, whose alpha is `class_weights` here); gamma 0 is cross-entropy."""
 
-    def pixel_loss(pixels):
+    def pixel_loss(pixels: Pixels) -> tf.Tensor:
         # (1 - p)^gamma as exp(gamma log(1 - p)): its gradient stays finite at p = 1 for every gamma, that of tf.pow does not below 1.
         return -tf.exp(focal_gamma * pixels.log_q_true) * pixels.log_p_true
 
@@ -72,13 +72,13 @@ def mean_over_pixels(name: str, pixel_loss: Callable[[Pixels], tf.Tensor], head:
     """
     head.check_weights(class_weights)
 
-    def sums(pixels):
+    def sums(pixels: Pixels) -> tf.Tensor:
         values = pixel_loss(pixels)
         if class_weights is not None:
             values *= tf.reduce_sum(pixels.class_truth * tf.constant(class_weights, pixels.dtype), axis=-1, keepdims=True)
         return tf.stack([sum_pixels(values), sum_pixels(pixels.valid)], axis=-1)
 
-    def value(loss_and_count):
+    def value(loss_and_count: tf.Tensor) -> tf.Tensor:
         total, count = tf.unstack(loss_and_count, axis=-1)
         return tf.math.divide_no_nan(total, count)  # 0 where all pixels are ignored
 

@@ -47,7 +47,7 @@ def tversky(
     return _foreground_index("tversky", head, class_weights, alpha=tversky_alpha, beta=tversky_beta, smooth=dice_smooth / 2)
 
 
-def _foreground_index(name, head, class_weights, *, alpha, beta, smooth) -> Loss:
+def _foreground_index(name: str, head: Head, class_weights: tuple[float, ...] | None, *, alpha: float, beta: float, smooth: float) -> Loss:
     """1 - the (weighted) mean of the foreground classes' Tversky indices."""
     head.check_weights(class_weights)
     classes = head.foreground
@@ -56,7 +56,7 @@ def _foreground_index(name, head, class_weights, *, alpha, beta, smooth) -> Loss
         raise UserError("objective.class_weights", expected="a weight above 0 for at least one foreground class", found=str(class_weights))
     shares = [weight / sum(weights) for weight in weights]
 
-    def value(overlap):
+    def value(overlap: tf.Tensor) -> tf.Tensor:
         per_class = tversky_index(overlap, alpha=alpha, beta=beta, smooth=smooth)
         return 1.0 - tf.reduce_sum(per_class * tf.constant(shares, per_class.dtype), axis=-1)
 

@@ -32,7 +32,16 @@ class StepMetrics:
         """Length of `values`."""
         return 2 + sum(metric.size for metric in self.metrics)
 
-    def __call__(self, outputs, mask, weight, *, total_weight: tf.Tensor | None, replicas: int, sum_over_replicas: Callable):
+    def __call__(
+        self,
+        outputs: tf.Tensor | Sequence[tf.Tensor],
+        mask: tf.Tensor,
+        weight: tf.Tensor,
+        *,
+        total_weight: tf.Tensor | None,
+        replicas: int,
+        sum_over_replicas: Callable,
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """The loss to differentiate and the sums to report.
 
         Args:

@@ -7,7 +7,7 @@ The outputs lie at whatever sizes; each is raised to the mask's, bilinearly, as 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import tensorflow as tf
 
@@ -42,7 +42,7 @@ class Supervised:
         parts = tf.split(sum_over_replicas(tf.concat(sums, axis=0)), len(sums))
         return tf.add_n([factor * self.loss.value(part) for factor, part in zip(self.weights, parts, strict=True)])
 
-    def _pairs(self, outputs):
+    def _pairs(self, outputs: Sequence[tf.Tensor]) -> Iterable[tuple[float, tf.Tensor]]:
         return zip(self.weights, outputs, strict=True)
 
 
@@ -54,6 +54,6 @@ def raised(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.image.resize(logits, size), logits.dtype)
 
 
-def main_output(outputs):
+def main_output(outputs: tf.Tensor | Sequence[tf.Tensor]) -> tf.Tensor:
     """The logits that predictions are made of: a model's only output, or the first."""
     return outputs[0] if isinstance(outputs, (list, tuple)) else outputs

@@ -1,1 +1,1 @@
-"""What draws: panels of masks, legends, curves. NumPy, Pillow, matplotlib; no TensorFlow."""
+"""Draws masks, legends and curves with NumPy, Pillow and matplotlib. Needs no TensorFlow."""

@@ -1,41 +1,44 @@
-"""Curves of a run: a CSV with one row an epoch becomes a picture, training and validation of each metric in one plot.
+"""Plots the metrics of a run from its CSV file, training and validation of each metric in one plot.
 
     plot_curves("runs/a/train_losses.csv", "runs/a/train_losses.png")
     plot_curves("runs/a/train_metrics.csv", "runs/a/train_metrics.png", stamp="LEAKED")
 
-A column `val_m` is drawn into the plot of `m`. More than six metrics go on to `train_metrics_2.png` and so on. The file is drawn anew
-each time; matplotlib's global state is not touched, so it can run in a thread or a notebook.
+The columns `m` and `val_m` share a plot. A file shows six metrics; more are in `train_metrics_2.png` and so on. Files are overwritten. matplotlib's
+global state is not used, so it runs in threads and notebooks.
 """
 
 import io
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from flexseg.files.atomic import replace_file
 from flexseg.files.csv_log import read_rows
 
 PLOTS_PER_FIGURE = 6
-# Okabe and Ito's colours (2008), told apart with every common colour vision; line style and marker differ as well.
+# Okabe and Ito's colours (2008), distinct for colour-blind readers; line style and marker differ too.
 TRAIN = {"color": "#0072B2", "linestyle": "-", "marker": "o"}
 VALIDATION = {"color": "#D55E00", "linestyle": "--", "marker": "s"}
 _MARKERS_AT_MOST = 30
-_LOG_SPAN = 100.0  # a loss that falls further than this (raw pixels start at 10 to 200) is drawn on a log axis, else its end is a flat line
+_LOG_SPAN = 100.0  # ratio of maximum to minimum above which a loss has a log axis (with raw pixels it starts at 10 to 200)
 
 
 def plot_curves(csv_path: str | os.PathLike, png_path: str | os.PathLike, *, stamp: str | None = None) -> list[Path]:
-    """Draws the CSV and returns the pictures written, `png_path` first.
+    """Plots the CSV file and returns the image files, `png_path` first.
 
     Args:
-      csv_path: header `epoch,<m>,val_<m>,...`, epochs from 1. An empty cell is skipped and the line goes on to the next value;
-        a value that is not finite leaves a gap and is counted in the legend.
-      png_path: the picture, replaced as a whole.
-      stamp: a word set across every figure, e.g. "LEAKED".
+      csv_path: header `epoch,<m>,val_<m>,...`, epochs from 1. Empty cells are skipped, the line connects their neighbours. A value that is not finite
+        leaves a gap and is counted in the legend.
+      png_path: the image file, replaced atomically.
+      stamp: a word across every figure, e.g. "LEAKED".
     """
     columns, rows = read_rows(csv_path)
     epochs = np.array([int(row[0]) for row in rows])
@@ -55,26 +58,25 @@ def plot_curves(csv_path: str | os.PathLike, png_path: str | os.PathLike, *, sta
 def _figure(epochs: np.ndarray, values: dict[str, list[str]], metrics: list[str], *, title: str, stamp: str | None) -> Figure:
     across = 1 if len(metrics) < 2 else 2 if len(metrics) in (2, 4) else 3
     down = max(1, math.ceil(len(metrics) / across))
-    figure = Figure(figsize=(8, 6) if across == 1 else (5.2 * across, 4.2 * down), dpi=100, layout="constrained")
+    figure = Figure(figsize=(8, 6) if across == 1 else (5.2 * across, 4.2 * down), dpi=100, layout=ConstrainedLayoutEngine(wspace=0.05, hspace=0.05))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(wspace=0.05, hspace=0.05)
     for index, metric in enumerate(metrics, start=1):
         axes = figure.add_subplot(down, across, index)
         drawn = []
         for name, label, style in ((metric, "train", TRAIN), (f"val_{metric}", "validation", VALIDATION)):
-            if any(values.get(name, ())):  # a run without validation has no such curve
+            if any(values.get(name, ())):  # empty in a run without validation
                 drawn.append(_draw(axes, epochs, values[name], label, style))
         _dress(axes, metric, np.concatenate([*drawn, []]), epochs)
         if len(metrics) > 1:
             axes.set_title(metric, fontsize=13)
     figure.suptitle(title, fontsize=16)
     if stamp:
-        letters = {"fontsize": 11 * figure.get_figwidth(), "weight": "bold", "color": "#CC0000", "alpha": 0.22}
+        letters: dict[str, Any] = {"fontsize": 11 * figure.get_figwidth(), "weight": "bold", "color": "#CC0000", "alpha": 0.22}
         figure.text(0.5, 0.5, stamp, rotation=25, ha="center", va="center", zorder=10, **letters)
     return figure
 
 
-def _draw(axes, epochs: np.ndarray, cells: list[str], label: str, style: dict) -> np.ndarray:
+def _draw(axes: Axes, epochs: np.ndarray, cells: list[str], label: str, style: dict) -> np.ndarray:
     """Draws one column and returns its finite values."""
     filled = [i for i, cell in enumerate(cells) if cell]
     numbers = np.array([float(cells[i]) for i in filled])
@@ -86,7 +88,7 @@ def _draw(axes, epochs: np.ndarray, cells: list[str], label: str, style: dict) -
     return numbers[finite]
 
 
-def _dress(axes, metric: str, finite: np.ndarray, epochs: np.ndarray) -> None:
+def _dress(axes: Axes, metric: str, finite: np.ndarray, epochs: np.ndarray) -> None:
     wide = finite.size and finite.min() > 0 and finite.max() / finite.min() > _LOG_SPAN
     if wide and metric.endswith("loss"):
         axes.set_yscale("log")

@@ -1,9 +1,9 @@
-"""Letters in pictures: the font, a text cut to a width, a legend of colours that wraps.
+"""Text in images: the font, text shortened to a width, a legend that wraps.
 
     rows = legend_rows([((0, 0, 0), "background"), ((213, 94, 0), "false positive")], width=512, size=13)
     draw_legend(draw, rows, left=6, top=300, size=13)
 
-The font is the DejaVu Sans that matplotlib carries, so that pictures look alike on every machine; it has no Chinese or Japanese letters.
+The font is matplotlib's DejaVu Sans, so that images are equal on every machine. It has no Chinese or Japanese characters.
 """
 
 import functools
@@ -13,11 +13,11 @@ import matplotlib
 from PIL import ImageDraw, ImageFont
 
 INK, PAPER = (30, 30, 30), (255, 255, 255)
-_SPACE = 14  # between two legend entries, in pixels
+_SPACE = 14  # pixels between two legend entries
 
 Color = tuple[int, int, int]
 Pattern = tuple[tuple[Color, ...], ...]  # square
-Entry = tuple[Color | Pattern, str]  # what its box is filled with, and its name
+Entry = tuple[Color | Pattern, str]  # fill of its box, name
 
 
 @functools.cache
@@ -28,7 +28,7 @@ def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def shorten(text: str, width: float, letters: ImageFont.FreeTypeFont) -> str:
-    """`text` on one line; where it is wider than `width` pixels its middle becomes an ellipsis (ids differ at their ends)."""
+    """`text` on one line; an ellipsis replaces its middle where it is wider than `width` pixels (ids often differ at their ends)."""
     text = " ".join(text.splitlines())
     kept = len(text)
     short = text
@@ -39,7 +39,7 @@ def shorten(text: str, width: float, letters: ImageFont.FreeTypeFont) -> str:
 
 
 def legend_rows(entries: list[Entry], width: int, size: int) -> list[list[Entry]]:
-    """The entries (colour, name) broken into rows of at most `width` pixels, names shortened where one alone is too wide."""
+    """Wraps entries (colour, name) into rows of at most `width` pixels; shortens names that are too wide."""
     rows: list[list[Entry]] = []
     used = 0.0
     for color, name in entries:
@@ -56,7 +56,8 @@ def legend_rows(entries: list[Entry], width: int, size: int) -> list[list[Entry]
 def draw_legend(draw: ImageDraw.ImageDraw, rows: list[list[Entry]], *, left: int, top: int, size: int) -> None:
     """Draws the rows, each `size + 8` pixels high, from (left, top) on."""
     for r, row in enumerate(rows):
-        x, y = left, top + r * (size + 8)
+        x: float = left
+        y = top + r * (size + 8)
         for color, name in row:
             _draw_box(draw, color, x, y + 1, size)
             draw.text((x + size + 6, y + 1 + size / 2), name, fill=INK, font=font(size), anchor="lm")

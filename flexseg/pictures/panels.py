@@ -1,13 +1,13 @@
-"""Pictures of masks: one case as a panel, many epochs as a sheet.
+"""Draws masks: a panel for one case, a sheet for several epochs.
 
     picture = panel(image, truth, prediction, label_map, caption="slide_3 / tile_07   Dice 0.913")
     save_png("epoch_change_infer/epoch_0001/tile_07.png", picture)
 
-    left, top, right, bottom = tile_boxes(height, width, truth=True)[-1]     # the error tile, read back from a saved panel
+    left, top, right, bottom = tile_boxes(height, width, truth=True)[-1]     # the error tile of a saved panel
     sheet([("epoch 1", [picture[top:bottom, left:right], ...]), ...], columns=["tile_07", ...], label_map=label_map)
 
-A panel shows input | truth | prediction | errors, or input | prediction | overlay where there is no truth. Masks are sampled to the size
-shown: structures thinner than a shown pixel may be missed, so scores are computed elsewhere, at the case's own size.
+A panel shows input | truth | prediction | errors, or without a truth input | prediction | overlay. Masks are resampled to the size of the tile, so
+structures thinner than one of its pixels may be missing. Scores are computed elsewhere, at the size of the case.
 """
 
 import io
@@ -20,39 +20,46 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from flexseg.files.atomic import replace_file
-from flexseg.files.label_map import IGNORE
+from flexseg.files.label_map import IGNORE, LabelMap
 from flexseg.pictures.lettering import INK, PAPER, Color, Entry, Pattern, draw_legend, font, legend_rows, shorten
 
-# Okabe and Ito's colours (2008), told apart with every common colour vision, on a darkened grey image.
+# Okabe and Ito's colours (2008), distinct for colour-blind readers, on a darkened grayscale image.
 ERROR_COLORS = {"false positive": (213, 94, 0), "false negative": (86, 180, 233), "wrong class": (240, 228, 66)}
-_OTHER_WRONG = ((204, 121, 167), (0, 158, 115))  # for "wrong class" where a class is about as yellow
-_ALIKE = 80  # distance of two RGB colours below which a legend cannot tell them apart
+_OTHER_WRONG = ((204, 121, 167), (0, 158, 115))  # for "wrong class" where a class has a similar yellow
+_ALIKE = 80  # RGB distance below which two colours look alike in a legend
 CORRECT_OUTLINE = (255, 255, 255)
-_IGNORED = ((105, 105, 105), (150, 150, 150))  # the two greys of the hatching
+_IGNORED = ((105, 105, 105), (150, 150, 150))  # the two greys of the hatch pattern
 _GAP = 6
-_SMALLEST_SLOT = 110  # a narrow tile stands in a slot of this width, for its name above it
-_SMALLEST_TILE = 192  # a smaller image is shown enlarged, so that the lettering has room
+_SMALLEST_SLOT = 110  # pixels reserved for a narrow tile, so that its title fits
+_SMALLEST_TILE = 192  # a smaller image is enlarged, so that the text fits
 
 
 def panel(
-    image: np.ndarray, truth: np.ndarray | None, prediction: np.ndarray, label_map, *, caption: str, title: str = "prediction", max_side: int = 512
+    image: np.ndarray,
+    truth: np.ndarray | None,
+    prediction: np.ndarray,
+    label_map: LabelMap,
+    *,
+    caption: str,
+    title: str = "prediction",
+    max_side: int = 512,
 ) -> np.ndarray:
-    """One case: tiles side by side under a caption, with the legend below.
+    """One case: tiles side by side under a caption, with a legend below.
 
     Args:
-      image: uint8 [H, W, C]; of more than three channels the first three are shown, of two the first.
+      image: uint8 [H, W, C]; the first three channels are shown, or the first one if there are two.
       truth: uint8 [H, W] class ids, 255 = ignore; or None.
       prediction: uint8 [H, W] class ids.
-      label_map: the dataset's LabelMap: `decode`, `class_names`, `colors`, `background`, `num_classes`.
-      caption: one line, e.g. the case id and its Dice; shortened in the middle where it does not fit.
-      title: over the prediction, where it is something else.
+      label_map: the LabelMap of the dataset.
+      caption: one line, e.g. the case id and its Dice; shortened in the middle.
+      title: heading of the prediction tile.
       max_side: longest side of a tile in pixels.
 
     Returns:
-      uint8 [h, w, 3]. Panels of cases of one size have one size too.
+      uint8 [h, w, 3]. Panels of cases of one size have one size.
 
     Raises:
-      ValueError: the masks' size is not the image's.
+      ValueError: masks and image differ in size.
     """
     for name, mask in (("truth", truth), ("prediction", prediction)):
         if mask is not None and mask.shape != image.shape[:2]:
@@ -87,7 +94,7 @@ def panel(
 
 
 def tile_boxes(height: int, width: int, *, truth: bool, max_side: int = 512) -> list[tuple[int, int, int, int]]:
-    """Where a panel of an image of `height` x `width` has its tiles: (left, top, right, bottom) each, right and bottom excluded."""
+    """(left, top, right, bottom) of each tile in a panel of an image of `height` x `width`; right and bottom are exclusive."""
     longest = max(height, width)
     scale = min(max_side, max(longest, min(_SMALLEST_TILE, max_side))) / longest
     tile = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -97,20 +104,22 @@ def tile_boxes(height: int, width: int, *, truth: bool, max_side: int = 512) -> 
     return [(left, top, left + tile[0], top + tile[1]) for left in range(_GAP, _GAP + slot * (4 if truth else 3), slot)]
 
 
-def sheet(rows: Sequence[tuple[str, Sequence[np.ndarray | None]]], *, columns: Sequence[str], label_map=None, max_side: int = 4000) -> np.ndarray:
+def sheet(
+    rows: Sequence[tuple[str, Sequence[np.ndarray | None]]], *, columns: Sequence[str], label_map: LabelMap | None = None, max_side: int = 4000
+) -> np.ndarray:
     """A labelled grid, e.g. epochs as rows and cases as columns.
 
     Args:
-      rows: (label, pictures) each, pictures uint8 [h, w, 3], one a column; None leaves the cell empty.
-      columns: a label a column, e.g. the case ids; shortened to the cell's width.
-      label_map: where given, the legend of its classes and of the error colours stands below.
-      max_side: neither side of the sheet is longer, in pixels; cells are made smaller, never larger.
+      rows: (label, images) each; one uint8 [h, w, 3] per column, None for an empty cell.
+      columns: a label per column, e.g. the case ids; shortened to the width of the cell.
+      label_map: adds a legend of its classes and of the error colours.
+      max_side: longest side of the sheet in pixels; cells are shrunk, never enlarged.
 
     Returns:
       uint8 [h, w, 3].
 
     Raises:
-      ValueError: no picture at all, or a row without one entry a column.
+      ValueError: no image, or a row whose length differs from `columns`.
     """
     if any(len(pictures) != len(columns) for _, pictures in rows):
         raise ValueError(f"every row needs {len(columns)} pictures, got {[len(pictures) for _, pictures in rows]}")
@@ -118,7 +127,7 @@ def sheet(rows: Sequence[tuple[str, Sequence[np.ndarray | None]]], *, columns: S
     heights = [height for column in shapes for height, _ in column]
     if not heights:
         raise ValueError("a sheet needs one picture at least")
-    # All cells have the median height, so that one tall picture does not leave a sheet of white.
+    # All cells have the median height, so that one tall image does not leave the sheet mostly blank.
     cell_height = int(np.median(heights))
     widths = [max((width * min(1.0, cell_height / height) for height, width in column), default=1.0) for column in shapes]
     size = int(np.clip(min(max_side, max(sum(widths), len(rows) * cell_height)) // 130, 12, 26))
@@ -150,12 +159,12 @@ def sheet(rows: Sequence[tuple[str, Sequence[np.ndarray | None]]], *, columns: S
                 fitted = (max(1, round(picture.shape[1] * shrunk)), max(1, round(picture.shape[0] * shrunk)))
                 canvas.paste(Image.fromarray(picture).resize(fitted, Image.Resampling.BOX), (int(left), y))
     draw_legend(draw, legend, left=_GAP, top=bottom, size=size)
-    canvas.thumbnail((max_side, max_side))  # only where the legend needs more rows than was kept free, or there are very many columns
+    canvas.thumbnail((max_side, max_side))  # only if the legend is higher than reserved, or there are very many columns
     return np.asarray(canvas)
 
 
 def save_png(path: str | os.PathLike, array: np.ndarray) -> Path:
-    """Writes uint8 [H, W] or [H, W, 3] as PNG, whole or not at all."""
+    """Writes uint8 [H, W] or [H, W, 3] as PNG, atomically."""
     content = io.BytesIO()
     Image.fromarray(array).save(content, format="PNG")
     return replace_file(path, content.getvalue())
@@ -170,13 +179,13 @@ def _sample_mask(mask: np.ndarray, tile: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).resize(tile, Image.Resampling.NEAREST))
 
 
-def _colored(mask: np.ndarray, label_map) -> np.ndarray:
+def _colored(mask: np.ndarray, label_map: LabelMap) -> np.ndarray:
     ignored = mask == IGNORE
     return _hatch(label_map.decode(np.where(ignored, 0, mask).astype(np.uint8)), ignored)
 
 
-def _overlay(image: np.ndarray, prediction: np.ndarray, label_map) -> np.ndarray:
-    """The prediction's colours over the image, each region outlined; the background stays as it is."""
+def _overlay(image: np.ndarray, prediction: np.ndarray, label_map: LabelMap) -> np.ndarray:
+    """The colours of the prediction over the image, each region outlined; the background is unchanged."""
     colors = label_map.decode(prediction)
     shown = prediction != label_map.background if label_map.background is not None else np.ones(prediction.shape, bool)
     mixed = np.where(shown[..., None], (image.astype(np.uint16) + colors) // 2, image).astype(np.uint8)
@@ -184,8 +193,8 @@ def _overlay(image: np.ndarray, prediction: np.ndarray, label_map) -> np.ndarray
     return mixed
 
 
-def _errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, label_map) -> np.ndarray:
-    """The error colours over the image in dark grey; what is right and not background is outlined."""
+def _errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, label_map: LabelMap) -> np.ndarray:
+    """The error colours over the darkened grayscale image; correct foreground is outlined."""
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)
     out = np.repeat((25 + 0.6 * grey)[..., None], 3, axis=-1)
     ignored = truth == IGNORE
@@ -204,8 +213,8 @@ def _errors(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, label_
     return _hatch(out, ignored)
 
 
-def error_colors(label_map) -> dict[str, tuple[int, int, int]]:
-    """ERROR_COLORS, with another one for "wrong class" where a class of the LabelMap already looks like it."""
+def error_colors(label_map: LabelMap) -> dict[str, tuple[int, int, int]]:
+    """ERROR_COLORS, with another colour for "wrong class" where a class of the LabelMap has a similar one."""
 
     def distance(color: tuple[int, int, int]) -> float:
         return min(math.dist(color, other) for other in label_map.colors)
@@ -216,7 +225,7 @@ def error_colors(label_map) -> dict[str, tuple[int, int, int]]:
 
 
 def _edge(mask: np.ndarray) -> np.ndarray:
-    """bool [H, W]: pixels with a 4-neighbour of another value; the picture's own border is no edge."""
+    """bool [H, W]: pixels with a 4-neighbour of another value; the border of the image is no edge."""
     padded = np.pad(mask, 1, mode="edge")
     around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     return np.logical_or.reduce([neighbour != mask for neighbour in around])
@@ -228,9 +237,9 @@ def _hatch(picture: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     return np.where(ignored[..., None], stripes, picture)
 
 
-def _entries(label_map, masks: list[np.ndarray], *, errors: bool) -> list[Entry]:
-    """Legend entries: all classes, or where there are many those that the masks hold; then what the errors are drawn in."""
-    classes = range(label_map.num_classes)
+def _entries(label_map: LabelMap, masks: list[np.ndarray], *, errors: bool) -> list[Entry]:
+    """Legend entries: all classes, or if there are many those in the masks; then the error colours."""
+    classes = list(range(label_map.num_classes))
     if len(classes) > 20:
         present = set().union(*(np.unique(mask).tolist() for mask in masks))
         classes = [k for k in classes if k in present]
@@ -249,7 +258,7 @@ def _entries(label_map, masks: list[np.ndarray], *, errors: bool) -> list[Entry]
 
 
 def _framed(frame: Color, inner: Color) -> Pattern:
-    """A square of `inner` in a frame, for a legend."""
+    """A framed square of `inner`, for a legend."""
     return tuple(tuple(inner if 0 < row < 4 and 0 < column < 4 else frame for column in range(5)) for row in range(5))
 
 

@@ -213,7 +213,7 @@ class BucketSync:
         log = RunLayout(self._here).log
         self._change(self._bucket.upload, log, log.name)
 
-    def _change(self, act: Callable[..., None], *arguments, **more) -> None:
+    def _change(self, act: Callable[..., None], *arguments: object, **more: object) -> None:
         """One change in the bucket, if this process still owns the run."""
         self._refuse_other_owner()
         act(*arguments, **more)

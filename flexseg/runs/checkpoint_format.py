@@ -77,7 +77,7 @@ def write_checkpoint(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]]
     try:
         for name, arrays in parts.items():
             with open(writing / f"{name}.npz", "wb") as stream:
-                np.savez(stream, **arrays)
+                np.savez(stream, **arrays)  # type: ignore[arg-type]  # no name of theirs is allow_pickle
         (writing / _FACTS).write_text(json.dumps(facts, indent=1))
         files = sorted(writing.iterdir(), key=lambda path: path.name == _FACTS)  # facts last, so that a list cut off at any line lacks them
         sums = "".join(f"{_digest(path)}  {path.name}\n" for path in files)

@@ -142,7 +142,8 @@ def recorded_onednn(workdir: str | None) -> bool | None:
     if not workdir:
         return None
     try:
-        name, text = RunLayout(".").environment.name, b""
+        name = RunLayout(".").environment.name
+        text: bytes | None = b""
         if is_bucket(workdir):
             text = Bucket(workdir, flag="--workdir").read(name)
         elif (path := Path(workdir, name)).is_file() and path.stat().st_size <= _MOST_BYTES:

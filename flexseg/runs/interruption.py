@@ -16,8 +16,10 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 _EXIT_CODES = {signal.SIGUSR1: 75, signal.SIGTERM: 143, signal.SIGINT: 130}
 STOP_REQUESTS = (*_EXIT_CODES, None)  # None: the stop file
@@ -48,9 +50,11 @@ class Interruption:
     """
 
     def __init__(self, stop_file: Path):
-        self._stop_file, self._signal, self._before, self._looked_at = Path(stop_file), None, {}, float("-inf")
+        self._stop_file, self._looked_at = Path(stop_file), float("-inf")
+        self._before: dict[signal.Signals, Any] = {}
+        self._signal: signal.Signals | None = None
         self._deferred = self._agreed = self._stop_file_seen = False
-        self._decided = None
+        self._decided: tuple[signal.Signals | None] | None = None
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread install handlers
@@ -59,7 +63,7 @@ class Interruption:
             self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -73,20 +77,21 @@ class Interruption:
         """The stop requests of this process: for each of STOP_REQUESTS 1 where it came, else 0."""
         return [float(self._wanted() == (number,)) for number in STOP_REQUESTS]
 
-    def agree(self, stop_requests: Sequence[float]) -> None:
+    def agree(self, stop_requests: Iterable[float]) -> None:
         """Takes the sum of the stop requests of all workers: the first kind that any worker has is decided for all."""
         for number, count in zip(STOP_REQUESTS, stop_requests, strict=True):
             if count and self._decided is None:
                 self._decided = (number,)
 
-    def _note(self, number: int, frame) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        came = signal.Signals(number)
         if not self._deferred:
-            self._signal = signal.Signals(number)  # Python drops what is raised inside a destructor: `check` will find it
-            name = signal.Signals(number).name
-            raise Interrupted(f"{name}: nothing was trained yet that is not in a checkpoint, the same command goes on", exit_code=_EXIT_CODES[number])
-        if self._signal == signal.SIGINT == number:
+            self._signal = came  # Python drops what is raised inside a destructor: `check` will find it
+            said = f"{came.name}: nothing was trained yet that is not in a checkpoint, the same command goes on"
+            raise Interrupted(said, exit_code=_EXIT_CODES[came])
+        if self._signal == signal.SIGINT == came:
             raise KeyboardInterrupt
-        self._signal = signal.Signals(number)
+        self._signal = came
 
     def check(self) -> None:
         """Raises StopRequested after a signal, when the stop file exists, or when the workers agreed to stop."""

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from flexseg.console import say
@@ -72,7 +73,7 @@ class FolderLock:
         self._renewer.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._done.set()
         self._renewer.join()
         with contextlib.suppress(OSError):  # a lock that stays is stale as soon as this process is gone
@@ -86,7 +87,7 @@ class FolderLock:
             raise UserError(self._path, expected="the lock of this process", found="that of another, which thought this one dead", cure=cure)
 
     @contextlib.contextmanager
-    def _written(self):
+    def _written(self) -> Iterator[Path]:
         """The lock of this process under a temporary name."""
         mine = self._path.with_name(f"{self._path.name}.{self._token}")
         try:

@@ -38,7 +38,8 @@ class Watchdog:
     def __init__(self, *, multiple: float, minutes: float, report_to: Path | None, then: Callable[[], None] | None = None):
         self._multiple, self._least, self._report_to, self._then = multiple, 60 * minutes, report_to, then
         self._times: collections.deque[float] = collections.deque(maxlen=101)
-        self._last, self._quiet, self._ended = None, 0.0, threading.Event()
+        self._last: float | None = None
+        self._quiet, self._ended = 0.0, threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
@@ -46,7 +47,7 @@ class Watchdog:
             self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
 
     def beat(self) -> None:
@@ -87,8 +88,9 @@ class Watchdog:
         for path in [None, *([self._report_to] if self._report_to else [])]:
             # not by the logger, whose lock the hanging thread may hold
             stream = sys.__stderr__ if path is None else open(path, "a")  # noqa: SIM115  (the process ends here)
-            stream.write(said)
-            stream.flush()
-            faulthandler.dump_traceback(stream, all_threads=True)
+            if stream:  # a process may be without standard error
+                stream.write(said)
+                stream.flush()
+                faulthandler.dump_traceback(stream, all_threads=True)
         if self._then:
             self._then()

@@ -1,6 +1,5 @@
-"""Assembly: the parts of an experiment, made for the dataset and the machine at hand. Training, evaluation and prediction start here.
+"""Assembly: builds model, step metrics and predictor of an experiment, for training, evaluation and prediction.
 
-Usage:
     experiment = Experiment.from_gin()
     assembly = Assembly(experiment, dataset, replicas, precision="mixed_bfloat16", xla="auto")
     assembly.model, assembly.step_metrics, assembly.predictor
@@ -27,7 +26,7 @@ from flexseg.runs.variables import model_variables
 from flexseg.training.experiment import Experiment
 from flexseg.training.precision import resolve_xla
 
-HONEST_METRIC = "mean_foreground_dice"  # followed in every run, whatever else is
+HONEST_METRIC = "mean_foreground_dice"  # computed in every run
 
 
 class Assembly:
@@ -35,13 +34,13 @@ class Assembly:
 
     Args:
       experiment: the settings.
-      dataset: gives classes, channels and sizes; only its manifest is used.
+      dataset: gives classes, channels and image sizes; only its manifest is read.
       replicas: the devices.
-      precision: the resolved Keras dtype policy; the caller keeps `precision_scope` open.
+      precision: the resolved Keras dtype policy. The caller keeps `precision_scope` open.
       xla: `auto`, `on` or `off`.
 
     Raises:
-      UserError: from the model builder, the metrics or the combination of settings.
+      UserError: an invalid model, metric or combination of settings.
     """
 
     def __init__(self, experiment: Experiment, dataset: BuiltDataset, replicas: Replicas, *, precision: str, xla: str):
@@ -77,7 +76,7 @@ class Assembly:
     def _evaluation_network(self, inputs: InputSettings, *, channels: int, classes: int) -> keras.Model:
         try:
             network = build_model(image_size=self.evaluation_size, channels=channels, classes=classes)
-        except UserError as error:  # it names input.image_size, which is not at fault
+        except UserError as error:  # it names input.image_size, but input.eval_image_size is wrong
             height, width = (-(-own // side) * side for own, side in zip(self.evaluation_size, inputs.image_size, strict=True))
             raise UserError(
                 "input.eval_image_size",
@@ -95,7 +94,7 @@ class Assembly:
         return network
 
     def _excluded(self, experiment: Experiment) -> list[str]:
-        """What XLA cannot serve: op determinism (max-pooling's gradient raises), a collective inside the forward pass."""
+        """Settings that XLA does not support: op determinism (the gradient of max pooling raises), collectives in the forward pass."""
         found = {
             "train.deterministic": experiment.train.deterministic,
             "sync_batch normalization": self.synchronized,
@@ -105,16 +104,16 @@ class Assembly:
 
     @property
     def synchronized(self) -> bool:
-        """Whether a normalization of the model exchanges its statistics between replicas."""
+        """Whether the model has synchronized batch normalization."""
         return any(getattr(layer, "synchronized", False) for layer in self.layers())
 
     def layers(self) -> Iterator[keras.layers.Layer]:
-        """Every layer of the model, and those of the models within it."""
+        """All layers of the model, nested models included."""
         return _layers(self.model)
 
     @property
     def parameters(self) -> int:
-        """Number of trainable and other weights, without dropout seeds."""
+        """Number of parameters, trainable or not, without dropout seeds."""
         return sum(int(tf.size(v.value)) for v in model_variables(self.model))
 
     def summary(self) -> str:
@@ -127,7 +126,7 @@ class Assembly:
 
 @contextlib.contextmanager
 def _terminal_width(columns: int) -> Iterator[None]:
-    """What rich, with which Keras draws tables, takes for the width of the terminal; it cuts off what is beyond (80 without a terminal)."""
+    """Sets the width of rich's tables, which Keras prints; rich cuts them at the terminal width (80 without a terminal)."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(columns)
     try:
@@ -139,7 +138,7 @@ def _terminal_width(columns: int) -> Iterator[None]:
 
 
 def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """The layers of a model, and those of the models within it."""
+    """All layers of a model, nested models included."""
     for layer in model.layers:
         yield layer
         if isinstance(layer, keras.Model):

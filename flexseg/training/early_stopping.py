@@ -1,10 +1,10 @@
-"""EarlyStopping: the best value of `train.monitor` so far, and when training stops without a better one. The rules of Keras's EarlyStopping.
+"""EarlyStopping: stops training when `train.monitor` has stopped improving, as Keras's callback does.
 
     early_stopping = EarlyStopping(mode="min", patience=10)
     improved = early_stopping.update(0.31, epoch=3)          # True: save the best weights
     if early_stopping.exhausted: ...
 
-Host state only, saved with every checkpoint (`state()`, `restore()`).
+Its state is on the host and is saved with every checkpoint (`state()`, `restore()`).
 """
 
 import math
@@ -14,17 +14,17 @@ from flexseg.errors import UserError, suggest
 
 
 def monitor_mode(mode: str, monitor: str, *, higher_is_better: Mapping[str, bool], class_names: Sequence[str], validates: bool) -> str:
-    """`min` or `max` for what `train.mode` says of `train.monitor`.
+    """Resolves `train.mode` to `min` or `max`.
 
     Args:
       mode: `auto`, `min` or `max`.
-      monitor: the name of a loss or metric, with `val_` before it for that of the validation.
-      higher_is_better: by name of a metric.
-      class_names: whose Dice the validation tells.
-      validates: whether there is a validation split.
+      monitor: name of the loss or of a metric; a `val_` prefix means the validation split.
+      higher_is_better: {metric name: direction}.
+      class_names: the classes, whose Dice can be monitored as `val_dice/<class>`.
+      validates: whether the dataset has a validation split.
 
     Raises:
-      UserError: for a name that nothing has, or one of the validation where there is none.
+      UserError: for an unknown name, or a validation metric without a validation split.
     """
     train = ["loss", *higher_is_better]
     valid = [f"val_{name}" for name in [*train, *(f"dice/{name}" for name in class_names)]]
@@ -40,19 +40,21 @@ def monitor_mode(mode: str, monitor: str, *, higher_is_better: Mapping[str, bool
 
 
 class EarlyStopping:
-    """The best value so far, and how long ago it was.
+    """The best monitored value and the number of updates since.
 
     Args:
       mode: `min` or `max`.
-      patience: updates without improvement after which `exhausted` is true; 0 for never.
+      patience: updates without improvement until `exhausted`; 0 for never.
     """
 
     def __init__(self, *, mode: str, patience: int):
         self._sign, self._patience = (1.0 if mode == "min" else -1.0), patience
-        self.value, self.epoch, self.waited = None, None, 0
+        self.value: float | None = None
+        self.epoch: int | None = None
+        self.waited = 0
 
     def update(self, value: float, *, epoch: int) -> bool:
-        """Notes the value of `epoch`; true when it is the best so far. A value that is not finite never is."""
+        """Adds the value of `epoch`; true when it is the best so far, which a non-finite value never is."""
         if math.isfinite(value) and (self.value is None or self._sign * value < self._sign * self.value):
             self.value, self.epoch, self.waited = value, epoch, 0
             return True
@@ -65,9 +67,9 @@ class EarlyStopping:
         return self._patience > 0 and self.waited >= self._patience
 
     def state(self) -> dict:
-        """Everything that `restore` needs, as JSON values."""
+        """The state as JSON values."""
         return {"value": self.value, "epoch": self.epoch, "waited": self.waited}
 
     def restore(self, state: dict) -> None:
-        """Continues from `state()`."""
+        """Restores `state()`."""
         self.value, self.epoch, self.waited = state["value"], state["epoch"], state["waited"]

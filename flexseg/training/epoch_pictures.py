@@ -1,6 +1,5 @@
-"""Epoch pictures: the predicted masks of a few cases after every epoch, in TensorBoard and as PNG files: `epoch_change_infer.*`.
+"""Image summaries: predicted masks of a few cases after every epoch, in TensorBoard and as PNG files: the bindings `epoch_change_infer.*`.
 
-Usage:
     epoch_change_infer.num_infer_images = 6
     epoch_change_infer.images = "mini_test/images"
     epoch_change_infer.masks = "mini_test/masks"
@@ -21,6 +20,7 @@ from flexseg.evaluation.scores import count_case, mean_of_known
 from flexseg.files.cases import discover_pairs
 from flexseg.files.headers import MAX_PIXELS
 from flexseg.files.images import read_mask
+from flexseg.files.label_map import LabelMap
 from flexseg.inference.prediction import load_image
 from flexseg.inference.predictor import Predictor
 from flexseg.pictures.panels import panel, save_png, sheet, tile_boxes
@@ -30,14 +30,14 @@ from flexseg.runs.directory import RunDirectory
 @gin.configurable("epoch_change_infer")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PictureSettings:
-    """Which cases are pictured, and how often.
+    """The cases to draw after an epoch.
 
     Attributes:
-      num_infer_images: how many cases, the first in order; 0 for none.
-      split: of the dataset, unless a folder is given.
-      images: a folder of images to take instead.
-      masks: the folder of their masks, paired by stem; optional.
-      every: epochs between pictures; the last epoch is always pictured.
+      num_infer_images: number of cases, the first by case id; 0 for none.
+      split: split of the dataset to take the cases from.
+      images: folder of images to use instead of a split.
+      masks: folder of their masks, paired by stem; optional.
+      every: epochs between two drawings; the last epoch is always drawn.
     """
 
     num_infer_images: int = 6
@@ -46,7 +46,7 @@ class PictureSettings:
     masks: str | None = None
     every: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_infer_images < 0 or self.every < 1:
             raise UserError(
                 "epoch_change_infer", expected="num_infer_images of at least 0, every of at least 1", found=f"{self.num_infer_images}, {self.every}"
@@ -63,32 +63,32 @@ class _Case:
 
 
 class EpochPictures:
-    """The pictured cases of a run.
+    """Draws the predictions of a few cases during training.
 
     Args:
       settings: the bindings.
-      dataset: whose split or whose conversion is used.
-      run: where the PNG files go.
-      predictor: must take the cases' sizes.
+      dataset: gives the split, and the conversion of images from a folder.
+      run: the run directory, for the PNG files.
+      predictor: predicts the cases.
 
     Raises:
-      UserError: for a split or folder that is not there, or a case that cannot be read or predicted.
+      UserError: the split or folder does not exist, or a case cannot be read or is too large for the predictor.
     """
 
     def __init__(self, settings: PictureSettings, dataset: BuiltDataset, run: RunDirectory, predictor: Predictor):
         self._settings, self._label_map, self._run = settings, dataset.label_map, run
         self._stamp = "LEAKED  " if dataset.manifest.leaked else ""
         self._predictor = predictor
-        self._cases = _from_folder(settings, dataset) if settings.images else _from_split(settings, dataset)
+        self._cases = _from_folder(settings.images, settings, dataset) if settings.images else _from_split(settings, dataset)
         for case in self._cases:
             predictor.check_size(case.image.shape[:2], where=case.name)
 
     def due(self, epoch: int, *, last: bool) -> bool:
-        """Whether `epoch` is pictured: the first, every `every`-th after it, and the last."""
+        """Whether to draw `epoch`: the first, every `every`-th after it, and the last."""
         return bool(self._cases) and (last or (epoch - 1) % self._settings.every == 0)
 
     def draw(self, epoch: int, *, between_batches: Callable[[], None] = lambda: None) -> dict[str, np.ndarray]:
-        """Predicts and draws every case, writes the PNG files of `epoch` and returns {case: uint8 [h, w, 3]}."""
+        """Predicts and draws every case, writes the PNG files of `epoch`, and returns {case: uint8 [h, w, 3]}."""
         panels = {}
         predictions = self._predictor.predict([case.image for case in self._cases], between_batches=between_batches)
         for case, prediction in zip(self._cases, predictions, strict=True):
@@ -101,8 +101,8 @@ class EpochPictures:
         return panels
 
     def sheet(self, *, epochs: int) -> Path | None:
-        """Writes `epoch_change_infer.png`: the first, middle and last three pictured epochs up to `epochs` as rows, cases as columns."""
-        drawn = {f"epoch_{epoch:04d}" for epoch in range(1, epochs + 1)}  # later ones are of a run that was begun anew
+        """Writes `epoch_change_infer.png`: cases as columns, the first, middle and last three drawn epochs up to `epochs` as rows."""
+        drawn = {f"epoch_{epoch:04d}" for epoch in range(1, epochs + 1)}  # later folders are from before a restart
         folders = sorted(folder for folder in self._run.pictures.glob("epoch_*") if folder.name in drawn)
         if not folders or not self._cases:
             return None
@@ -124,14 +124,14 @@ class EpochPictures:
         return np.asarray(Image.open(path).convert("RGB"))[top:bottom, left:right]
 
 
-def _dice(truth: np.ndarray, prediction: np.ndarray, label_map) -> float:
+def _dice(truth: np.ndarray, prediction: np.ndarray, label_map: LabelMap) -> float:
     return float(mean_of_known(count_case(truth, prediction, label_map.num_classes).dice[list(label_map.foreground_classes)]))
 
 
 def _from_split(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]:
     if not settings.num_infer_images:
         return []
-    if settings.split == "valid" and not dataset.has("valid"):  # the default, which nobody asked for
+    if settings.split == "valid" and not dataset.has("valid"):  # the default split, so no error
         say("no pictures of the epochs: the dataset has no validation split (epoch_change_infer.split='train' pictures training cases)")
         return []
     if not dataset.has(settings.split):
@@ -148,10 +148,10 @@ def _from_split(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]
         return [_Case(table.case_id[index], *records.example(int(index))) for index in first]
 
 
-def _from_folder(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]:
+def _from_folder(images: str, settings: PictureSettings, dataset: BuiltDataset) -> list[_Case]:
     manifest = dataset.manifest
     found = []
-    pairs = discover_pairs(settings.images, settings.masks)
+    pairs = discover_pairs(images, settings.masks)
     for warning in pairs.warnings:
         say("warning: %s", warning)
     for case in pairs.cases[: settings.num_infer_images]:
@@ -168,6 +168,6 @@ def _from_folder(settings: PictureSettings, dataset: BuiltDataset) -> list[_Case
 def _encoded(mask: Path, dataset: BuiltDataset) -> np.ndarray:
     try:
         return dataset.label_map.encode(read_mask(mask), mask)
-    except UserError as error:  # its cure is one of `flexseg build`
+    except UserError as error:  # its cure is for `flexseg build`
         cure = f"these masks need the label map that the dataset was built with; to widen it: flexseg build --overwrite …, and {error.cure}"
         raise UserError(error.where, expected=error.expected, found=error.found, cure=cure) from error

@@ -1,7 +1,7 @@
 """Experiment: all settings of a run, read from gin.
 
-experiment, configuration, notes = read_experiment(["default.gin"], ["train.epochs=3"], user_modules=[])
-experiment.train.epochs, configuration.text
+    experiment, configuration, notes = read_experiment(["default.gin"], ["train.epochs=3"], user_modules=[])
+    experiment.train.epochs, configuration.text
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ BUILD_ONLY = ("label_map", "split", "synthetic_nuclei", "volumes", "breastdm", "
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """All settings that define an experiment, as gin binds them."""
+    """All settings of a run."""
 
     train: TrainSettings
     optimizer: OptimizerSettings
@@ -39,7 +39,7 @@ class Experiment:
 
     @classmethod
     def from_gin(cls) -> "Experiment":
-        """Makes every settings object; gin fills in what is bound."""
+        """Makes the settings objects from gin's bindings."""
         return cls(
             train=TrainSettings(),
             optimizer=OptimizerSettings(),
@@ -54,7 +54,7 @@ class Experiment:
 
 
 def global_batch_size(settings: TrainSettings, replicas: int) -> int:
-    """Examples a step over all replicas."""
+    """Examples per step over all replicas."""
     if settings.batch_size_per_replica is not None:
         return settings.batch_size_per_replica * replicas
     return settings.global_batch_size or 4
@@ -63,17 +63,17 @@ def global_batch_size(settings: TrainSettings, replicas: int) -> int:
 def read_experiment(
     gin_file: Sequence[str], gin_param: Sequence[str], *, user_modules: Sequence[str], recorded: bool = False
 ) -> tuple[Experiment, Configuration, list[str]]:
-    """Parses the configuration and makes the settings; TensorFlow is imported by then.
+    """Parses the gin configuration and makes the settings. Call `load_tensorflow` before.
 
     Args:
       gin_file, gin_param, user_modules: as on the command line.
-      recorded: the file is the `config.gin` of a run, whose old names are translated.
+      recorded: whether the file is the `config.gin` of a run; old names are then translated.
 
     Returns:
       (experiment, configuration, notes on bindings without effect).
 
     Raises:
-      UserError: for anything wrong in it, bindings of `flexseg build` included.
+      UserError: an error in the configuration, or a binding of `flexseg build`.
     """
     configuration = configure(
         gin_file, gin_param, modules=("flexseg.training.experiment", "flexseg.training.assembly"), user_modules=user_modules, recorded=recorded

@@ -1,12 +1,12 @@
-"""Keras's Adam and SGD with one TensorFlow kernel for the update of a weight, where Keras takes a dozen.
+"""Keras's Adam and SGD with a fused update: one TensorFlow kernel per variable, where Keras runs a dozen.
 
-    optimizer = FusedAdam(1e-3)                       # in the replicas' scope
+    optimizer = FusedAdam(1e-3)                       # in the scope of the strategy
     optimizer.build(model.trainable_variables)
-    scalars = optimizer.scalars(rate)                 # once a step
+    scalars = optimizer.scalars(rate)                 # once per step
     optimizer.update_weight(gradient, variable, scalars)      # inside `strategy.extended.update`
 
-Same formulas, same variables, same defaults as Keras; clipping, weight decay and averages stand in the step. An update waits for the decision
-whether the step counts, so nothing hides its time: BUILD_NOTES.md has the figures.
+Formulas, variables and defaults are Keras's. Gradient clipping, weight decay and EMA are in `TrainStep`. The update waits for the finite check of the
+step, so nothing overlaps with it; docs/measurements.md has the times.
 """
 
 import keras
@@ -14,16 +14,16 @@ import tensorflow as tf
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Adam (Kingma and Ba 2015, arXiv 1412.6980, in the order of computation before its section 2.1), updated by `ResourceApplyAdam`."""
+    """Adam with `ResourceApplyAdam` (Kingma and Ba 2015, arXiv 1412.6980, in the order of computation before section 2.1)."""
 
     def scalars(self, learning_rate: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """(rate, beta_1 ** t, beta_2 ** t) in the rate's dtype, t counting applied updates from 1."""
+        """(learning rate, beta_1 ** t, beta_2 ** t) in the dtype of the rate; t counts applied updates from 1."""
         dtype = learning_rate.dtype
         count = tf.cast(tf.convert_to_tensor(self.iterations.value) + 1, dtype)
         return learning_rate, tf.pow(tf.constant(self.beta_1, dtype), count), tf.pow(tf.constant(self.beta_2, dtype), count)
 
     def update_weight(self, gradient: tf.Tensor, variable: tf.Variable, scalars: tuple[tf.Tensor, ...]) -> None:
-        """Updates one weight and its moments on the device at hand; `gradient` and `scalars` have the weight's dtype."""
+        """Updates a variable and its moments on the current device; `gradient` and `scalars` have the dtype of the variable."""
         rate, beta_1_power, beta_2_power = scalars
         index = self._get_variable_index(variable)
         constant = {name: tf.constant(getattr(self, name), rate.dtype) for name in ("beta_1", "beta_2", "epsilon")}
@@ -35,14 +35,14 @@ class FusedAdam(keras.optimizers.Adam):
 
 
 class FusedSGD(keras.optimizers.SGD):
-    """SGD with or without (Nesterov) momentum as Keras defines it, updated by `ResourceApplyKerasMomentum`."""
+    """SGD with Keras's momentum and Nesterov momentum, by `ResourceApplyKerasMomentum`."""
 
     def scalars(self, learning_rate: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """(rate,)."""
+        """(learning rate,)."""
         return (learning_rate,)
 
     def update_weight(self, gradient: tf.Tensor, variable: tf.Variable, scalars: tuple[tf.Tensor, ...]) -> None:
-        """Updates one weight and its momentum on the device at hand; `gradient` and `scalars` have the weight's dtype."""
+        """Updates a variable and its momentum on the current device; `gradient` and `scalars` have the dtype of the variable."""
         (rate,) = scalars
         if self.momentum == 0:
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)

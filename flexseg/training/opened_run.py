@@ -1,8 +1,8 @@
-"""A trained run as a model with its weights, a predictor and its dataset: what evaluate, predict and export start from.
+"""Loads a trained run for inference: model, weights, predictor and dataset, for evaluate, predict and export.
 
-with open_run("runs/my_run", gin_param=[], checkpoint="best", replicas=0, logical_cpus=0) as opened:
-    opened.assembly.predictor, opened.facts
-    dataset_of(opened, data_dir=None)
+    with open_run("runs/my_run", gin_param=[], checkpoint="best", replicas=0, logical_cpus=0) as opened:
+        opened.assembly.predictor, opened.facts
+        dataset_of(opened, data_dir=None)
 """
 
 import contextlib
@@ -29,13 +29,13 @@ class OpenedRun:
     """A trained run, ready for inference.
 
     Attributes:
-      run: its directory.
-      experiment: its settings.
-      facts: the dataset as the run remembers it: manifest and LabelMap, no records.
-      assembly: model with the chosen weights.
-      environment: `environment.json`.
-      weights: facts of the weights: epoch, step.
-      warnings: what is not as it was when it was trained.
+      run: the run directory.
+      experiment: the settings.
+      facts: the dataset's manifest and LabelMap, as copied into the run directory; no records.
+      assembly: model, with its weights loaded, and predictor.
+      environment: content of `environment.json`.
+      weights: epoch and step of the weights.
+      warnings: user modules that changed since training.
     """
 
     run: RunDirectory
@@ -49,19 +49,19 @@ class OpenedRun:
 
 @contextlib.contextmanager
 def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replicas: int, logical_cpus: int) -> Iterator[OpenedRun]:
-    """Opens a run for evaluation or prediction, with the precision it was trained with.
+    """Opens a run for inference, with the precision of its training.
 
-    TensorFlow must have been imported with the run's kernels: `load_tensorflow(onednn=recorded_onednn(workdir))`. What is written into the run goes
-    to its bucket at the end.
+    Import TensorFlow with the kernels of the run before: `load_tensorflow(onednn=recorded_onednn(workdir))`. Files written to a run in a bucket are
+    uploaded when the context closes.
 
     Args:
       workdir: the run directory.
-      gin_param: bindings over those of the run, e.g. `eval.batch_size=8`.
+      gin_param: bindings that override those of the run, e.g. `eval.batch_size=8`.
       checkpoint: `best` or `last`.
       replicas, logical_cpus: see `open_replicas`.
 
     Raises:
-      UserError: when there is no such run or no such weights.
+      UserError: there is no such run, or it has no such weights.
     """
     with open_run_directory(workdir) as run:
         if run.remote:
@@ -93,7 +93,7 @@ def _opened(run: RunDirectory, gin_param: Sequence[str], *, checkpoint: str, rep
 
 @contextlib.contextmanager
 def _naming_its_place(modules: Record) -> Iterator[None]:
-    """If a run's user module cannot be found here, tells where it was. It is not taken from there: a run is data, and names no code to execute."""
+    """Adds the recorded path to the error for a missing user module. The module is not imported from there: a run must not name code to execute."""
     try:
         yield
     except UserError as error:
@@ -107,16 +107,16 @@ def _naming_its_place(modules: Record) -> Iterator[None]:
 
 
 def _import_folder(module: str, file: str) -> str:
-    """The folder from which `module` is found as `file`."""
+    """The folder to put on the import path so that `module` is `file`."""
     path = Path(file)
     return str(path.parents[module.count(".") + (path.name == "__init__.py")])
 
 
 def dataset_of(opened: OpenedRun, data_dir: str | None) -> BuiltDataset:
-    """The dataset that a run was trained on, where it was then or below `data_dir`.
+    """Opens the training dataset of a run, at its recorded path or below `data_dir`.
 
     Raises:
-      UserError: when it is not there, or was built again since.
+      UserError: the dataset is missing or was rebuilt.
     """
 
     if data_dir is not None:

@@ -4,8 +4,8 @@
     optimizer.learning_rate = 1e-3
     optimizer.weight_decay = 1e-4
 
-The optimizers are Keras's, with fused updates (`fused_optimizers.py`); decoupled weight decay and clipping stand in the step,
-after the all-reduce, where they mean the same on any number of replicas.
+The optimizers are Keras's with fused updates (`fused_optimizers.py`). `TrainStep` applies weight decay and clipping after the all-reduce, so that they
+do not depend on the number of replicas.
 """
 
 import dataclasses
@@ -23,27 +23,26 @@ from flexseg.training.fused_optimizers import FusedAdam, FusedSGD
 @gin.configurable("optimizer")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """The optimizer, its rate and its clipping.
+    """Optimizer, learning rate, gradient clipping and EMA.
 
     Attributes:
       name: `Adam`, `AdamW` (decoupled weight decay) or `SGD`.
-      learning_rate: before scaling, schedule and plateau reduction.
-      scaling: how the rate follows the global batch: `none`; `linear`, rate × batch / base_batch_size (Goyal et al. 2017, arXiv 1706.02677, who
-        warm up over 5 epochs: `schedule.warmup_steps`); `sqrt`, rate × √(batch / base_batch_size) (Krizhevsky 2014, arXiv 1404.5997).
-      base_batch_size: the batch that `learning_rate` was found at; needed with a scaling.
-      clipvalue: bound on the absolute value of every element of the reduced gradients.
+      learning_rate: learning rate before scaling, schedule and plateau factor.
+      scaling: scaling of the learning rate with the global batch: `none`; `linear`, rate × batch / base_batch_size (Goyal et al. 2017, arXiv
+        1706.02677, with a warmup of 5 epochs: `schedule.warmup_steps`); `sqrt`, rate × √(batch / base_batch_size) (Krizhevsky 2014, arXiv 1404.5997).
+      base_batch_size: global batch that `learning_rate` belongs to; required with a scaling.
+      clipvalue: bound on the absolute value of every gradient element, after the all-reduce.
       clipnorm: bound on the L2 norm of each gradient tensor.
-      global_clipnorm: bound on the L2 norm of all gradients together. At most one of the three.
-      weight_decay: of `AdamW`, per step and unit of learning rate, on every trainable weight as in Keras; default 0.004 there.
-      beta_1, beta_2, epsilon: of `Adam` and `AdamW`; defaults 0.9, 0.999, 1e-7.
-      momentum: of `SGD`; default 0.9.
-      nesterov: of `SGD`.
-      ema_momentum: validate, keep as best and predict with exponential moving averages of the weights (EMA; Polyak and Juditsky 1992) of
-        this decay, 0.999 for example; None for none.
-      encoder_rate_factor: what the rate (and with it weight decay) is multiplied by for the weights of an encoder (models/layers/encoders.py);
-        learnt ones want a tenth or so of what a new decoder takes.
-      encoder_frozen_steps: for how many steps these weights stay as they are; its batch normalizations go on by batch, unless frozen themselves
-        (encoder_normalization), and to freeze it for good is encoder_trainable_layers = 0, which saves its backward pass.
+      global_clipnorm: bound on the L2 norm of all gradients together. At most one of the three can be set.
+      weight_decay: weight decay of `AdamW`, times the learning rate per step, on every trainable weight as in Keras; default 0.004.
+      beta_1, beta_2, epsilon: constants of `Adam` and `AdamW`; defaults 0.9, 0.999, 1e-7.
+      momentum: momentum of `SGD`; default 0.9.
+      nesterov: use Nesterov momentum in `SGD`.
+      ema_momentum: decay of the exponential moving average (EMA) of the weights (Polyak and Juditsky 1992), 0.999 for example. Validation, best
+        weights and prediction then use the EMA; None for none.
+      encoder_rate_factor: factor on the learning rate, and so on weight decay, of the encoder variables; a pretrained encoder often needs a tenth.
+      encoder_frozen_steps: steps in which the encoder variables are not updated. Batch normalization of the encoder still uses batch statistics,
+        unless encoder_normalization freezes it. To freeze the encoder for good, encoder_trainable_layers = 0 also saves its backward pass.
     """
 
     name: Literal["Adam", "AdamW", "SGD"] = "Adam"
@@ -63,7 +62,7 @@ class OptimizerSettings:
     encoder_rate_factor: float = 1.0
     encoder_frozen_steps: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise UserError("optimizer.learning_rate", expected="a rate above 0", found=str(self.learning_rate))
         if (self.scaling == "none") != (self.base_batch_size is None) or not (self.base_batch_size is None or self.base_batch_size >= 1):
@@ -85,7 +84,7 @@ class OptimizerSettings:
         for name in clips:
             if getattr(self, name) <= 0:
                 raise UserError(f"optimizer.{name}", expected="a bound above 0", found=str(getattr(self, name)))
-        users = {"weight_decay": ("AdamW",), "momentum": ("SGD",), "nesterov": ("SGD",)}
+        users: dict[str, tuple[str, ...]] = {"weight_decay": ("AdamW",), "momentum": ("SGD",), "nesterov": ("SGD",)}
         users |= {name: ("Adam", "AdamW") for name in ("beta_1", "beta_2", "epsilon")}
         for name, optimizers in users.items():
             if getattr(self, name) not in (None, False) and self.name not in optimizers:
@@ -93,40 +92,41 @@ class OptimizerSettings:
 
     @property
     def decay(self) -> float:
-        """Weight decay that the step applies."""
+        """The decoupled weight decay; 0 except for AdamW."""
         if self.name != "AdamW":
             return 0.0
         return 0.004 if self.weight_decay is None else self.weight_decay
 
     def scaled_rate(self, batch_size: int) -> float:
-        """The learning rate of a global batch of `batch_size` examples."""
-        if self.scaling == "none":
+        """The learning rate, scaled to a global batch of `batch_size` examples."""
+        if self.base_batch_size is None:  # without a scaling
             return self.learning_rate
         ratio = batch_size / self.base_batch_size
         return self.learning_rate * (ratio if self.scaling == "linear" else math.sqrt(ratio))
 
     @property
     def singles_out_encoder(self) -> bool:
-        """Whether an encoder learns otherwise than the rest."""
+        """Whether the encoder variables have their own learning rate."""
         return self.encoder_rate_factor != 1 or self.encoder_frozen_steps > 0
 
     def encoder_learning_rate(self, rate: tf.Tensor, step: tf.Tensor | int) -> tf.Tensor:
-        """The encoder's share of the rate at step `step`, from 0."""
+        """The encoder learning rate at global step `step`; 0 while the encoder is frozen."""
         return rate * self.encoder_rate_factor * tf.cast(step >= self.encoder_frozen_steps, rate.dtype)
 
     def build(self) -> FusedAdam | FusedSGD:
-        """The optimizer, without clipping and decay; to be made and built in the replicas' scope."""
+        """Makes the optimizer, without clipping and weight decay. Call it, and `build` of the result, in the scope of the strategy."""
         if self.name == "SGD":
             return FusedSGD(self.learning_rate, momentum=0.9 if self.momentum is None else self.momentum, nesterov=self.nesterov)
         given = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon") if getattr(self, name) is not None}
         return FusedAdam(self.learning_rate, **given)
 
     def clip(self) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
-        """A pure function of the reduced gradients."""
-        if self.clipvalue is not None:
-            return lambda gradients: [tf.clip_by_value(g, -self.clipvalue, self.clipvalue) for g in gradients]
-        if self.clipnorm is not None:
-            return lambda gradients: [tf.clip_by_norm(g, self.clipnorm) for g in gradients]
-        if self.global_clipnorm is not None:
-            return lambda gradients: tf.clip_by_global_norm(gradients, self.global_clipnorm)[0]
+        """The clipping as a pure function of the gradients after the all-reduce."""
+        value, norm, global_norm = self.clipvalue, self.clipnorm, self.global_clipnorm
+        if value is not None:
+            return lambda gradients: [tf.clip_by_value(g, -value, value) for g in gradients]
+        if norm is not None:
+            return lambda gradients: [tf.clip_by_norm(g, norm) for g in gradients]
+        if global_norm is not None:
+            return lambda gradients: tf.clip_by_global_norm(gradients, global_norm)[0]
         return lambda gradients: gradients

@@ -1,11 +1,11 @@
-"""ReduceLROnPlateau: lowers the learning rate where `train.monitor` no longer improves: the bindings `plateau.*`. The rules of Keras's callback.
+"""ReduceLROnPlateau: reduces the learning rate when `train.monitor` has stopped improving, as Keras's callback does: the bindings `plateau.*`.
 
     plateau = ReduceLROnPlateau(PlateauSettings(learning_rate_reducer=True), mode="min")
-    lowered = plateau.update(0.31, learning_rate=1e-3)
+    reduced = plateau.update(0.31, learning_rate=1e-3)
     rate = 1e-3 * plateau.factor
 
-Host state only, saved with every checkpoint (`state()`, `restore()`). In the reference the reducer could never act: a misspelt argument left its
-patience at that of early stopping.
+Its state is on the host and is saved with every checkpoint (`state()`, `restore()`). In the reference the reducer never acted: a misspelt argument
+left its patience at that of early stopping.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from flexseg.errors import UserError
 @gin.configurable("plateau")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlateauSettings:
-    """When the learning rate falls because `train.monitor` no longer improves.
+    """Learning rate reduction on a plateau of `train.monitor`.
 
     Attributes:
-      learning_rate_reducer: whether it does.
-      reducer_factor: what the rate is multiplied by.
-      reducer_patience: validations without improvement before that.
-      min_learning_rate: plateaus never take the rate below this; a schedule, which multiplies it, may.
-      min_delta: the least change that counts as an improvement (Keras's default).
+      learning_rate_reducer: whether to reduce the learning rate on a plateau.
+      reducer_factor: factor of one reduction, between 0 and 1.
+      reducer_patience: validations without improvement before a reduction.
+      min_learning_rate: lower bound of the reduced rate, before the factor of the schedule.
+      min_delta: smallest change that counts as an improvement (Keras's default).
     """
 
     learning_rate_reducer: bool = False
@@ -35,7 +35,7 @@ class PlateauSettings:
     min_learning_rate: float = 0.0
     min_delta: float = 1e-4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.reducer_factor < 1:
             raise UserError("plateau.reducer_factor", expected="a factor between 0 and 1", found=str(self.reducer_factor))
         if self.reducer_patience < 1 or self.min_learning_rate < 0 or self.min_delta < 0:
@@ -46,11 +46,11 @@ class PlateauSettings:
 
 
 class ReduceLROnPlateau:
-    """The factor on the learning rate, lowered at plateaus.
+    """The learning rate factor, reduced on plateaus.
 
     Args:
       settings: the bindings.
-      mode: `min` or `max`, of the monitored value.
+      mode: `min` or `max`: the direction of an improvement.
     """
 
     def __init__(self, settings: PlateauSettings, *, mode: str):
@@ -58,7 +58,7 @@ class ReduceLROnPlateau:
         self.factor, self._best, self._waited = 1.0, math.inf, 0
 
     def update(self, value: float, *, learning_rate: float) -> bool:
-        """Notes a value; true when the factor fell. `learning_rate` is the rate before the factor."""
+        """Adds a monitored value; true when it reduced the factor. `learning_rate` is the rate without the factor."""
         if not self._settings.learning_rate_reducer:
             return False
         signed = self._sign * value
@@ -76,10 +76,10 @@ class ReduceLROnPlateau:
         return True
 
     def state(self) -> dict:
-        """Everything that `restore` needs, as JSON values."""
+        """The state as JSON values."""
         return {"factor": self.factor, "best": self._best if math.isfinite(self._best) else None, "waited": self._waited}
 
     def restore(self, state: dict) -> None:
-        """Continues from `state()`."""
+        """Restores `state()`."""
         self.factor, self._waited = state["factor"], state["waited"]
         self._best = math.inf if state["best"] is None else state["best"]

@@ -1,12 +1,12 @@
-"""What `auto` means on the machine at hand: precision and XLA.
+"""Mixed precision and XLA: resolves `auto` for this machine.
 
-Usage:
     policy = resolve_precision("auto", on_gpu=False)      # "mixed_bfloat16" on a CPU with AVX-512 BF16
     with precision_scope(policy):
         model = build_model(...)
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -18,8 +18,8 @@ from flexseg.machine import cpu_flags
 def resolve_precision(setting: str, *, on_gpu: bool) -> str:
     """The Keras dtype policy for `train.precision`.
 
-    `auto`: mixed_bfloat16 where the hardware multiplies it (compute capability 8.0, AVX-512 BF16 or AMX on CPUs), else
-    mixed_float16 from compute capability 7.0, else float32.
+    `auto` is mixed_bfloat16 with hardware support (compute capability 8.0; AVX-512 BF16 or AMX on CPUs), else mixed_float16 from compute capability
+    7.0 on, else float32.
     """
     if setting != "auto":
         return setting
@@ -31,15 +31,15 @@ def resolve_precision(setting: str, *, on_gpu: bool) -> str:
 
 
 def resolve_xla(setting: str, *, on_gpu: bool, excluded_by: list[str]) -> bool:
-    """Whether the step is compiled by XLA.
+    """Whether to compile the step with XLA.
 
     Args:
       setting: `train.xla`.
-      on_gpu: what `auto` follows; on CPUs oneDNN is faster.
-      excluded_by: the parts of the configuration that XLA cannot serve, in words.
+      on_gpu: `auto` compiles on GPUs only; on CPUs oneDNN is faster.
+      excluded_by: names of the settings that XLA does not support.
 
     Raises:
-      UserError: when `on` meets one of them.
+      UserError: `on` together with such a setting.
     """
     if setting == "on" and excluded_by:
         raise UserError(
@@ -49,8 +49,8 @@ def resolve_xla(setting: str, *, on_gpu: bool, excluded_by: list[str]) -> bool:
 
 
 @contextlib.contextmanager
-def precision_scope(policy: str):
-    """Models made inside compute under `policy`; Keras keeps both settings in globals, which are put back."""
+def precision_scope(policy: str) -> Iterator[None]:
+    """Sets Keras's global dtype policy and floatx for models made inside, and restores both."""
     before = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64" if policy == "float64" else "float32")
     keras.config.set_dtype_policy(policy)

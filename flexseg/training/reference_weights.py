@@ -1,9 +1,9 @@
-"""Weights of a FlexUNet from the file that the reference's training wrote: `models/best_model.h5`, in Keras 2's layout.
+"""Loads Keras 2 weights (.h5) of the reference into a FlexUNet: its `models/best_model.h5`.
 
     left = assign_reference(replicas, model, Path("best_model.h5"))
 
-Only arrays are read, with h5py: the description of the network in the file, which Keras would deserialise, is not looked at. Layers without weights
-are no matter; the others stand in the order of the network, and each array is compared by kind and shape before it is read.
+Reads arrays only, with h5py; the model config in the file is not deserialized. Arrays are matched by the order of the layers, and the kind and shape
+of each are checked before it is read.
 """
 
 from pathlib import Path
@@ -19,18 +19,18 @@ _ARCHITECTURE = "flex_unet"
 
 
 def assign_reference(replicas: Replicas, model: keras.Model, path: Path) -> list[str]:
-    """Assigns the arrays of a file to a model's variables.
+    """Assigns the arrays of an .h5 file to the variables of a model.
 
     Args:
-      replicas: that hold the model.
-      model: a flex_unet of the settings that the file was written with; its head may have other classes.
-      path: a whole model or weights alone, as Keras 2 (or `save("….h5")` of Keras 3) writes them.
+      replicas: the devices.
+      model: a flex_unet with the settings of the file; the number of classes may differ.
+      path: a whole model or its weights, written by Keras 2 or by Keras 3's `save("….h5")`.
 
     Returns:
-      The names of the variables of another shape, which are left as they are.
+      Paths of the variables of the head that have another shape and keep their values.
 
     Raises:
-      UserError: for another architecture or other settings, and for a file that is none of these.
+      UserError: another architecture, other settings, or not such a file.
     """
     where = f"--init_from={path}"
     if model.name != _ARCHITECTURE:
@@ -54,13 +54,13 @@ def assign_reference(replicas: Replicas, model: keras.Model, path: Path) -> list
                     raise UserError(where, expected=expected, found=f"{name} of shape {list(array.shape)}", cure=settings)
     except UserError:
         raise
-    except Exception as error:  # h5py has many kinds for what is damaged or of another layout
+    except Exception as error:  # h5py raises many types for damaged files and other layouts
         raise UserError(where, expected="weights in Keras's .h5 layout", found=first_line(error)) from error
     return left
 
 
 def _arrays(file: h5py.File, where: str) -> list[tuple[str, h5py.Dataset]]:
-    """(name, array) in the network's order: Keras's `layer_names` of the file, `weight_names` of each."""
+    """(name, array) in the order of Keras's attributes `layer_names` and `weight_names`."""
     root = file.get("model_weights", file)
     arrays = []
     for layer in _names(root, "layer_names"):
@@ -75,7 +75,7 @@ def _arrays(file: h5py.File, where: str) -> list[tuple[str, h5py.Dataset]]:
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
-    """A list of names; Keras splits long ones into `layer_names0`, `layer_names1`, …, since HDF5 bounds an attribute's size."""
+    """A list of names. Keras splits long lists into `layer_names0`, `layer_names1`, …, because HDF5 limits the size of an attribute."""
     split = (name for name in group.attrs if name.startswith(attribute) and name != attribute)
     parts = [attribute] if attribute in group.attrs else sorted(split, key=lambda name: int(name[len(attribute) :]))
     if not parts:

@@ -1,6 +1,5 @@
-"""The learning rate as a pure function of the step, computed on the host and handed to the step: `schedule.*`.
+"""Learning rate schedules, computed on the host: the bindings `schedule.*`.
 
-Usage:
     schedule.name = "cosine"
     schedule.warmup_steps = 200
 """
@@ -17,15 +16,15 @@ from flexseg.errors import UserError
 @gin.configurable("schedule")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A factor on `optimizer.learning_rate`.
+    """Learning rate schedule: a factor on `optimizer.learning_rate`.
 
     Attributes:
-      name: `constant`; `cosine` falls to `final_factor` along half a cosine (Loshchilov and Hutter 2017, without restarts);
-        `polynomial` falls as (1 - t) ** power (DeepLab's "poly" policy, power 0.9).
-      warmup_steps: steps over which the factor rises linearly from 1 / warmup_steps to 1 before that.
-      schedule_epochs: epochs that the fall takes; default `train.epochs`. Given, a finished run can be extended.
-      power: of `polynomial`.
-      final_factor: the factor at the end of the fall and after it.
+      name: `constant`; `cosine`, cosine decay to `final_factor` (Loshchilov and Hutter 2017, without restarts); `polynomial`, decay as
+        (1 - t) ** power (DeepLab's "poly" policy, power 0.9).
+      warmup_steps: steps of linear warmup, from 1 / warmup_steps to 1.
+      schedule_epochs: epochs of warmup and decay together; default `train.epochs`. If it is set, a finished run can be extended.
+      power: exponent of `polynomial`.
+      final_factor: the factor at the end of the decay and after it.
     """
 
     name: Literal["constant", "cosine", "polynomial"] = "constant"
@@ -34,7 +33,7 @@ class Schedule:
     power: float = 0.9
     final_factor: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.warmup_steps < 0:
             raise UserError("schedule.warmup_steps", expected="0 or more", found=str(self.warmup_steps))
         if self.schedule_epochs is not None and self.schedule_epochs < 1:
@@ -48,11 +47,11 @@ class Schedule:
 
     @property
     def depends_on_epochs(self) -> bool:
-        """Whether another `train.epochs` would change the rate of a step."""
+        """Whether `train.epochs` changes the learning rate of a step."""
         return self.name != "constant" and self.schedule_epochs is None
 
     def factor(self, step: int, *, epochs: int, steps_per_epoch: int) -> float:
-        """The factor at `step` (from 0) of a run of `epochs`."""
+        """The factor at global step `step`, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.name == "constant":

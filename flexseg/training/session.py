@@ -1,6 +1,5 @@
-"""Session: one start of one run: what `auto` became, what is printed before work begins, and the work.
+"""Session: one start of a run: resolves `auto`, restores or initializes, prints the facts, trains.
 
-Usage:
     replicas = open_devices(experiment.train, replicas=0, logical_cpus=0, cluster=None)
     session = Session(experiment, dataset, run, replicas, config=text, user_modules=[])
     session.train(claim, init_from=None, operative_config=configuration.operative)
@@ -15,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from typing import TypeVar
 
 import keras
 import psutil
@@ -40,17 +40,19 @@ from flexseg.training.starting_weights import load_starting_weights
 from flexseg.training.trainer import TRAIN, Trainer
 from flexseg.user_modules import changes, recorded
 
-# Bindings that a resumed run may change: they report, or describe the machine, and leave the experiment as it is.
+# Bindings that may change at a resume: reports and settings of the machine, which do not define the experiment.
 MAY_DIFFER = (
     "epoch_change_infer", "eval", "train.curves_every", "train.checkpoint_steps", "train.checkpoint_minutes", "train.keep", "train.max_skipped_steps",
     "train.xla", "train.steps_per_execution", "train.watchdog_multiple", "train.watchdog_minutes", "input.cache",
 )  # fmt: skip
 
+Told = TypeVar("Told")  # JSON values
+
 
 def open_devices(
     settings: TrainSettings, *, replicas: int, logical_cpus: int, cluster: Cluster | None, communication: Communication | None = None
 ) -> Replicas:
-    """The devices of a run, after what must precede their first use; see `open_replicas`."""
+    """Enables determinism, which must precede the first use of a device, and opens the devices; see `open_replicas`."""
     if settings.deterministic:
         keras.utils.set_random_seed(settings.seed)
         tf.config.experimental.enable_op_determinism()
@@ -59,19 +61,19 @@ def open_devices(
 
 
 class Session:
-    """Resolves what is `auto` and makes the trainer's parts.
+    """One start of a run.
 
     Args:
       experiment: the settings.
-      dataset: built.
-      run: its directory, made; None for a dry run.
+      dataset: a built dataset.
+      run: an existing run directory; None for a dry run.
       replicas: the devices.
-      config: `config.gin`.
-      user_modules: names of the user's modules; recorded, so that the run can be opened again.
-      data_service: hosts that compute the training input; default here.
+      config: text for `config.gin`.
+      user_modules: names of the user's modules, which `environment.json` records.
+      data_service: addresses of tf.data service hosts; default: the input pipeline runs on this host.
 
     Raises:
-      UserError: for settings that do not fit the dataset or the machine.
+      UserError: settings that do not fit the dataset or the machine.
     """
 
     def __init__(
@@ -89,8 +91,8 @@ class Session:
         self._data_service = data_service
         self._replicas, settings = replicas, experiment.train
         stored = self._from_chief(lambda: run.read_environment() if run is not None and run.started else None)
-        auto = settings.precision == "auto" and stored is not None
-        self._precision = stored["precision"] if auto else resolve_precision(settings.precision, on_gpu=self._replicas.on_gpu)
+        auto = settings.precision == "auto"
+        self._precision = stored["precision"] if auto and stored is not None else resolve_precision(settings.precision, on_gpu=self._replicas.on_gpu)
         size = global_batch_size(settings, self._replicas.count)
         if stored is not None and stored["global_batch_size"] != size:
             raise UserError(
@@ -101,14 +103,15 @@ class Session:
             )
 
     def train(self, claim: Claim, *, init_from: str | None, operative_config: Callable[[], str]) -> None:
-        """Trains to the end.
+        """Trains a fresh or resumed run to its end.
 
         Args:
-          claim: of the run directory.
-          init_from: what a fresh run starts from, see `load_starting_weights`.
-          operative_config: tells the parameters that gin supplied, called when all were.
+          claim: the claim on the run directory.
+          init_from: pretrained weights of a fresh run, see `load_starting_weights`.
+          operative_config: returns gin's operative config; called after all parts are made.
         """
         run = self._run
+        assert run is not None  # a dry run calls `dry_run` only
         finished = self._from_chief(lambda: json.loads(run.finished.read_text()) if run.finished.is_file() else None)
         if finished and not (finished["reason"] == "epochs" and finished["epochs"] < self._experiment.train.epochs):
             say("this run is finished (%s, %d epochs): nothing to do", finished["reason"], finished["epochs"])
@@ -133,17 +136,17 @@ class Session:
                 run.write_environment(self._environment(assembly, trainer) | {"user_modules": recorded(self._user_modules, earlier=earlier)})
                 replace_file(run.summary, assembly.summary().encode())
                 replace_file(run.operative_config, operative_config().encode())
-                replace_file(run.config, self._config.encode())  # last: a directory with a config.gin holds all the rest
+                replace_file(run.config, self._config.encode())  # last: a directory with config.gin has all other files
             self._print_facts(assembly, trainer)
             reason = trainer.train(claim.interruption, check=claim.check)
         say("ended: %s", reason)
 
-    def _from_chief(self, read: Callable[[], dict | None]) -> dict | None:
-        """What the chief reads, on every worker."""
+    def _from_chief(self, read: Callable[[], Told]) -> Told:
+        """Calls `read` on the chief and broadcasts its result."""
         return json.loads(self._replicas.from_chief(json.dumps(read()).encode() if self._replicas.is_chief else b""))
 
     def dry_run(self, *, init_from: str | None) -> None:
-        """Makes everything, runs the first steps, and prints their time and the memory."""
+        """Runs the first two calls of the step and prints their time and memory; writes nothing."""
         with precision_scope(self._precision):
             assembly, trainer = self._make()
             self._begin(assembly, trainer, init_from)

@@ -1,6 +1,5 @@
-"""What defines a training run: the bindings `train.*`.
+"""The settings of training: the bindings `train.*`.
 
-Usage:
     train.epochs = 100
     train.global_batch_size = 8
 """
@@ -16,37 +15,37 @@ from flexseg.errors import UserError
 @gin.configurable("train")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """A run's length, batch, arithmetic, and what it watches.
+    """Epochs, batch size, precision, monitoring and checkpoints of a run.
 
     Attributes:
-      epochs: epochs to train for; an epoch only says when to validate and report, the data is one endless stream.
-      steps_per_epoch: optimizer steps an epoch; default ⌈examples / global batch⌉.
-      global_batch_size: examples a step over all replicas; default 4 where `batch_size_per_replica` is not given either.
-      batch_size_per_replica: examples a step on each replica; give this or the other.
-      accumulation_steps: gradient accumulation: each replica's examples go through the network in this many micro-batches, one after the other, to
-        fit into less memory. The gradient is that of the whole batch; batch normalization computes statistics by micro-batch.
-      steps_per_execution: steps that the device runs in one call, as in Keras's `compile`; for small models. Signals and skipped steps are noticed
-        after the call.
-      seed: of initial weights, data order, augmentation and dropout.
-      precision: `auto` takes mixed_bfloat16 where the hardware has it, else mixed_float16 from compute capability 7.0 on, else
-        float32; float64 is for comparisons.
-      xla: compile the step; `auto` is on for GPUs and off for CPUs, and off where something else in the config excludes it.
-      deterministic: the same numbers in every run on the same machine type, thread count and replica count; excludes XLA.
-      metrics: names of the metrics followed beside the loss on both splits.
-      monitor: what chooses the best weights and stops early: `val_loss`, `val_<metric>`, `val_mean_foreground_dice`, …
-      mode: whether the monitored value should fall or rise; `auto` knows losses from metrics.
-      patience: validations without a better value after which training stops; 0 for never.
+      epochs: number of epochs. An epoch sets when to validate and report; the training data is one endless stream.
+      steps_per_epoch: optimizer steps per epoch; default ⌈examples / global batch⌉.
+      global_batch_size: examples per step over all replicas; default 4 if `batch_size_per_replica` is not set either.
+      batch_size_per_replica: examples per step on each replica, instead of `global_batch_size`.
+      accumulation_steps: gradient accumulation: micro-batches per step and replica, to save memory. The gradient is that of the whole batch; batch
+        normalization uses the statistics of each micro-batch.
+      steps_per_execution: steps per call of the compiled function, as in Keras's `compile`; faster for small models. Signals and skipped steps are
+        handled after the call.
+      seed: seed of initial weights, data order, augmentation and dropout.
+      precision: Keras dtype policy; `auto` is mixed_bfloat16 where the hardware supports it, else mixed_float16 from compute capability 7.0 on, else
+        float32. float64 is for comparisons.
+      xla: compile the step with XLA; `auto` is on for GPUs unless another setting excludes it, and off for CPUs.
+      deterministic: op determinism: equal results on the same machine type, thread count and replica count; excludes XLA.
+      metrics: names of the metrics computed on both splits, beside the loss.
+      monitor: value that selects the best weights and drives early stopping: `val_loss`, `val_<metric>`, `val_mean_foreground_dice`, …
+      mode: direction of an improvement of `monitor`; `auto` is min for losses and max for metrics.
+      patience: validations without improvement until early stopping; 0 for never.
       validate_every: epochs between validations.
-      curves_every: epochs between drawings of the curves.
-      checkpoint_steps: steps between checkpoints; 0 for none. Beside these there is one at the end of an epoch, as long as they take no
-        more than a twentieth of the time, and one at the end of the run.
-      checkpoint_minutes: minutes between checkpoints, in the middle of an epoch too; 0 for none.
-      keep: how many of the latest checkpoints stay.
-      max_skipped_steps: steps in a row with a loss or gradient that is not finite after which the run stops.
-      loss_scale_growth_steps: applied steps in a row after which the float16 loss scale doubles.
-      watchdog_multiple: a run in which no step ends within this many times the median time of a step prints all stacks and leaves with 75;
-        0 for never.
-      watchdog_minutes: what the watchdog waits at least.
+      curves_every: epochs between plots of the learning curves.
+      checkpoint_steps: steps between checkpoints; 0 for none. There is also a checkpoint at the end of an epoch, while checkpoints take at most
+        a twentieth of the time, and one at the end of the run.
+      checkpoint_minutes: minutes between checkpoints, within an epoch too; 0 for none.
+      keep: number of latest checkpoints to keep.
+      max_skipped_steps: consecutive steps with a non-finite loss or gradient after which the run stops.
+      loss_scale_growth_steps: consecutive applied steps after which the float16 loss scale doubles.
+      watchdog_multiple: timeout of the watchdog in median step times. If no step ends in time, it prints all stacks and exits with 75; 0 turns it
+        off.
+      watchdog_minutes: minimum timeout of the watchdog.
     """
 
     epochs: int = 100
@@ -73,7 +72,7 @@ class TrainSettings:
     watchdog_multiple: float = 100.0
     watchdog_minutes: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.global_batch_size is not None and self.batch_size_per_replica is not None:
             raise UserError(
                 "train.global_batch_size, train.batch_size_per_replica",

@@ -1,15 +1,15 @@
-"""Training speed of a network on this machine: the step of a run, on one batch of noise that stays where it is.
+"""Benchmarks the training step of a network on this machine, with one batch of noise on the device.
 
     speed = training_speed(lambda: build_model(...), batch_size=4, precision="mixed_bfloat16")
     speed.images_per_second, speed.memory_bytes
 
-Input, validation and checkpoints are not in it; `flexseg train --dry_run` tells the time of a whole epoch.
+Not measured: input pipeline, validation, checkpoints. `flexseg train --dry_run` estimates the time of an epoch.
 """
 
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -26,16 +26,16 @@ from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope, resolve_xla
 
-_WARM_UP = 2  # steps: the first traces and compiles, the second lets the allocator wait_for_pending
+_WARM_UP = 2  # steps: the first traces and compiles, the second settles the memory allocator
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Of one network.
+    """Throughput and memory of a training step.
 
     Attributes:
-      images_per_second: by the median step.
-      memory_bytes: at most, of this process on the host (where its system tells no peak: after the last step), or on the first GPU.
+      images_per_second: from the median step time.
+      memory_bytes: peak memory of the first GPU, else of this process on the host (on Windows: its memory after the last step).
     """
 
     images_per_second: float
@@ -45,13 +45,14 @@ class Speed:
 def training_speed(
     build: Callable[[], keras.Model], *, batch_size: int, precision: str, seconds: float = 5.0, min_steps: int = 3, max_steps: int = 50
 ) -> Speed:
-    """Trains a network for some steps with Adam, cross-entropy and Dice on one device.
+    """Times training steps with Adam, cross-entropy and Dice loss on one device.
 
     Args:
       build: makes the model.
-      batch_size: images a step.
+      batch_size: images per step.
       precision: a Keras dtype policy.
-      seconds: for how long steps are timed, with `min_steps` at least and `max_steps` at most.
+      seconds: duration of the timing.
+      min_steps, max_steps: bounds on the number of timed steps.
     """
     replicas, settings = open_replicas(global_batch_size=batch_size, replicas=1), OptimizerSettings()
     with precision_scope(precision):
@@ -67,7 +68,8 @@ def training_speed(
             make_forward_backward(model, StepMetrics(loss=loss, reduction="example", metrics=[]), replicas=1, accumulation_steps=1),
             clip=settings.clip(), seed=0, xla=resolve_xla("auto", on_gpu=replicas.on_gpu, excluded_by=[]),
         )  # fmt: skip
-        batch, times = replicas.shard(_noise(model.input.shape[1:], classes, batch_size, model.input.dtype)), []
+        batch = replicas.shard(_noise(model.input.shape[1:], classes, batch_size, model.input.dtype))
+        times: list[float] = []
         while len(times) < _WARM_UP + min_steps or (sum(times[_WARM_UP:]) < seconds and len(times) < _WARM_UP + max_steps):
             began = time.perf_counter()
             step(batch, global_step=len(times), learning_rate=1e-4, total_weight=float(batch_size)).values.numpy()
@@ -84,7 +86,7 @@ def _peak_of_process() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # bytes there, KiB on Linux
 
 
-def _noise(shape, classes: int, batch_size: int, dtype: str) -> dict[str, np.ndarray]:
+def _noise(shape: Sequence[int], classes: int, batch_size: int, dtype: str) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     return {
         "image": random.uniform(0, 255, (batch_size, *shape)).astype(dtype),

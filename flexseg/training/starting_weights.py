@@ -1,9 +1,9 @@
-"""Starting weights: what a fresh run begins from, other than random numbers.
+"""Pretrained weights for a fresh run: those of another run, of the reference's .h5 file, or of a pretrained encoder.
 
     load_starting_weights(assembly.model, replicas, init_from="runs/other")        # or "best_model.h5", or None
 
-In this order: what --init_from names, else the learnt weights of the model's encoder, if it has one with such. A run that goes on from its own
-checkpoint needs neither.
+--init_from comes first, then the pretrained weights of the encoder; otherwise the model keeps its random initialization. A resumed run restores its
+own checkpoint and does not come here.
 """
 
 from pathlib import Path
@@ -22,15 +22,15 @@ from flexseg.training.reference_weights import assign_reference
 
 
 def load_starting_weights(model: keras.Model, replicas: Replicas, *, init_from: str | None) -> None:
-    """Gives a model its starting weights, on every worker, and says which; all workers must call it.
+    """Loads pretrained weights into a model on every worker and prints their source. All workers must call it.
 
     Args:
-      model: new.
-      replicas: that hold it; the chief reads.
-      init_from: a run directory or the reference's best_model.h5.
+      model: a fresh model.
+      replicas: the devices; the chief reads the files.
+      init_from: a run directory or the reference's best_model.h5; None for the weights of a pretrained encoder, if there is one.
 
     Raises:
-      UserError: what is named cannot be read or belongs to another model.
+      UserError: the weights cannot be read or belong to another model.
     """
     encoder = encoder_of(model)
     if not init_from and (encoder is None or encoder.source.weights is None):

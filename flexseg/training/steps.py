@@ -1,4 +1,4 @@
-"""Steps: runs the training steps of a run and keeps on the host what it must know of each.
+"""Steps: the inner loop: makes optimizer, input pipeline and compiled step, and runs the training steps.
 
     steps = Steps(assembly, experiment, dataset, plateau=plateau, epoch_metrics=epoch_metrics)
     batches = steps.batches()
@@ -6,7 +6,7 @@
         steps.advance(batches, last=last)
     steps.wait_for_pending()
 
-The host waits for the outcome of a call only after the next call was dispatched.
+The host dispatches the next call before it waits for the outcome of the last.
 """
 
 import contextlib
@@ -19,10 +19,11 @@ import tensorflow as tf
 from flexseg.console import say
 from flexseg.data.dataset import BuiltDataset
 from flexseg.data.ram_cache import RamCache
+from flexseg.data.records import Records
 from flexseg.data.stream import Stream
 from flexseg.distribution.ema import ExponentialMovingAverage
 from flexseg.distribution.loss_scale import LossScale
-from flexseg.distribution.step import TrainStep
+from flexseg.distribution.step import Outcome, TrainStep
 from flexseg.errors import UserError
 from flexseg.models.pretrained import encoder_of
 from flexseg.objectives.epoch_metrics import EpochMetrics
@@ -37,23 +38,23 @@ TRAIN = "train"
 
 
 class Steps:
-    """Optimizer, loss scale, EMA, data and compiled step of a run.
+    """Optimizer, loss scale, EMA, training stream and compiled step of a run.
 
     Args:
       assembly: model and step metrics.
       experiment: the settings.
-      dataset: built.
-      plateau: its factor lowers the rate.
-      epoch_metrics: adds up what applied steps report.
-      data_service: hosts that compute the input; default here.
+      dataset: a built dataset.
+      plateau: gives the learning rate factor of plateaus.
+      epoch_metrics: accumulates the values of applied steps.
+      data_service: addresses of tf.data service hosts; default: the input pipeline runs on this host.
 
     Attributes:
-      global_step: steps done, and the index of the next one.
-      skipped: skipped steps in a row.
-      base_rate: the learning rate before schedule and plateau reduction.
+      global_step: number of steps done; index of the next step.
+      skipped: consecutive skipped steps.
+      base_rate: learning rate before schedule and plateau factor.
 
     Raises:
-      UserError: for settings that do not fit the batch.
+      UserError: settings that the batch size does not allow.
     """
 
     def __init__(
@@ -74,11 +75,12 @@ class Steps:
         self._check_statistics()
         if data_service and experiment.inputs.cache == "ram":
             raise UserError("--data_service", expected="input.cache = 'off' beside it, since the memory of other hosts is not filled", found="'ram'")
-        records = dataset.records(TRAIN)
-        self.per_epoch = self._settings.steps_per_epoch or -(-records.count // self.batch_size)
+        stored = dataset.records(TRAIN)
+        records: Records | RamCache = stored
+        self.per_epoch = self._settings.steps_per_epoch or -(-stored.count // self.batch_size)
         if experiment.inputs.cache == "ram":
             with dataset.naming_damage(TRAIN):
-                records = RamCache(records, sizes=dataset.sizes(TRAIN))
+                records = RamCache(stored, sizes=dataset.sizes(TRAIN))
         self.stream = Stream(
             records,
             inputs=experiment.inputs,
@@ -118,16 +120,16 @@ class Steps:
         )
         self.global_step, self.skipped = 0, 0
         self.throughput = Throughput()
-        self._pending = None
+        self._pending: tuple[int, int, Outcome] | None = None
         self._interruption: Interruption | None = None
 
     def _encoder_variables(self) -> list[int]:
-        """Indices of the encoder's weights in `model.trainable_variables`; none where `optimizer.encoder_…` is not bound."""
+        """Indices of the encoder variables in `model.trainable_variables`; empty unless `optimizer.encoder_…` is bound."""
         if not self._experiment.optimizer.singles_out_encoder:
             return []
         model, encoder = self._assembly.model, encoder_of(self._assembly.model)
         own = {id(v) for v in encoder.trainable_variables} if encoder else set()
-        if not own:
+        if encoder is None or not own:
             raise UserError(
                 "optimizer.encoder_rate_factor, .encoder_frozen_steps",
                 expected="a model with an encoder to train (encoder_unet, fpn, deeplabv3_plus, efficient_unet), or neither of them",
@@ -144,53 +146,56 @@ class Steps:
             )
         return [index for index, variable in enumerate(model.trainable_variables) if id(variable) in own]
 
-    def batches(self):
-        """This worker's batches, from the next step on."""
+    def batches(self) -> Iterator[dict]:
+        """The batches of this worker from `global_step` on."""
         replicas = self._replicas
         part = {"replicas": replicas.local_count, "workers": replicas.workers, "worker": replicas.worker}
         return replicas.distribute(self.stream.batches(self.global_step, **part, hosts=self._data_service))
 
     def restore(self, *, global_step: int, skipped: int) -> None:
-        """Continues after `global_step` steps, of which the last `skipped` were skipped; the checkpoint manager restores the variables."""
+        """Restores the counters of a checkpoint; the checkpoint manager restores the variables."""
         self.global_step, self.skipped = global_step, skipped
 
     def listen_to(self, interruption: Interruption) -> None:
-        """Sends the stop requests of this worker with the gradients from now on."""
+        """Adds the stop requests of this worker to the all-reduce of every step."""
         self._interruption = interruption
 
     def learning_rate(self, step: int) -> float:
-        """The rate at `step`: schedule times plateau reduction, of the rate that belongs to the global batch."""
+        """The learning rate at `step`: `base_rate`, which is scaled to the global batch, times schedule and plateau factor."""
         factor = self._experiment.schedule.factor(step, epochs=self._settings.epochs, steps_per_epoch=self.per_epoch)
         return self.base_rate * factor * self._plateau.factor
 
     def rates(self, step: int) -> dict[str, float]:
-        """`learning_rate` at `step`, and `encoder_learning_rate` where it is another one."""
+        """{"learning_rate": …} at `step`, with "encoder_learning_rate" where the encoder has its own."""
         rate, optimizer = self.learning_rate(step), self._experiment.optimizer
         if not optimizer.singles_out_encoder:
             return {"learning_rate": rate}
         return {"learning_rate": rate, "encoder_learning_rate": float(optimizer.encoder_learning_rate(tf.constant(rate, tf.float64), step))}
 
-    def advance(self, batches, *, last: int) -> None:
-        """Dispatches the next `train.steps_per_execution` steps, up to step `last` at most, and waits for the call before."""
+    def advance(self, batches: Iterator[dict], *, last: int) -> None:
+        """Dispatches the next `train.steps_per_execution` steps, at most up to step `last`, and waits for the previous call."""
         count = min(self._settings.steps_per_execution, last - self.global_step)
         began = time.perf_counter()
         with self._explaining(count):
-            given = {"total_weight": float(self.batch_size), "stop_requests": self._interruption.stop_requests() if self._interruption else [0.0]}
+            weight, stops = float(self.batch_size), self._interruption.stop_requests() if self._interruption else [0.0]
             if self._settings.steps_per_execution == 1:
                 batch = next(batches)
                 waited = time.perf_counter() - began
-                outcome = self.function(batch, global_step=self.global_step, learning_rate=self.learning_rate(self.global_step), **given)
-            else:  # the rates are as many in every call, so that the last one of an epoch needs no compilation of its own
+                rate = self.learning_rate(self.global_step)
+                outcome = self.function(batch, global_step=self.global_step, learning_rate=rate, total_weight=weight, stop_requests=stops)
+            else:  # always steps_per_execution rates: fewer in the last call of an epoch would retrace the function
                 waited = None
                 rates = [self.learning_rate(self.global_step + ahead) for ahead in range(self._settings.steps_per_execution)]
-                outcome = self.function.many(batches, first=self.global_step, count=count, learning_rates=rates, **given)
+                outcome = self.function.many(
+                    batches, first=self.global_step, count=count, learning_rates=rates, total_weight=weight, stop_requests=stops
+                )
         self.wait_for_pending()
         self._pending = (self.global_step, count, outcome)
         self.global_step += count
         self.throughput.add(examples=count * self.batch_size, waited=waited)
 
     def wait_for_pending(self) -> None:
-        """Waits for the outcome of the last call, adds up its values, and stops the run after too many skipped steps."""
+        """Waits for the outcome of the last call, accumulates its values, and raises after too many skipped steps."""
         if self._pending is None:
             return
         first, count, outcome = self._pending
@@ -219,7 +224,7 @@ class Steps:
 
     @contextlib.contextmanager
     def _explaining(self, count: int) -> Iterator[None]:
-        """Around the next `count` steps: names a damaged record, and what to do when memory is short."""
+        """Turns errors of the next `count` steps into UserErrors: damaged records, out of memory."""
         try:
             with self._dataset.naming_damage(TRAIN, self._read_ahead(count)):
                 yield
@@ -236,13 +241,13 @@ class Steps:
             ) from error
 
     def _read_ahead(self, count: int) -> Callable[[], list[int]] | None:
-        """The records of the next `count` steps; None, any, with other hosts: their failure comes before the batches that they read earlier."""
+        """The record indices of the next `count` steps; None (any record) with the tf.data service, whose errors overtake batches read earlier."""
         if self._data_service:
             return None
         return lambda: [index for ahead in range(count) for index in self.stream.indices(self.global_step + ahead)]
 
     def _check_statistics(self) -> None:
-        """Refuses a batch normalization of one value a channel: in training it gives its shift alone, in evaluation anything."""
+        """Refuses batch normalization over one value per channel: its training output is beta alone, and its moving variance is useless."""
         if self.batch_size // self._replicas.count // self._settings.accumulation_steps > 1:
             return
         for layer in self._assembly.layers():

@@ -1,8 +1,7 @@
-"""Throughput: images per second of training, and the share of the time that was spent waiting for input.
+"""Throughput: training images per second and the fraction of time spent waiting for input.
 
-Usage:
-    throughput.add(examples=8, waited=0.001)     # once a step
-    throughput.pause()                           # before anything that is no training
+    throughput.add(examples=8, waited=0.001)     # after every call
+    throughput.pause()                           # before validation, checkpoints, …
     throughput.facts()                           # {"images_per_second": 93.1, "input_wait_fraction": 0.01}
 """
 
@@ -11,18 +10,18 @@ import time
 
 
 class Throughput:
-    """Times the steps of an epoch; the first step after a start or a pause is left out (it compiles, or fills the pipeline)."""
+    """Times the steps of an epoch, without the first call after a start or a pause, which compiles or fills the input pipeline."""
 
     def __init__(self):
         self._last = None
         self.reset()
 
     def reset(self) -> None:
-        """Begins a new epoch."""
+        """Starts a new epoch."""
         self._examples, self._seconds, self._waited = 0, 0.0, 0.0
 
     def add(self, *, examples: int, waited: float | None) -> None:
-        """A call over `examples` on all replicas has ended, `waited` seconds of it for batches; None where nobody can tell."""
+        """Adds a call over `examples` of all replicas, which waited `waited` seconds for input (None: unknown)."""
         now = time.perf_counter()
         if self._last is not None:
             self._examples += examples
@@ -31,11 +30,11 @@ class Throughput:
         self._last = now
 
     def pause(self) -> None:
-        """What follows is no training."""
+        """Leaves out the time until the next call."""
         self._last = None
 
     def facts(self) -> dict[str, float]:
-        """`images_per_second` over all replicas and, where it is known, `input_wait_fraction`; nothing before the second call."""
+        """`images_per_second` over all replicas and, if known, `input_wait_fraction`; empty before the second call."""
         if not self._seconds:
             return {}
         waited = {} if math.isnan(self._waited) else {"input_wait_fraction": self._waited / self._seconds}

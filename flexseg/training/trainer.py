@@ -1,17 +1,16 @@
-"""Trainer: the loop. Steps, validation, what is watched, checkpoints.
+"""Trainer: the outer training loop: steps, validation, early stopping, checkpoints.
 
     trainer = Trainer(assembly, experiment, dataset, run)
     trainer.restore()
     with Interruption(run.stop_file) as interruption:
         trainer.train(interruption)
 
-The story of a run: restore, then epoch by epoch steps → validation → report → pictures → plateau and early stopping → best weights →
-checkpoint, and at the end the sheet of pictures.
+An epoch: steps → validation → predictions of a few cases → logs → early stopping, best weights, plateau → checkpoint.
 """
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import psutil
@@ -40,17 +39,17 @@ VALID = "valid"
 
 
 class Trainer:
-    """One run.
+    """Trains a model in a run directory.
 
     Args:
       assembly: model and step metrics.
       experiment: the settings.
-      dataset: built.
-      run: its directory, made.
-      data_service: hosts that compute the training input; default here.
+      dataset: a built dataset.
+      run: an existing run directory.
+      data_service: addresses of tf.data service hosts; default: the input pipeline runs on this host.
 
     Raises:
-      UserError: for settings that do not fit the dataset.
+      UserError: settings that do not fit the dataset.
     """
 
     def __init__(self, assembly: Assembly, experiment: Experiment, dataset: BuiltDataset, run: RunDirectory, *, data_service: Sequence[str] = ()):
@@ -87,10 +86,10 @@ class Trainer:
         self._moved: Callable[[], None] = lambda: None
 
     def restore(self) -> bool:
-        """Goes back to the newest whole checkpoint of the run directory; false where there is none.
+        """Restores the latest intact checkpoint of the run directory; false where there is none.
 
         Raises:
-          UserError: when every checkpoint is damaged, or another model wrote it.
+          UserError: all checkpoints are damaged, or they belong to another model.
         """
         host = self._checkpoints.restore()
         if host is not None:
@@ -103,19 +102,19 @@ class Trainer:
         return host is not None
 
     def train(self, interruption: Interruption, *, check: Callable[[], None] = lambda: None) -> str:
-        """Trains from the step that the state stands at to the end, and returns why it ended, in words.
+        """Trains from the current global step to the end and returns the reason of the end.
 
         Args:
-          interruption: what may ask the run to stop.
-          check: called after every step and every batch of validation and pictures; what it raises ends the run where it stands.
+          interruption: source of stop requests.
+          check: called after every call of the step and every batch of validation and drawing; an exception from it ends the run at once.
 
         Raises:
-          Interrupted: after a signal, once its checkpoint is written.
+          Interrupted: after a signal, once the checkpoint is written.
         """
         settings = self._settings
         metrics = [metric.name for metric in self._assembly.step_metrics.metrics]
         replicas = self._assembly.replicas
-        again = self.steps.global_step > 0 or self._run.losses_csv.is_file()  # a run killed before its first checkpoint begins anew
+        again = self.steps.global_step > 0 or self._run.losses_csv.is_file()  # true also for a run that was killed before its first checkpoint
         reporter = Reporter(self._run, metrics=metrics, leaked=self._dataset.manifest.leaked) if replicas.is_chief else SilentReporter()
         reporter.start(epoch=self._epochs_done)
         if again:
@@ -150,22 +149,22 @@ class Trainer:
         reporter.close()
         if not self._assembly.replicas.is_chief:
             return reason
-        self._run.stop_file.unlink(missing_ok=True)  # laid after the last look
+        self._run.stop_file.unlink(missing_ok=True)  # created after the last check
         sheet = self._pictures.sheet(epochs=last)
         if sheet:
             say("pictures of the epochs: %s", sheet)
         replace_file(self._run.finished, json.dumps({"reason": reason, "epochs": self._epochs_done, "step": self.steps.global_step}).encode())
         return reason
 
-    def _run_steps(self, batches, epoch: int) -> None:
+    def _run_steps(self, batches: Iterator[dict], epoch: int) -> None:
         steps, per_epoch = self.steps, self.steps.per_epoch
         last = epoch * per_epoch
         with progress(f"epoch {epoch}/{self._settings.epochs}", total=per_epoch, done=steps.global_step - (last - per_epoch)) as bar:
             while steps.global_step < last:
                 before = steps.global_step
-                steps.advance(batches, last=min(last, self._interval.next_by_steps(steps.global_step)))
+                steps.advance(batches, last=int(min(last, self._interval.next_by_steps(steps.global_step))))
                 bar.update(self._epoch_metrics.results, count=steps.global_step - before)
-                self._check()  # first: a stop writes its checkpoint itself
+                self._check()  # before the save, because a stop writes a checkpoint itself
                 if self._interval.due(steps.global_step):
                     self._save()
             steps.wait_for_pending()
@@ -205,7 +204,7 @@ class Trainer:
             say("learning rate reduced to %.3g: %s did not improve", self.steps.learning_rate(self.steps.global_step), self._settings.monitor)
 
     def validate(self) -> dict[str, float]:
-        """`loss`, every metric, and the report's scores of the validation split with the present weights."""
+        """Evaluates the validation split: `loss`, the metrics, `mean_foreground_dice` and `dice/<class>`."""
         report = evaluate_split(
             self._assembly.predictor,
             self._dataset,
@@ -225,20 +224,20 @@ class Trainer:
             check()
 
     def _check_between_batches(self) -> None:
-        """`_check` where no gradients carry the stop requests of several workers."""
+        """`_check` outside of steps: several workers first sum their stop requests."""
         replicas = self._assembly.replicas
         if replicas.workers > 1 and self._interruption:
             self._interruption.agree(replicas.sum_over_workers(np.array(self._interruption.stop_requests(), np.int32)))
         self._check()
 
     def _ema_in_place(self) -> contextlib.AbstractContextManager:
-        """The EMA in the weights' place, where the run keeps one."""
+        """Swaps in the EMA weights, if the run has an EMA."""
         return self.steps.ema.in_place() if self.steps.ema else contextlib.nullcontext()
 
     def _check_padding(self) -> None:
         inputs, assembly = self._experiment.inputs, self._assembly
         if inputs.fit == "pad":
-            self._dataset.refuse_larger(TRAIN, tuple(inputs.image_size), binding="input.image_size", otherwise="input.fit='random_crop'")
+            self._dataset.refuse_larger(TRAIN, inputs.image_size, binding="input.image_size", otherwise="input.fit='random_crop'")
         if self._dataset.has(VALID) and inputs.evaluation_fit == "pad":
             self._dataset.refuse_larger(VALID, assembly.evaluation_size, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
 

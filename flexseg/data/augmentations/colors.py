@@ -18,7 +18,7 @@ from flexseg.data import color
 from flexseg.data.augmentations.draw import Draw
 from flexseg.data.augmentations.operation import Operation, Range, next_in
 
-COLORS: list[Operation] = []
+COLORS: list["ColorOperation"] = []
 
 
 class ColorOperation(Operation):
@@ -28,7 +28,7 @@ class ColorOperation(Operation):
       channels: numbers of channels of the images that it can change; others it leaves as they are.
     """
 
-    channels = (1, 3)
+    channels: tuple[int, ...] = (1, 3)
 
     def __call__(self, image: tf.Tensor, *, draw: Draw) -> tf.Tensor:
         """The image float32 [H, W, C], changed; called where `draw.happens` only."""

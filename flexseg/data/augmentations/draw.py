@@ -6,6 +6,8 @@
 A draw is a pure function of (seed, position, key number). It depends neither on other operations nor on the batch, the worker or the thread.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 from flexseg.data.augmentations.operation import Number, Operation, Range
@@ -33,12 +35,13 @@ class Draw:
     """
 
     def __init__(self, operation: Operation, settings: object, key: tf.Tensor):
-        self.operation, self._settings = operation, settings
+        self.operation: Any = operation  # its own class tells what it is called with
+        self._settings = settings
         self._key = _fold(key, operation.key_number)
         uniform = tf.random.stateless_uniform([3], self._key)
         self.happens, self.shares = uniform[0] < getattr(settings, operation.probability_name), uniform[1:]
 
-    def setting(self, binding: Range | Number) -> object:
+    def setting(self, binding: Range | Number) -> Any:
         """What is bound: a Python number, or a range's (lowest, highest)."""
         return getattr(self._settings, binding.name)
 

@@ -19,6 +19,7 @@ makes its bindings, their checks and their documentation from it. What an operat
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 from flexseg.errors import UserError
 
@@ -126,7 +127,7 @@ class Operation:
             binding.check(getattr(settings, binding.name))
 
 
-def next_in(stage: list[Operation]) -> Callable[[type], type]:
+def next_in(stage: list[Any]) -> Callable[[type], type]:
     """A decorator of an operation's class, which puts an instance at the end of the stage: the order of the file is the order in which they apply."""
 
     def append(kind: type) -> type:
