@@ -19,6 +19,8 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
+from flexseg.config.docstrings import introduction, sentences_of
+
 ROOT = Path(__file__).parents[1]
 PICTURES = {"pictures/quickstart.jpg": ROOT / "launch" / "pictures" / "quickstart.jpg"}  # pages take these from elsewhere in the repository
 # Page -> (title, rooms, introduction). Rooms that no page names stand on the first page.
@@ -40,8 +42,6 @@ PAGES = {
         "What `flexseg build`, `flexseg check` and `flexseg derive` take.",
     ),
 }
-_SECTION = re.compile(r"(\s*)(Args|Attributes|Returns|Raises|Yields|Example|Examples|Usage|Shapes?|Note):\s*(.*)")
-_ENTRY = re.compile(r"(\w+(?:, \w+)*): (.*)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _configurable(name: str, target: object) -> Configurable:
     import gin
 
     source = inspect.unwrap(target)
-    sentences = _sentences(source)
+    sentences = sentences_of(source)
     shared = getattr(source, "shared_arguments", None) or getattr(target, "shared_arguments", {})
     bindings = []
     for parameter in inspect.signature(target, eval_str=True).parameters.values():
@@ -138,49 +138,12 @@ def _configurable(name: str, target: object) -> Configurable:
             meaning = _shared_sentence(shared[parameter.name], parameter.name)
         default = "to be bound" if parameter.default is gin.REQUIRED else default_text(parameter.default)
         bindings.append(Binding(f"{name}.{parameter.name}", type_text(parameter.annotation), default, meaning))
-    return Configurable(name, source.__module__, _introduction(source), tuple(bindings))
+    return Configurable(name, source.__module__, introduction(source.__doc__ or ""), tuple(bindings))
 
 
 def _shared_sentence(owner: object, parameter: str) -> str:
     """Of the class that documents an argument for many; `ARGUMENTS` of the class names its field (normalization_momentum: momentum)."""
-    return _sentences(owner).get(getattr(owner, "ARGUMENTS", {}).get(parameter, parameter), "")
-
-
-def _sentences(source: object) -> dict[str, str]:
-    """Parameter -> its sentence, by the docstring and, of a class, those of its bases."""
-    owners = reversed(source.__mro__) if inspect.isclass(source) else [source]
-    return {name: text for owner in owners if owner is not object for name, text in documented(owner.__doc__ or "").items()}
-
-
-def documented(docstring: str) -> dict[str, str]:
-    """The entries under `Args:` and `Attributes:`: `name: text` and `a, b: text`, with lines that are indented further."""
-    found: dict[str, str] = {}
-    names: tuple[str, ...] = ()
-    inside = False
-    for line in inspect.cleandoc(docstring).splitlines():
-        section = _SECTION.fullmatch(line)
-        if section and not section[1]:
-            inside, names = section[2] in ("Args", "Attributes") and not section[3], ()
-        elif not inside or not line.strip():
-            names = ()
-        elif entry := _ENTRY.fullmatch(line[2:]) if line.startswith("  ") and line[2:3].strip() else None:
-            names = tuple(entry[1].split(", "))
-            found |= dict.fromkeys(names, entry[2])
-        elif line.startswith("   ") and names:
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-        else:
-            inside = line.startswith(" ")
-    return found
-
-
-def _introduction(source: object) -> str:
-    lines = []
-    for line in inspect.cleandoc(source.__doc__ or "").splitlines():
-        section = _SECTION.fullmatch(line)
-        if section and not section[1]:
-            break
-        lines.append(line)
-    return "\n".join(lines).strip()
+    return sentences_of(owner).get(getattr(owner, "ARGUMENTS", {}).get(parameter, parameter), "")
 
 
 def type_text(annotation: object) -> str:
@@ -249,8 +212,8 @@ def pages() -> dict[str, str]:
     first = next(iter(PAGES))
     on_page[first] = [configurable for configurable in found if configurable.name not in placed]
     made = {"reference/commands.md": _commands_page()}
-    for page, (title, _, introduction) in PAGES.items():
-        made[f"reference/{page}.md"] = _bindings_page(title, introduction, on_page[page])
+    for page, (title, _, opening) in PAGES.items():
+        made[f"reference/{page}.md"] = _bindings_page(title, opening, on_page[page])
     made["reference/index.md"] = _index(on_page)
     return made
 

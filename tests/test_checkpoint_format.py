@@ -301,3 +301,10 @@ def test_layers_that_keras_numbers_anew_still_match(one):
 def test_facts_are_plain_json(folder):
     assert json.loads((folder / "facts.json").read_text()) == {"epoch": 1, "value": 0.1}
     assert tf.io.gfile.glob(str(folder / "*.npz"))
+
+
+def test_the_facts_of_training_keep_the_names_that_0_1_gave_them_on_disk(tmp_path):
+    facts = {"step": 3, "epochs_done": 1, "epoch_metrics": {"loss": [0.5, 2.0]}, "early_stopping": {"waited": 1}, "plateau": {}, "skipped": 0}
+    write_checkpoint(tmp_path / "a", {"model": {"0000 x": np.zeros(1)}}, facts)
+    assert json.loads((tmp_path / "a" / "facts.json").read_text()).keys() == {"step", "epochs_done", "meter", "best", "plateau", "skipped"}
+    assert read_checkpoint(tmp_path / "a")[1] == facts

@@ -46,11 +46,11 @@ def same(some, others):
 @pytest.mark.parametrize("count", [1, 2])
 def test_model_optimizer_loss_scale_and_host_state_come_back(tmp_path, count):
     saved = Parts(tmp_path, 1)
-    folder = saved.state.save(step=12, host={"epochs_done": 3, "meter": {"loss": [0.1, 2.0]}})
+    folder = saved.state.save(step=12, host={"epochs_done": 3, "epoch_metrics": {"loss": [0.1, 2.0]}})
     assert folder.name == "step_000000012"
     fresh = Parts(tmp_path, 2, count=count)  # also with another number of replicas
     assert not same(saved.values(), fresh.values())
-    assert fresh.state.restore() == {"step": 12, "epochs_done": 3, "meter": {"loss": [0.1, 2.0]}}
+    assert fresh.state.restore() == {"step": 12, "epochs_done": 3, "epoch_metrics": {"loss": [0.1, 2.0]}}
     assert same(saved.values(), fresh.values())
     assert len(fresh.optimizer.variables) > 6, "the moments are among them"
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import pytest
 from absl import flags
 
-from flexseg.commands.config_flags import AtLeast, CommaSeparated, Natural, Positive, described, flags_of, values
+from flexseg.commands.config_flags import AtLeast, CommaSeparated, Natural, Positive, flags_of, values
+from flexseg.config.docstrings import documented
 
 
 def run(
@@ -64,7 +65,7 @@ def test_sentences_are_the_docstring_s_and_else_the_shared_ones():
     registry = flags_of(run)
     assert registry["worker"].help == "Which one, from 0: the chief is 0, and the others follow."
     assert registry["workdir"].help == "The run directory."
-    assert set(described(run)) == {"first", "worker", "classes", "measure", "split", "image_size"}
+    assert set(documented(run.__doc__)) == {"first", "worker", "classes", "measure", "split", "image_size"}
 
 
 def test_a_flag_without_a_sentence_or_with_an_unknown_annotation_is_an_error_of_the_programmer():

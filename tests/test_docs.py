@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from markdown.extensions.toc import slugify
 
+from flexseg.config.docstrings import documented
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -159,7 +161,7 @@ def test_a_docstring_explains_several_names_at_once_and_goes_on_in_further_lines
     Returns:
       loss: no argument.
     """
-    assert reference.documented(docstring) == {"rate": "of the learning, in steps: 1 or more.", "beta_1": "of `Adam`.", "beta_2": "of `Adam`."}
+    assert documented(docstring) == {"rate": "of the learning, in steps: 1 or more.", "beta_1": "of `Adam`.", "beta_2": "of `Adam`."}
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""One file per command; `dispatcher.py` finds and runs them."""
+"""The commands of `flexseg`, one file each; `dispatcher.py` finds and runs them."""

@@ -1,9 +1,9 @@
-"""Build a dataset: images and masks become TFRecords, masks become class ids.
+"""Build a dataset: images and masks become TFRecords with class ids.
 
     flexseg build --dataset=image_mask_folder --name=my_set --source=my_folder --data_dir=data
 
-Everything is checked before anything is written; what cannot be right is refused with the file's name and the flag that cures it.
-The LabelMap and the split are set with --gin_param, e.g. --gin_param="label_map.rgb_map={(0,0,0):0,(255,255,255):1}".
+All files are checked before anything is written. An error names the file and the flag to change. Label map and split are bound with --gin_param, e.g.
+--gin_param="label_map.rgb_map={(0,0,0):0,(255,255,255):1}".
 """
 
 import importlib
@@ -16,7 +16,7 @@ from typing import Literal
 from flexseg.commands.config_flags import Positive, flags_of, values
 from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
 
-_SUFFIX = "_dataset_builder"  # as TFDS names the module of a dataset: datasets/tnbc/tnbc_dataset_builder.py
+_SUFFIX = "_dataset_builder"  # TFDS's naming: datasets/tnbc/tnbc_dataset_builder.py
 DATASETS = tuple(sorted(folder.name for folder in resources.files("flexseg.datasets").iterdir() if (folder / f"{folder.name}{_SUFFIX}.py").is_file()))
 
 
@@ -43,14 +43,14 @@ def run(
     """Builds a dataset and returns its directory.
 
     Args:
-      dataset: What kind of source it is: a folder of flexseg.datasets, or NAME with --user_module=NAME_dataset_builder.
-      name: Your name for the dataset; default the value of --dataset.
+      dataset: The dataset builder: a folder of flexseg.datasets, or NAME with --user_module=NAME_dataset_builder.
+      name: Name of the built dataset; default the value of --dataset.
       source: The folder of images and masks, or a zip file of it.
-      num_shards: TFRecord files a split; default by size.
-      storage: Form of the images; jpeg loses detail. Masks are PNG.
-      beam_runner: Make the examples with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, …
-      beam_option: An option of the pipeline, e.g. --direct_num_workers=2. Repeatable.
-      overwrite: Replace a dataset of this name that was built from something else.
+      num_shards: TFRecord shards per split; default by size.
+      storage: Encoding of the images; jpeg is lossy. Masks are PNG.
+      beam_runner: Generate examples with Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, …
+      beam_option: A pipeline option, e.g. --direct_num_workers=2. Repeatable.
+      overwrite: Replace a dataset of this name with other content.
     """
     from flexseg.config.configure import configure
     from flexseg.config.effects import idle_bindings
@@ -120,7 +120,7 @@ FLAGS = flags_of(run)
 
 
 def _builder_module(dataset: str, user_modules: Sequence[str]) -> str:
-    """The module of a dataset's `Builder` and `open_source`: a folder of flexseg's, or one of the user's modules, named `…NAME_dataset_builder`.
+    """The module with `Builder` and `open_source` of a dataset: one of flexseg.datasets, or a user module named `…NAME_dataset_builder`.
 
     Raises:
       UserError: there is none of that name.

@@ -1,10 +1,10 @@
-"""Look at a folder of images and masks before it is built, or at a built dataset: what is wrong, what may be, and what to type.
+"""Check a folder of images and masks before it is built, or a built dataset, and report errors, warnings and cures.
 
-    flexseg check --source=my_folder                          # pairing, sizes, labels, copies, leaks: a table, check.html, check.json, pictures
-    flexseg check --source=my_folder --manifest=manifest.json # … and what is otherwise than when that was written
-    flexseg check --dataset=my_set --data_dir=data            # every record of a built dataset, decoded
+    flexseg check --source=my_folder                          # pairs, sizes, labels, duplicates, leaks: a table, check.html, check.json, images
+    flexseg check --source=my_folder --manifest=manifest.json # and the changes since a dataset was built
+    flexseg check --dataset=my_set --data_dir=data            # decodes every record of a built dataset
 
-Nothing is changed. Exit code 0: nothing or notes only; 3: warnings; 1: errors.
+No file of the source is changed. Exit code: 0 for notes or nothing, 3 for warnings, 1 for errors.
 """
 
 from collections.abc import Sequence
@@ -39,13 +39,13 @@ def run(
     gin_file: Sequence[str] = (),
     gin_param: Sequence[str] = (),
 ) -> list:
-    """Prints and writes what was found and returns the findings.
+    """Prints and writes the findings and returns them.
 
     Args:
       source: The folder of images and masks.
-      dataset: Name of a built dataset to read through instead.
+      dataset: Name of a built dataset to check instead.
       manifest: manifest.json of a dataset that was built from the folder.
-      output: Folder for check.html, check.json and pictures; default check_ and the folder's name, here.
+      output: Folder for check.html, check.json and images; default check_FOLDER in the current directory.
       gin_file: A gin file with label_map.* and split.*. Repeatable.
       gin_param: A binding such as "label_map.off_map='nearest'". Repeatable.
     """

@@ -1,6 +1,6 @@
-"""The flags of a command, made from the signature and the docstring of its `run`: a flag is written once.
+"""Creates the flags of a command from the signature and the docstring of its `run`.
 
-    def run(*, workdir: str, replicas: Positive = 1, gin_param: Sequence[str] = ()) -> dict:     # this is flexseg.evaluate(...)
+    def run(*, workdir: str, replicas: Positive = 1, gin_param: Sequence[str] = ()) -> dict:     # flexseg.evaluate(...)
         \"""Scores a split and returns the report.
 
         Args:
@@ -13,28 +13,28 @@
     def main(args):
         run(**values(FLAGS))
 
-A parameter without a sentence of its own takes that of SHARED. Each command has a registry of its own, because a notebook imports several commands
-and two of them may both have a `--workdir`, which absl's global registry would refuse.
+A parameter without a sentence takes that of SHARED. Each command has its own registry: a notebook may import several commands that define the same
+flag, which absl's global registry refuses.
 """
 
 import inspect
-import re
-import textwrap
 import typing
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from absl import flags
 
+from flexseg.config.docstrings import sentences_of
+
 
 class AtLeast(typing.NamedTuple):
-    """The lower bound of a whole number."""
+    """The lower bound of an integer."""
 
     bound: int
 
 
 class Commas:
-    """Marks a list that is typed as one flag, its parts separated by commas; other lists repeat their flag."""
+    """Marks a list that is one flag with commas; other lists repeat their flag."""
 
 
 Natural = Annotated[int, AtLeast(0)]
@@ -44,32 +44,32 @@ CommaSeparated = Annotated[Sequence[str], Commas]
 SHARED = {
     "gin_file": "A gin file: a path, or the name of a shipped one such as default.gin. Repeatable; a later file overrides an earlier one.",
     "gin_param": "A binding such as train.epochs=3 or \"label_map.off_map='nearest'\". Repeatable; overrides the files.",
-    "user_module": "A Python module of your own (my_models) to import, so that gin can use its models and losses. Repeatable.",
+    "user_module": "A Python module of yours (my_models) that registers models, losses or metrics with gin. Repeatable.",
     "image_pattern": "Stem of the images, e.g. '{case}_img'; default '{case}'.",
     "mask_pattern": "Stem of the masks, e.g. '{case}_mask'; default '{case}'.",
-    "group_pattern": "Regular expression with one group, searched in each image's stem: patient, slide, tile.",
+    "group_pattern": "Regular expression with one capturing group, searched in the stem of each image: patient, slide or tile.",
     "group_column": "Column of groups.csv that names the group; default 'group'.",
-    "max_image_pixels": "An image of more pixels is refused before it is decoded.",
-    "data_dir": "Where built datasets lie.",
+    "max_image_pixels": "Limit on the pixels of an image, checked before decoding.",
+    "data_dir": "Directory of built datasets (TFDS data_dir).",
     "workdir": "The run directory.",
-    "checkpoint": "Which weights.",
+    "checkpoint": "The weights to use: best by train.monitor, or last.",
     "replicas": "GPUs to use.",
     "logical_cpus": "Use this many logical CPU devices instead.",
 }
 
 
 def flags_of(function: Callable) -> flags.FlagValues:
-    """A registry with one flag for each keyword-only parameter of a command's `run`.
+    """A registry with one flag for each keyword-only parameter of `run`.
 
     Args:
       function: its annotations are bool, int, str (or None), Literal, Natural, Positive, Sequence[str] or CommaSeparated.
 
     Raises:
       TypeError: a parameter has another annotation.
-      KeyError: a parameter has no sentence, neither in the docstring's `Args:` nor in SHARED.
+      KeyError: a parameter has a sentence neither in the docstring's `Args:` nor in SHARED.
     """
     registry = flags.FlagValues()
-    sentences = SHARED | described(function)
+    sentences = SHARED | sentences_of(function)
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             default = None if parameter.default is inspect.Parameter.empty else parameter.default
@@ -104,15 +104,6 @@ def _define(registry: flags.FlagValues, name: str, annotation: Any, default: Any
         raise TypeError(f"--{name}: no flag is made of {annotation!r}")
 
 
-def described(function: Callable) -> dict[str, str]:
-    """Parameter -> sentence, from the `Args:` section of a docstring."""
-    text = inspect.getdoc(function) or ""
-    _, _, section = text.partition("\nArgs:\n")
-    section = textwrap.dedent(re.split(r"\n(?=\S)", section)[0])
-    entries = re.findall(r"^(\w+): (.*(?:\n[ ]+.*)*)", section, re.MULTILINE)
-    return {name: " ".join(meaning.split()) for name, meaning in entries}
-
-
 def values(registry: flags.FlagValues) -> dict[str, Any]:
-    """Flag name -> value, for all flags of a command, as keyword arguments of its `run`."""
+    """{flag: value} of all flags of a command, the keyword arguments of its `run`."""
     return registry.flag_values_dict()

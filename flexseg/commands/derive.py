@@ -1,9 +1,9 @@
-"""Derive copies of the training cases of a folder: flips, turns, warps, colours; written as files, to be built afterwards.
+"""Derive augmented copies of the training cases of a folder as files (offline augmentation), to be built afterwards.
 
     flexseg derive --source=my_folder --output=my_folder_derived
 
-Training itself augments on the fly (augment.*), anew in every epoch; files are for those who want to see or keep what is trained on. The folder is
-divided first and only training cases get copies; groups.csv in the output ties every copy to its source. Which copies: --gin_param="derive.…".
+Training augments on the fly (augment.*) in every epoch; files serve to inspect or keep the augmented images. The folder is split first, and only
+training cases get copies. groups.csv in the output gives every copy the group of its source. Select the variants with --gin_param="derive.…".
 """
 
 import shlex
@@ -32,7 +32,7 @@ def run(
     Args:
       source: The folder of images and masks.
       output: Folder to write.
-      overwrite: Replace a folder that this command wrote before.
+      overwrite: Replace a folder that this command wrote.
     """
     from flexseg.config.configure import configure
     from flexseg.config.effects import idle_bindings

@@ -1,16 +1,16 @@
-"""The console script: `flexseg <command> [flags]` imports the one module flexseg/commands/<command>.py and runs it.
+"""The console script: `flexseg <command> [flags]` imports flexseg/commands/<command>.py and runs it.
 
-A command's module has
-    a docstring; its first line is the summary in `flexseg --help`, all of it the head of `flexseg <command> --help`
+The module of a command has
+    a docstring: its first line is the summary in `flexseg --help`, the whole is the head of `flexseg <command> --help`
     FLAGS = flags_of(run)          its flags (see config_flags.py)
-    def main(args) -> int | None   called under absl.app with the positional arguments; the exit code, None is 0
-    BINDINGS = {"epochs": "train.epochs"}     only where people try flags for bindings: what to bind instead
-    POSITIONAL = "IMAGE ..."       only where positional arguments are allowed: what they are
-and imports TensorFlow inside `main`, so that help and refusals come at once.
+    def main(args) -> int | None   called under absl.app with the positional arguments; returns the exit code, None is 0
+    BINDINGS = {"epochs": "train.epochs"}     optional: the binding to suggest for a mistaken flag
+    POSITIONAL = "IMAGE ..."       optional: allows positional arguments and describes them
+It imports TensorFlow inside `main`, so that help and errors appear at once.
 
-Exit codes: what `main` returns or raises as SystemExit; 1 a user's mistake (one line); 70 an unexpected error, traceback in the file
-named with `write_tracebacks_to`, or on stderr; 74 a full or failing disk; 75, 143, 130 after SIGUSR1, SIGTERM, SIGINT (runs/interruption.py);
-141 when nobody reads the output any more, as the shell has it for SIGPIPE.
+Exit codes: the result of `main` or of SystemExit; 1 a mistake of the user (one line); 70 an unexpected error, with a traceback in the file of
+`write_tracebacks_to` or on stderr; 74 a full or failing disk; 75, 143, 130 after SIGUSR1, SIGTERM, SIGINT (runs/interruption.py); 141 when the reader
+of the output is gone, as in the shell after SIGPIPE.
 """
 
 import ast
@@ -30,13 +30,13 @@ from absl import flags
 
 from flexseg.errors import UserError, choose, suggest
 
-_ORDER = ("import_config", "check", "derive", "build", "train", "evaluate", "predict", "export")  # how people meet them; others follow by name
+_ORDER = ("import_config", "check", "derive", "build", "train", "evaluate", "predict", "export")  # in order of use; others follow by name
 _DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.ESTALE)
 _traceback_file: Path | None = None
 
 
 def commands() -> dict[str, str]:
-    """Command -> summary: the modules beside this one that define `main`. They are read, not imported."""
+    """{command: summary} of the modules in this folder that define `main`. They are parsed, not imported."""
     found = {}
     for path in Path(__file__).parent.glob("*.py"):
         tree = ast.parse(path.read_bytes())
@@ -46,14 +46,14 @@ def commands() -> dict[str, str]:
 
 
 def write_tracebacks_to(path: Path | None) -> None:
-    """From now on tracebacks are appended to this file, a run's log.txt, instead of filling the terminal; None for stderr again."""
+    """Appends tracebacks to this file (log.txt of a run) from now on; None: stderr."""
     global _traceback_file
     _traceback_file = path and Path(path)
 
 
 def run(argv: Sequence[str]) -> int:
     """Runs `flexseg *argv` and returns the exit code."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # must stand before TensorFlow is imported
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     name, *rest = argv or ["--help"]
     if name in ("--help", "-h", "help"):
         width = max(map(len, commands()), default=0)
@@ -90,10 +90,10 @@ def run(argv: Sequence[str]) -> int:
         if isinstance(exit_.code, str):
             return _say(program, exit_.code, 1)
         return int(exit_.code or 0)
-    except KeyboardInterrupt as interrupt:  # a run that wrote its checkpoint says so, and with which code it leaves
+    except KeyboardInterrupt as interrupt:  # an interrupted run has a message and an exit code
         return _say(program, str(interrupt) or "interrupted", getattr(interrupt, "exit_code", 130))
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _traceback_file is None:  # `| head` has seen enough; a run's log would want to know
+        if isinstance(error, BrokenPipeError) and _traceback_file is None:  # e.g. `| head`; a run writes the error to its log
             _close_stdout()
             return 141
         return _report(program, error)
@@ -115,7 +115,7 @@ def _run_under_absl(program: str, module: ModuleType, arguments: Sequence[str]) 
             cure = f'--gin_param="{binding}=…"' if binding else f"{program} --help lists the flags.{suggest(error.flagname, list(module.FLAGS))}"
             raise UserError(f"--{error.flagname}", expected=f"a flag of {program}", found="an unknown one", cure=cure) from error
         except flags.Error as error:
-            flag, missing, _ = str(error).partition("=None: ")  # absl's words for a required flag
+            flag, missing, _ = str(error).partition("=None: ")  # absl's message for a required flag
             where, found = (flag.removeprefix("flag "), "none") if missing else ("flags", str(error))
             raise UserError(where, expected="a value that fits", found=found, cure=f"{program} --help describes it") from error
         if positional and not hasattr(module, "POSITIONAL"):
@@ -123,14 +123,14 @@ def _run_under_absl(program: str, module: ModuleType, arguments: Sequence[str]) 
             raise UserError(f"{positional[0]!r}", expected="flags only", found="an argument that belongs to no flag", cure=cure)
         module.FLAGS.mark_as_parsed()
         if flags.FLAGS["verbosity"].using_default_value:
-            # absl.app would make it INFO; mypy cannot read the type variable of absl's __setattr__
+            # absl.app would set INFO; mypy cannot read the type variable of absl's __setattr__
             flags.FLAGS.verbosity = logging.WARNING  # type: ignore[assignment]
         return positional
 
     flags.FLAGS.append_flag_values(module.FLAGS)
     try:
         app.run(module.main, argv=[program, *arguments], flags_parser=parse)
-    finally:  # a second call in this process starts from the defaults
+    finally:  # so that a second call in this process starts from the defaults
         flags.FLAGS.remove_flag_values(module.FLAGS)
         for name in module.FLAGS:
             module.FLAGS[name].unparse()
@@ -144,8 +144,8 @@ def _help(program: str, module: ModuleType) -> str:
         default = "" if flag.default is None or flag.default == [] else f" (default: {flag.default_as_str[1:-1]})"
         choices = f" One of {', '.join(map(str, flag.parser.enum_values))}." if hasattr(flag.parser, "enum_values") else ""
         lines.append(f"  --{'[no]' if flag.boolean else ''}{name}{default}")
-        meaning = (flag.help or "").partition(";\n")[0]  # absl adds a sentence on repetition,
-        meaning = re.sub(r"^<[\w|]+>: ", "", meaning)  # and the choices before that of an enum
+        meaning = (flag.help or "").partition(";\n")[0]  # absl appends a sentence on repetition
+        meaning = re.sub(r"^<[\w|]+>: ", "", meaning)  # and prepends the choices of an enum
         lines += textwrap.wrap(f"{meaning}{choices}", width=110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += ["  --verbosity (default: -1)", "      How much is logged to stderr: -1 warnings, 0 information, 1 everything."]
     return "\n".join(lines)
@@ -154,12 +154,12 @@ def _help(program: str, module: ModuleType) -> str:
 def _show(text: str) -> None:
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # e.g. `| head`
         _close_stdout()
 
 
 def _close_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at its exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports the error again at exit
 
 
 def _say(program: str, message: str, code: int) -> int:
@@ -168,8 +168,8 @@ def _say(program: str, message: str, code: int) -> int:
 
 
 def _report(program: str, error: Exception) -> int:
-    message = str(error).partition("\n  In call to configurable")[0]  # gin appends that to whatever passes through it
-    if isinstance(error, RuntimeError) and message.startswith("Required bindings for"):  # a parameter whose default is gin.REQUIRED
+    message = str(error).partition("\n  In call to configurable")[0]  # appended by gin
+    if isinstance(error, RuntimeError) and message.startswith("Required bindings for"):  # the default of a parameter is gin.REQUIRED
         error = UserError("gin", expected="a value for every required parameter", found=message, cure='bind it: --gin_param="name.parameter=value"')
         message = str(error)
     logged = False
@@ -179,7 +179,7 @@ def _report(program: str, error: Exception) -> int:
             logged = True
     if isinstance(error, UserError):
         return _say(program, message, 1)
-    # By the words too: gin's copy of an OSError loses its errno, and TensorFlow's errors have none.
+    # By message too: gin's copy of an OSError loses its errno, and TensorFlow's errors have none.
     if getattr(error, "errno", None) in _DISK_ERRORS or any(os.strerror(code) in message for code in _DISK_ERRORS):
         return _say(program, f"the disk is full or failing: {message}", 74)
     if not logged:
@@ -188,7 +188,7 @@ def _report(program: str, error: Exception) -> int:
     return _say(program, f"unexpected {type(error).__name__}: {message} ({where})", 70)
 
 
-if __name__ == "__main__":  # the module that commands import is another copy than __main__
+if __name__ == "__main__":  # `__main__` is another module object than the one that commands import
     from flexseg.commands import dispatcher
 
     dispatcher.main()

@@ -1,4 +1,4 @@
-"""Evaluate a trained run on a split of its dataset, case by case at their own sizes.
+"""Evaluate a trained run on a split of its dataset, each case at its own size.
 
     flexseg evaluate --workdir=runs/my_run --split=test
 
@@ -21,13 +21,13 @@ def run(
     logical_cpus: Natural = 0,
     gin_param: Sequence[str] = (),
 ) -> dict:
-    """Scores a split and returns the report.
+    """Evaluates a split and returns the report.
 
     Args:
-      split: The split to score.
-      data_dir: Where built datasets lie; default where it was in training.
-      checkpoint: Which weights.
-      gin_param: A binding over those of the run, e.g. eval.batch_size=8. Repeatable.
+      split: The split to evaluate.
+      data_dir: Directory of built datasets; default that of the training.
+      checkpoint: The weights to evaluate: best by train.monitor, or last.
+      gin_param: A binding that overrides those of the run, e.g. eval.batch_size=8. Repeatable.
     """
     from flexseg.commands.quiet import load_tensorflow
     from flexseg.errors import UserError

@@ -1,9 +1,9 @@
-"""Turn a configuration of the reference system (train_eval_infer.config) into gin files.
+"""Convert a configuration of the reference system (train_eval_infer.config) to gin files.
 
     flexseg import_config train_eval_infer.config --output=tnbc
 
-Writes tnbc.gin for `flexseg train`, and where the file says something for them tnbc_build.gin and tnbc_derive.gin; prints a line for every key: what
-it became, or why it was dropped. Nothing in the file is executed. Weights of a checkpoint are not read.
+Writes tnbc.gin for `flexseg train` and, where the file has settings for them, tnbc_build.gin and tnbc_derive.gin. Prints for every key its bindings
+or the reason why it was dropped. Nothing in the file is executed. Checkpoints are not converted.
 """
 
 import shlex
@@ -24,9 +24,9 @@ def run(
     """Writes the gin files and returns their paths.
 
     Args:
-      config: the reference's configuration file.
-      output: Where to write, without .gin; default the name of the file, here.
-      overwrite: Replace gin files of these names.
+      config: The configuration file of the reference system.
+      output: Path of the gin files, without .gin; default the name of the file, in the current directory.
+      overwrite: Replace existing gin files.
     """
     from flexseg.errors import UserError
     from flexseg.files.atomic import replace_file
@@ -61,7 +61,7 @@ FLAGS = flags_of(run)
 
 
 def _common_folder(folders: list[str]) -> str:
-    """`./dataset/TNBC` of ./dataset/TNBC/train/images/ and ./dataset/TNBC/valid/images/; SOURCE where there is none."""
+    """`./dataset/TNBC` of ./dataset/TNBC/train/images/ and ./dataset/TNBC/valid/images/; SOURCE if they have no common folder."""
     found = {str(Path(folder).parent.parent) for folder in folders}
     return found.pop() if len(found) == 1 else "SOURCE"
 

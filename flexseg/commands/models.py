@@ -1,13 +1,13 @@
-"""List the networks: parameters, GMAC and activation memory of one image, and how fast this machine trains them.
+"""List the networks: parameters, GMAC and activation memory per image, and training speed on this machine.
 
-    flexseg models                                            # every network in its small settings
-    flexseg models --published --nomeasure                    # in its published ones, from the graph alone
+    flexseg models                                            # every network with its small settings
+    flexseg models --published --nomeasure                    # with its published settings, no training
     flexseg models --gin_file=models/u2net.gin --image_size=320 --gin_param="u2net.base_filters=32" --plot=u2net.png
     flexseg models --user_module=my_models --gin_param="build_model.architecture=@my_net"
 
-GMAC: 10⁹ multiply-accumulate operations of a forward pass; a training step takes about three times as many. Activations: what the operations
-of that pass put out, which the backward pass may want. Images/s and memory at most: of training steps with Adam, input and validation left out,
-each network in a process of its own.
+GMAC: 10⁹ multiply-accumulate operations of a forward pass; a training step takes about three times as many. Activations: the outputs of the
+operations of a forward pass, which the backward pass may need. Images/s and peak memory are measured for training steps with Adam, without input
+pipeline and validation, each network in its own process.
 """
 
 import json
@@ -51,12 +51,12 @@ def run(
       published: List the published settings instead of the small ones.
       image_size: Height and width of the input in pixels, or one number for both.
       image_channels: Channels of the images.
-      num_classes: Classes, the background included.
-      batch_size: Images a training step.
-      precision: auto: what train.precision='auto' takes here.
-      measure: Train for some seconds; --nomeasure tells sizes only.
-      json: One JSON object a line.
-      plot: PNG or SVG of one network, described by --gin_file and --gin_param.
+      num_classes: Number of classes, including background.
+      batch_size: Images per training step.
+      precision: Compute dtype; auto: the choice of train.precision='auto' on this machine.
+      measure: Train for some seconds; --nomeasure lists sizes only.
+      json: Print one JSON object per line.
+      plot: PNG or SVG file of one network, described by --gin_file and --gin_param.
     """
     from flexseg.errors import UserError
 
@@ -165,7 +165,7 @@ def _row(
 
 
 def _refuse_unused(configuration: "Configuration") -> None:
-    """Refuses what was typed and says nothing about a network: train.epochs=3. Files may hold whole experiments."""
+    """Refuses flags that do not concern a network, such as train.epochs=3. Files may hold whole experiments."""
     from flexseg.errors import UserError
 
     used = f"\n{configuration.operative()}"
@@ -182,7 +182,7 @@ def _on_gpu() -> bool:
 
 
 def _row_of_another_process(config: str, size: tuple[int, int], facts: dict, *, measure: bool) -> dict:
-    """So that one network's memory is not the next one's, and one that does not fit is a line and no end."""
+    """The row of a network, measured in its own process, so that its memory is separate and a failure ends only that row."""
     words = [f"--gin_file={config}", f"--image_size={size[0]},{size[1]}", "--json", *(f"--{name}={value}" for name, value in facts.items())]
     words += [] if measure else ["--nomeasure"]
     command = [sys.executable, "-m", "flexseg.commands.dispatcher", "models", *words]

@@ -1,4 +1,4 @@
-"""Predict the masks of images, in the LabelMap's colours at each image's own size.
+"""Predict the masks of images, in the colours of the label map, at the size of each image.
 
     flexseg predict --workdir=runs/my_run --images=new_images --output=masks
 
@@ -26,11 +26,11 @@ def run(
     """Writes masks and returns their paths.
 
     Args:
-      images: A folder of images or an image; repeatable.
+      images: A folder of images or an image. Repeatable.
       output: Folder for the masks; default predictions/ in the run directory.
-      checkpoint: Which weights.
-      overwrite: Replace masks of the same name.
-      gin_param: A binding over those of the run, e.g. input.eval_fit='resize'. Repeatable.
+      checkpoint: The weights to use: best by train.monitor, or last.
+      overwrite: Replace existing masks.
+      gin_param: A binding that overrides those of the run, e.g. input.eval_fit='resize'. Repeatable.
     """
     from pathlib import Path
 

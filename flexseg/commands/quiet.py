@@ -1,10 +1,10 @@
-"""Importing TensorFlow without its remarks, with the kernels that suit this CPU, and without the GPUs where nothing is computed on them.
+"""Imports TensorFlow without its startup messages, with the CPU kernels that suit this machine, and optionally without GPUs.
 
     leave_gpus_alone()
     load_tensorflow()
 
-TensorFlow 2.21 writes about ten lines on oneDNN and on CUDA drivers that it did not find to standard error before its own log level
-applies (tensorflow#100442). They would stand in front of everything flexseg says. When the import fails they are printed after all.
+Before its own log level applies, TensorFlow 2.21 writes about ten lines on oneDNN and missing CUDA drivers to standard error (tensorflow#100442).
+They are discarded, or printed if the import fails.
 """
 
 import functools
@@ -16,17 +16,19 @@ from flexseg import machine
 
 
 def leave_gpus_alone() -> None:
-    """For a process that is about to read or write data only: TensorFlow would take all memory of every GPU at its first operation, and so the
-    GPU of a training beside it. Comes before TensorFlow is loaded."""
+    """Hides the GPUs from TensorFlow; call it before the import.
+
+    For a process that only reads or writes data: its first operation would reserve all memory of every GPU, also of one that is training.
+    """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
 def load_tensorflow(*, onednn: bool | None = None) -> None:
-    """Imports TensorFlow and lists its devices with standard error put aside; on failure everything is shown.
+    """Imports TensorFlow and lists its devices, with standard error hidden unless that fails.
 
     Args:
-      onednn: what the run at hand was begun with, see `machine.choose_onednn`. Where TensorFlow was imported before with something else, as in a
-        notebook, that is said.
+      onednn: whether the run was started with oneDNN, see `machine.choose_onednn`. If TensorFlow was already imported with the other setting, as in a
+        notebook, a warning is printed.
     """
     chosen_here = machine.choose_onednn(recorded=onednn)
     if "tensorflow" in sys.modules:
@@ -47,14 +49,14 @@ def load_tensorflow(*, onednn: bool | None = None) -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            if chosen_here:  # the next run in this process may want something else
+            if chosen_here:  # the next run in this process may need the other setting
                 del os.environ[machine.VARIABLE]
 
 
-@functools.cache  # a notebook is told once
+@functools.cache  # one warning per process
 def _tell_of_other_kernels(wanted: bool | None, in_use: bool, *, of_a_run: bool) -> None:
     if wanted is not None and wanted != in_use:
-        from flexseg.console import say  # --help does without it
+        from flexseg.console import say  # not needed by --help
 
         words = ("without", "with")
         reason = f"this run was trained {words[wanted]} it" if of_a_run else f"on this CPU it is faster {words[wanted]} it"

@@ -1,8 +1,8 @@
-"""Train a model on a built dataset, or go on with a run that was cut off.
+"""Train a model on a built dataset, or resume an interrupted run.
 
     flexseg train --gin_file=default.gin --dataset=my_set --data_dir=data --workdir=runs/my_run
 
-The same command again resumes where the last checkpoint was written. --dry_run prints what would be trained and tries two steps.
+The same command resumes from the last checkpoint. --dry_run prints the experiment and runs two steps.
 """
 
 import json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flexseg.training.experiment import Experiment
 
 DEFAULT_CONFIG = "default.gin"
-# What people try as flags because other trainers have them so.
+# Bindings that users of other trainers expect as flags.
 BINDINGS = {
     **{name: f"train.{name}" for name in ("epochs", "steps_per_epoch", "global_batch_size", "precision", "xla", "seed", "monitor", "patience")},
     **{"batch_size": "train.global_batch_size", "image_size": "input.image_size", "loss": "objective.loss", "metrics": "train.metrics"},
@@ -50,17 +50,17 @@ def run(
 
     Args:
       dataset: Name of a built dataset.
-      workdir: The run directory: checkpoints, TensorBoard, curves, pictures.
-      replicas: GPUs to use; 0 takes as many as divide the global batch, or the CPU.
+      workdir: The run directory: checkpoints, TensorBoard logs, curves, images.
+      replicas: GPUs to use; 0: as many as divide the global batch, or the CPU.
       logical_cpus: Use this many logical CPU devices instead, to try distribution without GPUs.
-      distribution: auto looks for other workers and takes all GPUs.
-      workers: host:port of every worker, the same list on each; else TF_CONFIG or Slurm tells.
-      worker: Which of --workers this process is, from 0; 0 writes the run directory.
-      all_reduce: How gradients cross; auto: TensorFlow's choice.
-      all_reduce_pack_mib: Send gradients in packs of this many MiB; 0: all together.
-      data_service: grpc://host:port of hosts that read and augment (python -m flexseg.launch.data_service); same batches.
-      dry_run: Print what would be trained, run two steps, tell their time and memory; write nothing.
-      init_from: Start from a run's best weights (its directory), or from a FlexUNet's best_model.h5; other heads allowed.
+      distribution: auto finds other workers and uses all GPUs.
+      workers: host:port of every worker, the same list on each; default from TF_CONFIG or Slurm.
+      worker: Index in --workers of this process, from 0; worker 0 writes the run directory.
+      all_reduce: Implementation of the gradient all-reduce; auto: TensorFlow's choice.
+      all_reduce_pack_mib: Reduce gradients in packs of this many MiB; 0: all together.
+      data_service: grpc://host:port of hosts that read and augment (python -m flexseg.launch.data_service); the batches are the same.
+      dry_run: Print the experiment, run two steps, report time and memory; write nothing.
+      init_from: Initialize from the best weights of a run (its directory), or from a FlexUNet's best_model.h5; the head may differ.
     """
     from flexseg.commands.quiet import load_tensorflow
     from flexseg.errors import UserError
@@ -136,7 +136,7 @@ def run(
     path = directory.name_of(directory.path)
     print(f"\nrun directory: {path}")
     events = directory.name_of(directory.tensorboard)
-    if events.startswith("s3:"):  # which TensorFlow cannot read
+    if events.startswith("s3:"):  # TensorFlow cannot read s3://
         print(shlex.join(["aws", "s3", "sync", events, directory.path.name]))
         events = directory.path.name
     print(shlex.join(["tensorboard", f"--logdir={events}", "--samples_per_plugin=images=1000"]))
@@ -147,17 +147,17 @@ FLAGS = flags_of(run)
 
 
 def _refuse_other_config(directory: "RunDirectory", configuration: "Configuration", experiment: "Experiment") -> None:
-    """A resumed run must be the same experiment; reporting and machine settings may differ, and a run may be made longer."""
+    """Refuses to resume with another configuration; reporting, machine settings and more epochs are allowed."""
     from flexseg.errors import UserError
     from flexseg.objectives.metrics import metric_named, metric_names
     from flexseg.training.session import MAY_DIFFER
 
-    # Where a value of the validation depends on its batch, so does what is best and what is a plateau.
+    # If a monitored value depends on its batch, eval.batch_size changes the best epoch and the plateau.
     monitored = experiment.train.monitor.removeprefix("val_")
     by_batch = experiment.objective.reduction == "batch" or (
         monitored in metric_names() and metric_named(monitored, num_classes=2, background=0).batch_dependent
     )
-    # The last epoch is validated in any case: a longer run would not have looked there.
+    # The last epoch is always validated; a longer run may not have validated it.
     odd = directory.finished.is_file() and json.loads(directory.finished.read_text())["epochs"] % experiment.train.validate_every
     ignore = set(MAY_DIFFER) - ({"eval"} if by_batch else set())
     if not experiment.schedule.depends_on_epochs and not odd:

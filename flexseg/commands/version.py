@@ -1,4 +1,4 @@
-"""What `flexseg --version` prints: everything about this machine that a bug report needs. TensorFlow is not imported, since it may be what fails."""
+"""Collects the facts that `flexseg --version` prints for bug reports. TensorFlow is not imported, because its import may be what fails."""
 
 import platform
 import subprocess
@@ -8,11 +8,11 @@ from importlib import metadata
 from flexseg import machine
 
 PACKAGES = ("tensorflow", "keras", "tensorboard", "tensorflow-datasets", "numpy", "gin-config", "absl-py", "opencv-python-headless", "pillow", "h5py")
-_SECONDS = 10.0  # for nvidia-smi, which hangs where a driver does
+_SECONDS = 10.0  # nvidia-smi hangs if the driver does
 
 
 def version_facts() -> dict[str, str]:
-    """Name -> value: flexseg, Python, system, libraries, CPU, GPUs, oneDNN."""
+    """{name: value} for flexseg, Python, system, libraries, CPU, GPUs, oneDNN."""
     return {
         "flexseg": metadata.version("flexseg"),
         "python": f"{platform.python_version()} ({sys.executable})",
@@ -32,7 +32,7 @@ def _version(package: str) -> str:
 
 
 def _gpus() -> str:
-    """What the NVIDIA driver lists; whether TensorFlow can use them, `flexseg train --dry_run` tells."""
+    """The GPUs that the NVIDIA driver lists; `flexseg train --dry_run` shows whether TensorFlow can use them."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
     try:
         listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=_SECONDS).stdout

@@ -1,8 +1,8 @@
 """Checks the type of a gin value against the annotation of its parameter. gin does not: it accepts `lr='0.1'`.
 
-    fit(3, float)                                # 3.0
-    fit([2, 3], tuple[int, int])                 # (2, 3)
-    fit("sdg", Literal["adam", "sgd"])           # TypeError
+fit(3, float)                                # 3.0
+fit([2, 3], tuple[int, int])                 # (2, 3)
+fit("sdg", Literal["adam", "sgd"])           # TypeError
 """
 
 import collections.abc

@@ -295,7 +295,7 @@ def _last_of_each(statements: Sequence[_Statement]) -> tuple[dict[tuple[str, str
 
 
 def _refuse_unused(macros: dict[str, _Statement], statements: Iterable[_Statement], in_force: Iterable[_Statement]) -> None:
-    """Refuses unused macros, which are misspelt names. A macro of the command line must change a binding in effect; one of a file must be mentioned."""
+    """Refuses unused macros (misspelt names). A command-line macro must be used by a binding in effect, one of a file by any binding."""
     for name, macro in macros.items():
         if not any(re.search(rf"%{name}\b", repr(s.value)) for s in (in_force if macro.where.startswith("--") else statements)):
             keys = [f"{selector}.{name}" for selector in _known() if name in _parameters(selector)]

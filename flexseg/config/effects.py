@@ -46,8 +46,8 @@ def refuse_supplied(configuration: Configuration, cures: Mapping[str, str] = _SU
 def idle_bindings(configuration: Configuration) -> list[str]:
     """A sentence for every binding of a file that another binding disables; a UserError for those of the command line.
 
-    Bindings of another network than the selected one are errors on the command line, and in a file that has no others. In other files they are ignored,
-    because a network's file may follow default.gin. A network of the user's may be composed of others, so its bindings are not checked.
+    Bindings of another network than the selected one are errors on the command line, and in a file that has no others. In other files they are
+    ignored, because a network's file may follow default.gin. None of them is an error for a network of the user's, which may contain others.
     """
     notes = []
     chosen = configuration.value("build_model.architecture").lstrip("@")

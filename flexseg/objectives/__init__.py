@@ -1,4 +1,4 @@
-"""Losses and metrics: pure TensorFlow functions of logits and masks, with no variables and no strategy."""
+"""Losses and metrics: pure TensorFlow functions of logits and masks, without variables or a strategy."""
 
 from flexseg.objectives.head import Head
 from flexseg.objectives.loss import Loss, combined

@@ -1,8 +1,8 @@
-"""EpochMetrics: the sums of all steps of an epoch, on the host in float64.
+"""EpochMetrics: accumulates step metrics over an epoch, on the host in float64.
 
-epoch_metrics = EpochMetrics(step_metrics)
-epoch_metrics.add(values)                       # after every step, see step_metrics.py
-epoch_metrics.results()                         # {"loss": 0.31, "mean_foreground_dice": 0.82}
+    epoch_metrics = EpochMetrics(step_metrics)
+    epoch_metrics.add(values)                       # after every step, see step_metrics.py
+    epoch_metrics.results()                         # {"loss": 0.31, "mean_foreground_dice": 0.82}
 """
 
 import numpy as np
@@ -13,10 +13,9 @@ from flexseg.objectives.step_metrics import StepMetrics
 
 
 class EpochMetrics:
-    """Accumulates the values of steps.
+    """Loss and metrics of an epoch.
 
-    The loss and the metrics that are means over examples are those of all examples together; the value of a batch-dependent
-    metric is the mean of its batches' values, weighted by their examples, as the reference reports it.
+    Loss and metrics are means over all examples. A batch-dependent metric is the mean over batches, weighted by their examples, as in the reference.
     """
 
     def __init__(self, step_metrics: StepMetrics):
@@ -24,12 +23,12 @@ class EpochMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Begins a new epoch."""
+        """Starts a new epoch."""
         self._loss = np.zeros(2)
         self._sums = [np.zeros(1 if metric.batch_dependent else metric.size) for metric in self._step_metrics.metrics]
 
     def add(self, values: tf.Tensor | np.ndarray) -> None:
-        """Adds the values of one step, float [n] summed over its global batch."""
+        """Adds the values float [n] of a step, summed over the global batch."""
         values = np.asarray(values, np.float64)
         weight, start = values[1], 2
         self._loss += values[:2]
@@ -40,11 +39,11 @@ class EpochMetrics:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was added since the last reset."""
+        """Whether no example was added since the last reset."""
         return self._loss[1] == 0
 
     def results(self) -> dict[str, float]:
-        """`loss` and each metric by name; NaN where nothing was counted."""
+        """{"loss": …, metric name: …}; NaN where there is no example."""
         if self.empty:
             return {"loss": float("nan"), **{metric.name: float("nan") for metric in self._step_metrics.metrics}}
         found = {"loss": float(self._loss[0] / self._loss[1])}
@@ -53,11 +52,11 @@ class EpochMetrics:
         return found
 
     def state(self) -> dict:
-        """Everything that `restore` needs, as JSON values; exact."""
+        """The exact state as JSON values."""
         return {"loss": self._loss.tolist(), "sums": [total.tolist() for total in self._sums]}
 
     def restore(self, state: dict) -> None:
-        """Continues from `state()`."""
+        """Restores `state()`."""
         self._loss, self._sums = np.array(state["loss"]), [np.array(total) for total in state["sums"]]
 
 

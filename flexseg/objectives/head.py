@@ -1,7 +1,6 @@
-"""Head: what a loss must know of the model's last layer and of the dataset's classes.
+"""Head: the classes of the segmentation head: number of logits and background class.
 
-Usage:
-    Head(num_classes=1, background=0).foreground      # (1,): one sigmoid logit, ids 0 and 1
+    Head(num_classes=1, background=0).foreground      # (1,): one sigmoid logit, class ids 0 and 1
     Head(num_classes=6, background=5).foreground      # (0, 1, 2, 3, 4)
     Head(num_classes=3, background=None).foreground   # (0, 1, 2): no class is background
 """
@@ -13,14 +12,14 @@ from flexseg.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The channels of the logits and the class that is background.
+    """Channels of the logits and background class.
 
     Args:
-      num_classes: channels of the logits, K. 1 is the sigmoid form of a two-class task, 2 to 255 a softmax over all classes.
-      background: the class id that foreground scores leave out; None where every class is foreground.
+      num_classes: channels of the logits, K: 1 for a sigmoid with two classes, 2 to 255 for a softmax over all classes.
+      background: class id that foreground losses and metrics exclude; None if every class is foreground.
 
     Raises:
-      UserError: for a number of channels or a background class that cannot be.
+      UserError: a value out of range.
     """
 
     num_classes: int
@@ -34,16 +33,16 @@ class Head:
 
     @property
     def class_count(self) -> int:
-        """Number of class ids: K, but 2 for the one logit of the sigmoid form."""
+        """Number of class ids: K, or 2 for one sigmoid logit."""
         return max(2, self.num_classes)
 
     @property
     def foreground(self) -> tuple[int, ...]:
-        """Ids of all classes but the background."""
+        """Class ids without the background."""
         return tuple(c for c in range(self.class_count) if c != self.background)
 
     def check_weights(self, class_weights: tuple[float, ...] | None) -> None:
-        """Refuses class weights that are not one for each class id, with a UserError."""
+        """Raises a UserError unless there is one class weight per class id."""
         if class_weights is not None and len(class_weights) != self.class_count:
             raise UserError("objective.class_weights", expected=f"{self.class_count} weights, one for each class id",
                             found=f"{len(class_weights)}: {class_weights}")  # fmt: skip

@@ -1,11 +1,11 @@
-"""The losses of the published sarah-antillia experiments, under their names and with their values, so that their numbers can be set beside ours.
+"""The reference's losses (the published sarah-antillia experiments) with its names and values, for comparison.
 
-With `objective.reduction = "batch"` they are the reference's: overlaps of the whole (global) batch flattened into one. With "example" the same
-formula is applied to each example. With one logit y is (id == 1). With K >= 2 channels all channels are pooled, background
-included, as the reference's formulas do when they meet one-hot masks.
+With `objective.reduction = "batch"` the values are the reference's: the overlap is that of the flattened global batch. With "example" the same
+formula is applied to each example. With one logit, y is (id == 1). With K >= 2 channels all channels are pooled, background included, as in the
+reference with one-hot masks.
 
-Where we deviate: IoU on 0/0 is 1 (there NaN); cross-entropies are exact (there clipped, see pixel_losses); ignored pixels count nowhere (there
-they did not exist), which for SSIM means that truth and prediction are both 0 there.
+Differences from the reference: IoU is 1 on 0/0, not NaN; cross-entropies are not clipped (see pixel_losses); ignored pixels are left out, for SSIM by
+setting truth and prediction to 0.
 """
 
 from flexseg.objectives.head import Head
@@ -18,27 +18,27 @@ __all__ = ["dice_loss", "dice_loss_multiclass", "iou_loss", "jacard_loss", "ssim
 
 
 def dice_loss(head: Head) -> Loss:
-    """1 - (2 I + 1) / (T + P + 1)."""
+    """Dice loss: 1 - (2 I + 1) / (T + P + 1)."""
     return Loss(name="dice_loss", size=3, sums=pooled_overlap, value=lambda overlap: 1.0 - dice(overlap))
 
 
 def iou_loss(head: Head) -> Loss:
-    """1 - I / (T + P - I); 0 on 0/0."""
+    """IoU (Jaccard) loss: 1 - I / (T + P - I); 0 on 0/0."""
     return Loss(name="iou_loss", size=3, sums=pooled_overlap, value=lambda overlap: 1.0 - iou(overlap))
 
 
 def jacard_loss(head: Head) -> Loss:
-    """The same as `iou_loss`, under the reference's other name and spelling."""
+    """`iou_loss` under the reference's second name, in its spelling."""
     return iou_loss(head)
 
 
 def ssim_loss(head: Head) -> Loss:
-    """1 - structural similarity, mean over examples. Images of at least 11 x 11 pixels."""
+    """SSIM loss: 1 - structural similarity, mean over examples. Images have at least 11 x 11 pixels."""
     return mean_of_examples("ssim_loss", lambda pixels: ssim(pixels.truth, pixels.p))
 
 
 def dice_loss_multiclass(head: Head) -> Loss:
-    """1 - (2 I + 1) / (T + P + 1), mean over examples. Not a Dice loss of classes: see the metric `dice_coef_multiclass`."""
+    """1 - (2 I + 1) / (T + P + 1) of the pooled channels, mean over examples. Not a Dice loss per class: see `dice_coef_multiclass`."""
     return mean_of_examples("dice_loss_multiclass", lambda pixels: dice(pooled_overlap(pixels)))
 
 

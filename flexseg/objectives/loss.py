@@ -1,15 +1,15 @@
-"""Loss: one definition, two reductions.
-
-A loss is `sums`, which gives n numbers for each example, and `value`, which turns n numbers into a loss. Example by example `value` is applied to
-each example's sums; over a batch it is applied to the sums of the whole *global* batch. A mean over pixels is (sum of pixel losses, number of
-pixels) and their ratio; Dice is (overlap, size of truth, size of prediction) and its formula.
+"""Loss: a segmentation loss with two reductions, per example or over the global batch.
 
     loss = loss_named("bce_dice_loss", num_classes=1, background=0)
     loss.example_loss(logits, mask)                                         # [B]
     loss.batch_loss(logits, mask, weight, sum_over_replicas=lambda v: v)    # scalar, one replica
 
-It knows no strategy: how sums travel between replicas is injected. Each replica then holds the loss of the global batch, so its gradient is to be
-divided by the number of replicas before gradients are summed.
+A loss has two parts. `sums` gives n sums per example; `value` turns n sums into a loss. The example reduction applies `value` to the sums of each
+example, the batch reduction to the sums over the global batch. For a mean over pixels the sums are (sum of pixel losses, number of pixels); for Dice
+they are (intersection, truth, prediction).
+
+The caller supplies the all-reduce of the batch reduction. Each replica then has the loss of the global batch, so divide it by the number of replicas
+before the gradients are summed.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,10 @@ class Loss:
     """A segmentation loss.
 
     Args:
-      name: as in `objective.loss`.
-      size: n, how many sums it needs.
-      sums: Pixels -> [B, n], sums over each example's pixels that are not ignored.
-      value: [..., n] -> [...], the loss of such sums, added over any set of examples; 0 where they count no pixel.
+      name: name in `objective.loss`.
+      size: number of sums, n.
+      sums: Pixels -> [B, n], sums over the pixels of each example that are not ignored.
+      value: [..., n] -> [...], the loss of the sums of any set of examples; 0 if they have no pixel.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Loss:
     value: Callable[[tf.Tensor], tf.Tensor]
 
     def example_loss(self, logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """[B], float32 (float64 for float64 logits): each example's own loss, 0 where all its pixels are ignored.
+        """The loss of each example [B], float32 (float64 for float64 logits); 0 if all its pixels are ignored.
 
         Args:
           logits: floating [B, H, W, K].
@@ -46,28 +46,28 @@ class Loss:
         return self.value(self.sums(Pixels(logits, mask)))
 
     def batch_loss(self, logits: tf.Tensor, mask: tf.Tensor, weight: tf.Tensor, sum_over_replicas: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-        """Scalar: the loss of the global batch taken as one image.
+        """The loss (scalar) of the global batch, flattened into one image.
 
         Args:
-          logits: floating [B, H, W, K], this replica's examples.
+          logits: floating [B, H, W, K] of the replica's examples.
           mask: uint8 class ids [B, H, W, 1], 255 = ignored.
-          weight: [B], 0 for padding.
-          sum_over_replicas: adds a vector [n] over all replicas (the identity on one); called exactly once. It must carry gradients.
+          weight: example weights [B], 0 for padding.
+          sum_over_replicas: all-reduces a vector [n] by sum, with gradients (the identity on one replica); called once.
         """
         sums = self.sums(Pixels(logits, mask))
         return self.value(sum_over_replicas(weighted_total(sums, weight)))
 
 
 def weighted_total(sums: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """[B, n], [B] -> [n]: the examples' sums added by weight."""
+    """[B, n], [B] -> [n]: the weighted sum over examples."""
     return tf.reduce_sum(sums * tf.cast(weight, sums.dtype)[:, None], axis=0)
 
 
 def combined(name: str, *terms: tuple[float, Loss]) -> Loss:
-    """The weighted sum of losses as one loss, whose sums still cross the network together.
+    """The weighted sum of losses as one loss, which needs a single all-reduce.
 
     Args:
-      name: of the new loss.
+      name: name of the new loss.
       *terms: (factor, loss) pairs.
     """
     sizes = [loss.size for _, loss in terms]
@@ -83,11 +83,11 @@ def combined(name: str, *terms: tuple[float, Loss]) -> Loss:
 
 
 def mean_of_examples(name: str, score: Callable[[Pixels], tf.Tensor]) -> Loss:
-    """1 - the mean of a per-example score [B] that is 1 at best; examples whose pixels are all ignored do not enter.
+    """Makes a loss: 1 - the mean of a score per example. Examples whose pixels are all ignored are left out.
 
     Args:
-      name: of the loss.
-      score: Pixels -> [B].
+      name: name of the loss.
+      score: Pixels -> [B], at most 1.
     """
 
     def value(sums: tf.Tensor) -> tf.Tensor:
@@ -98,6 +98,6 @@ def mean_of_examples(name: str, score: Callable[[Pixels], tf.Tensor]) -> Loss:
 
 
 def example_terms(score: tf.Tensor, pixels: Pixels) -> tf.Tensor:
-    """[B] -> [B, 2]: (score, 1), or (0, 0) for an example whose pixels are all ignored."""
+    """[B] -> [B, 2]: (score, 1), or (0, 0) if all pixels of the example are ignored."""
     counts = tf.reduce_max(pixels.valid, axis=[1, 2, 3])
     return tf.stack([score * counts, counts], axis=-1)

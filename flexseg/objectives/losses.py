@@ -1,10 +1,10 @@
-"""Losses by name.
+"""Losses by name, and registration of custom losses.
 
     loss_named("bce_dice_loss", num_classes=1, background=0)
     loss_named("focal", num_classes=6, background=5, focal_gamma=1.5)
 
-A loss is a function `name(head, *, setting=…) -> Loss` in the `__all__` of legacy_losses.py, pixel_losses.py or region_losses.py; its keywords are
-settings of `objective`. A loss of one's own comes from a module named with `--user_module`:
+A loss is a function `name(head, *, setting=…) -> Loss` in the `__all__` of legacy_losses.py, pixel_losses.py or region_losses.py. Its keywords are
+settings of `objective`. A custom loss is registered in a module named with `--user_module`:
 
     @register_loss
     def log_dice(head, *, dice_smooth=1.0):
@@ -22,7 +22,7 @@ from flexseg.objectives.loss import Loss
 
 
 def _losses_of(module: ModuleType) -> dict[str, Callable[..., Loss]]:
-    """The losses of a file: the functions that it defines and names in `__all__`."""
+    """The losses of a module: the functions in its `__all__`."""
     return {name: getattr(module, name) for name in module.__all__}
 
 
@@ -31,12 +31,12 @@ _BUILDERS["sparse_categorical_crossentropy"] = pixel_losses.categorical_crossent
 
 
 def loss_names() -> tuple[str, ...]:
-    """All names, sorted."""
+    """The names of all losses, sorted."""
     return tuple(sorted(_BUILDERS))
 
 
 def register_loss(builder: Callable[..., Loss]) -> Callable[..., Loss]:
-    """Adds a function `(head: Head, *, settings...) -> Loss` under its own name; a name that is taken is refused with a UserError."""
+    """Decorator that registers a function `(head: Head, *, settings...) -> Loss` under its name. Raises a UserError if the name exists."""
     name = builder.__name__
     if name in _BUILDERS:
         raise UserError(f"loss {name!r}", expected="a name that no other loss has", found="one of flexseg's names", cure="rename the function")
@@ -45,14 +45,14 @@ def register_loss(builder: Callable[..., Loss]) -> Callable[..., Loss]:
 
 
 def check_options(name: str, options: dict) -> None:
-    """Refuses what the loss would ignore.
+    """Checks that a loss takes all the settings.
 
     Args:
-      name: of the loss.
-      options: setting -> value, such as {"focal_gamma": 1.5}.
+      name: name of the loss.
+      options: {setting: value}, such as {"focal_gamma": 1.5}.
 
     Raises:
-      UserError: for an unknown name, or a setting that the loss does not take.
+      UserError: an unknown name, or a setting that the loss does not take.
     """
     if name not in _BUILDERS:
         raise UserError("objective.loss", expected="one of " + ", ".join(loss_names()), found=repr(name), cure=suggest(name, _BUILDERS).strip())
@@ -65,16 +65,16 @@ def check_options(name: str, options: dict) -> None:
 
 
 def loss_named(name: str, *, num_classes: int, background: int | None, **options: object) -> Loss:
-    """The loss of a name.
+    """Makes a loss by name.
 
     Args:
       name: one of `loss_names()`.
-      num_classes: channels of the logits, 1 for the sigmoid form.
-      background: id of the background class, None where there is none.
-      **options: keywords of the loss's builder; what is left out has its default.
+      num_classes: channels of the logits; 1 for the sigmoid form.
+      background: id of the background class, or None.
+      **options: settings of the loss, such as `focal_gamma`.
 
     Raises:
-      UserError: for an unknown name, an option that the loss does not take, or a head that it cannot train.
+      UserError: an unknown name, a setting that the loss does not take, or a head that it cannot train.
     """
     check_options(name, options)
     return _BUILDERS[name](Head(num_classes=num_classes, background=background), **options)

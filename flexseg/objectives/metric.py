@@ -1,11 +1,11 @@
-"""Metric: sums that add over examples, batches and replicas, and the value of such sums.
+"""Metric: a segmentation metric as sums over examples, batches and replicas, and a function of the sums.
 
     metric = metric_named("dice_coef", num_classes=1, background=0)
     total = tf.zeros([metric.size])
-    total += metric.sums(logits, mask, weight)     # per batch; the totals of replicas add as well
+    total += metric.sums(logits, mask, weight)     # per batch; totals of replicas can be added
     metric.value(total)
 
-`value` of sums that hold nothing to score (an epoch without a foreground pixel for `mean_foreground_dice`) is NaN: there is no such number.
+`value` is NaN where the metric is undefined, as `mean_foreground_dice` of an epoch without any foreground pixel.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,16 @@ from flexseg.objectives.pixels import Pixels
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A score that training reports.
+    """A metric of training.
 
     Args:
-      name: as in the tables and TensorBoard.
-      size: n, how many sums it needs.
+      name: name in tables and TensorBoard.
+      size: number of sums, n.
       example_sums: Pixels -> [B, n].
       value: [n] -> scalar.
-      batch_dependent: True where the reference flattens the batch into one: the value of a batch is then no mean of its examples' values, and
-        the value of an epoch's sums is that of the epoch taken as one image.
-      higher_is_better: direction, for what keeps the best.
-      note: a sentence to print beside it where its name promises something else; else empty.
+      batch_dependent: whether the metric flattens the batch into one image, as in the reference, so that its value is no mean over examples.
+      higher_is_better: direction of an improvement.
+      note: a warning to print if the name is misleading; else empty.
     """
 
     name: str
@@ -41,11 +40,11 @@ class Metric:
     note: str = ""
 
     def sums(self, logits: tf.Tensor, mask: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        """float32 [n]: the sums of the examples given, by weight.
+        """The weighted sums float32 [n] over examples.
 
         Args:
           logits: floating [B, H, W, K].
           mask: uint8 class ids [B, H, W, 1], 255 = ignored.
-          weight: [B], 0 for padding.
+          weight: example weights [B], 0 for padding.
         """
         return tf.cast(weighted_total(self.example_sums(Pixels(logits, mask)), weight), tf.float32)

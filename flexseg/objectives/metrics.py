@@ -1,12 +1,12 @@
-"""Metrics by name: the reference's, with its values, and the one that is a Dice of hard predictions.
+"""Metrics by name: `mean_foreground_dice`, and the reference's metrics with its values.
 
     metric_named("mean_foreground_dice", num_classes=6, background=5)
     metric_named("sensitivity", num_classes=1, background=0)
 
-These are what training watches at the network's size. The scores that are reported (per case, group and class, at each case's own size, with
-intervals) are those of flexseg.evaluation.
+Training computes them at the network's input size. flexseg.evaluation computes the reported scores per case, group and class, at each case's own
+size.
 
-A metric of one's own comes from a module named with `--user_module`: `@register_metric def my_score(head): return Metric(name="my_score", ...)`.
+A custom metric is registered in a module named with `--user_module`: `@register_metric def my_score(head): return Metric(name="my_score", ...)`.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,9 @@ _KERAS_EPSILON = 1e-7  # keras.backend.epsilon(), which the reference adds to th
 
 
 def mean_foreground_dice(head: Head) -> Metric:
-    """Dice of the predicted classes, 2 I / (T + P), mean over an example's foreground classes, then over examples.
+    """Mean Dice: 2 I / (T + P) of the predicted class ids, mean over the foreground classes of an example, then over examples.
 
-    A class that neither truth nor prediction has does not enter the example's mean; an example with no such class does not enter the other.
+    Left out: classes that are in neither truth nor prediction, and examples without any class that is left.
     """
     foreground = head.foreground
 
@@ -42,25 +42,25 @@ def mean_foreground_dice(head: Head) -> Metric:
 
 
 def dice_coef(head: Head) -> Metric:
-    """(2 I + 1) / (T + P + 1), soft, over the flattened batch and all channels."""
+    """Soft Dice coefficient: (2 I + 1) / (T + P + 1), over the flattened batch and all channels."""
     note = _flattens("dice_coef") if head.num_classes == 1 else _pools_all_channels("dice_coef")
     return Metric(name="dice_coef", size=3, example_sums=pooled_overlap, value=dice, batch_dependent=True, note=note)
 
 
 def iou_coef(head: Head) -> Metric:
-    """I / (T + P - I), soft, over the flattened batch and all channels; 1 on 0/0, where the reference gives NaN."""
+    """Soft IoU: I / (T + P - I), over the flattened batch and all channels; 1 on 0/0, where the reference gives NaN."""
     note = _flattens("iou_coef") if head.num_classes == 1 else _pools_all_channels("iou_coef")
     return Metric(name="iou_coef", size=3, example_sums=pooled_overlap, value=iou, batch_dependent=True, note=note)
 
 
 def jacard_similarity(head: Head) -> Metric:
-    """The same as `iou_coef`, under the reference's other name."""
+    """`iou_coef` under the reference's second name."""
     note = _flattens("jacard_similarity") if head.num_classes == 1 else _pools_all_channels("jacard_similarity")
     return Metric(name="jacard_similarity", size=3, example_sums=pooled_overlap, value=iou, batch_dependent=True, note=note)
 
 
 def sensitivity(head: Head) -> Metric:
-    """Pixels with truth 1 and p > 1/2, by those with truth 1 (+ 1e-7), over the flattened batch and all channels."""
+    """Sensitivity (recall): pixels with truth 1 and p > 1/2, divided by pixels with truth 1 (+ 1e-7), over the flattened batch and all channels."""
 
     def example_sums(pixels: Pixels) -> tf.Tensor:
         return tf.stack([sum_pixels(tf.round(pixels.truth * pixels.p)), sum_pixels(pixels.truth)], axis=-1)
@@ -69,7 +69,7 @@ def sensitivity(head: Head) -> Metric:
 
 
 def specificity(head: Head) -> Metric:
-    """Pixels with truth 0 and p < 1/2, by those with truth 0 (+ 1e-7), over the flattened batch and all channels."""
+    """Specificity: pixels with truth 0 and p < 1/2, divided by pixels with truth 0 (+ 1e-7), over the flattened batch and all channels."""
 
     def example_sums(pixels: Pixels) -> tf.Tensor:
         negative = pixels.valid - pixels.truth
@@ -79,7 +79,7 @@ def specificity(head: Head) -> Metric:
 
 
 def dice_coef_multiclass(head: Head) -> Metric:
-    """(2 I + 1) / (T + P + 1), soft, over all channels of an example, mean over examples."""
+    """Soft Dice (2 I + 1) / (T + P + 1) of the pooled channels of an example, mean over examples."""
     note = ""
     if head.num_classes > 1:
         note = (
@@ -91,7 +91,7 @@ def dice_coef_multiclass(head: Head) -> Metric:
 
 
 def binary_accuracy(head: Head) -> Metric:
-    """Share of pixels and channels where (p > 1/2) is the truth, Keras's value."""
+    """Keras's binary accuracy: fraction of pixels and channels where (p > 1/2) equals the truth."""
 
     def correct(pixels: Pixels) -> tf.Tensor:
         is_right = tf.cast((pixels.p > 0.5) == (pixels.truth > 0.5), pixels.dtype)
@@ -101,10 +101,10 @@ def binary_accuracy(head: Head) -> Metric:
 
 
 def categorical_accuracy(head: Head) -> Metric:
-    """Share of pixels whose most probable class is the true one, Keras's value.
+    """Keras's categorical accuracy: fraction of pixels whose most probable class is the true class.
 
     Raises:
-      UserError: for one sigmoid logit, where Keras's formula is 1 whatever is predicted.
+      UserError: one sigmoid logit, for which Keras's formula is always 1.
     """
     if head.num_classes == 1:
         raise UserError("train.metrics", expected="a metric that one sigmoid logit has (num_classes = 1)", found="categorical_accuracy",
@@ -150,12 +150,12 @@ _BUILDERS: dict[str, Callable[[Head], Metric]] = {
 
 
 def metric_names() -> tuple[str, ...]:
-    """All names, sorted."""
+    """The names of all metrics, sorted."""
     return tuple(sorted(_BUILDERS))
 
 
 def register_metric(builder: Callable[[Head], Metric]) -> Callable[[Head], Metric]:
-    """Adds a function `(head: Head) -> Metric` under its own name; a name that is taken is refused with a UserError."""
+    """Decorator that registers a function `(head: Head) -> Metric` under its name. Raises a UserError if the name exists."""
     name = builder.__name__
     if name in _BUILDERS:
         raise UserError(f"metric {name!r}", expected="a name that no other metric has", found="one of flexseg's names", cure="rename the function")
@@ -164,15 +164,15 @@ def register_metric(builder: Callable[[Head], Metric]) -> Callable[[Head], Metri
 
 
 def metric_named(name: str, *, num_classes: int, background: int | None) -> Metric:
-    """The metric of a name.
+    """Makes a metric by name.
 
     Args:
       name: one of `metric_names()`.
-      num_classes: channels of the logits, 1 for the sigmoid form.
-      background: id of the background class, None where there is none.
+      num_classes: channels of the logits; 1 for the sigmoid form.
+      background: id of the background class, or None.
 
     Raises:
-      UserError: for an unknown name, or a head that has no such metric.
+      UserError: an unknown name, or a metric that is not defined for this head.
     """
     if name not in _BUILDERS:
         raise UserError("train.metrics", expected="one of " + ", ".join(metric_names()), found=repr(name), cure=suggest(name, _BUILDERS).strip())

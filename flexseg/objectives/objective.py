@@ -1,12 +1,11 @@
-"""Objective: the settings of what training minimises.
+"""Objective: the loss settings: the bindings `objective.*`.
 
-Usage:
     # a .gin file
     objective.loss = "focal"
     objective.focal_gamma = 1.5
 
-    objective = Objective()                                       # what gin binds
-    loss = objective.bind(num_classes=6, background=5)            # the dataset's LabelMap decides
+    objective = Objective()                                       # from gin's bindings
+    loss = objective.bind(num_classes=6, background=5)            # from the dataset's LabelMap
     loss.example_loss(logits, mask)                               # reduction = "example"
     loss.batch_loss(logits, mask, weight, sum_over_replicas)      # reduction = "batch"
 """
@@ -26,23 +25,23 @@ from flexseg.objectives.supervision import Supervised
 @gin.configurable("objective")
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What training minimises.
+    """Loss, reduction and class weights of training.
 
-    Settings that the chosen loss does not use are refused, not ignored; None means the loss's own default.
+    None is the default of the loss. A setting that the loss does not use is an error.
 
     Args:
-      loss: a name of `flexseg.objectives.loss_names()`.
-      reduction: "example": every example has its own loss and the batch's is their weighted mean. "batch": the formula is applied once to the
-        sums of the global batch, the reference's way; it makes the loss depend on which examples meet in a batch.
-      class_weights: a factor >= 0 for each class id, background included (two for the sigmoid form).
-      focal_gamma: focal's exponent >= 0, without unit; default 2.
-      tversky_alpha: price of false positives >= 0; default 0.3.
-      tversky_beta: price of false negatives >= 0; default 0.7.
-      dice_smooth: s > 0 in (2 I + s) / (T + P + s) of ce_dice and tversky, in pixels; default 1.
-      output_weights: of a model with several outputs (deep supervision): a factor >= 0 for each, the main one first; default their mean.
+      loss: name of the loss, one of `flexseg.objectives.loss_names()`.
+      reduction: `example`: the weighted mean of the losses of the examples. `batch`: the loss of the sums over the global batch, as in the
+        reference; it depends on which examples are in a batch.
+      class_weights: weight >= 0 of each class id, background included; two for one sigmoid logit.
+      focal_gamma: focusing parameter gamma >= 0 of `focal`; default 2.
+      tversky_alpha: weight >= 0 of false positives; default 0.3.
+      tversky_beta: weight >= 0 of false negatives; default 0.7.
+      dice_smooth: smoothing s > 0, in pixels, in (2 I + s) / (T + P + s) of ce_dice and tversky; default 1.
+      output_weights: deep supervision: loss weight >= 0 of each output of the model, the main output first; default: equal, with a sum of 1.
 
     Raises:
-      UserError: for an unknown loss or reduction, a setting that the loss ignores, or one out of range.
+      UserError: an unknown loss or reduction, a setting that the loss does not use, or a value out of range.
     """
 
     loss: str = "ce_dice"
@@ -68,16 +67,15 @@ class Objective:
             raise UserError("objective.output_weights", expected="numbers of at least 0", found=repr(self.output_weights))
 
     def bind(self, *, num_classes: int, background: int | None, outputs: int = 1) -> Loss | Supervised:
-        """The loss for a head.
+        """Makes the loss for a head.
 
         Args:
-          num_classes: channels of the logits, 1 for the sigmoid form.
-          background: id of the background class, None where there is none.
-          outputs: how many the model has; with more than one the loss takes a list of them.
+          num_classes: channels of the logits; 1 for the sigmoid form.
+          background: id of the background class, or None.
+          outputs: number of outputs of the model; with several, the loss takes a list of logits.
 
         Raises:
-          UserError: for a loss that this head cannot train with, or another number of class weights than classes, or of output weights than
-            outputs.
+          UserError: a loss that cannot train this head, or a wrong number of class weights or output weights.
         """
         loss, weights = loss_named(self.loss, num_classes=num_classes, background=background, **self._given()), self.output_weights
         if weights is not None and (outputs == 1 or len(weights) != outputs or not weights[0]):
@@ -87,6 +85,6 @@ class Objective:
         return loss if outputs == 1 else Supervised(loss, weights or (1 / outputs,) * outputs)
 
     def _given(self) -> dict:
-        """The bound settings of the loss itself: every field but those of all losses."""
+        """The bound settings that not every loss has."""
         options = [field.name for field in fields(self) if field.name not in ("loss", "reduction", "output_weights")]
         return {option: getattr(self, option) for option in options if getattr(self, option) is not None}

@@ -1,11 +1,10 @@
-"""Losses that are means over pixels: the cross-entropies under Keras's names, and focal loss.
+"""Pixel losses: cross-entropy under Keras's names, and focal loss.
 
-Computed from logits, they are exact. Keras's forms from probabilities clip p to [1e-7, 1 - 1e-7]: there no pixel costs more than 16.1 (and in
-float32 the upper bound is 1 - 1.2e-7), and a pixel that is wrong with certainty has no gradient. Up to that clip the values are the same.
+They are computed from logits, without clipping. Keras's losses from probabilities clip p to [1e-7, 1 - 1e-7] (in float32 to 1 - 1.2e-7): the loss of
+a pixel is at most 16.1 and has no gradient beyond. Otherwise the values are equal.
 
-Class weights multiply the loss of each pixel by the weight of its true class; the sum is still divided by the number of pixels, as Keras does
-with its sample weights, not by the sum of weights. So an image of one class feels its weight, and weights that average 1 over the pixels keep
-the loss's size.
+Class weights multiply the loss of each pixel by the weight of its true class. The sum is divided by the number of pixels, not by the sum of the
+weights, as with Keras's sample weights. So the weight matters in an image of a single class too.
 """
 
 from collections.abc import Callable
@@ -21,10 +20,10 @@ __all__ = ["categorical_crossentropy", "binary_crossentropy", "focal"]
 
 
 def categorical_crossentropy(head: Head, *, class_weights: tuple[float, ...] | None = None) -> Loss:
-    """-log p of the true class; masks are class ids, so Keras's dense and sparse names mean the same here.
+    """Categorical cross-entropy: -log p of the true class. Masks are class ids, so Keras's sparse name is the same loss.
 
     Raises:
-      UserError: for one sigmoid logit, where Keras's formula is 0 whatever is predicted.
+      UserError: one sigmoid logit, for which Keras's formula is always 0.
     """
     if head.num_classes == 1:
         raise UserError("objective.loss", expected="a loss that one sigmoid logit can train (num_classes = 1)", found="categorical_crossentropy",
@@ -33,7 +32,10 @@ def categorical_crossentropy(head: Head, *, class_weights: tuple[float, ...] | N
 
 
 def binary_crossentropy(head: Head, *, class_weights: tuple[float, ...] | None = None) -> Loss:
-    """-(y log p + (1 - y) log(1 - p)); with K >= 2 channels the mean over the channels of one-hot truth and softmax, as Keras gives it."""
+    """Binary cross-entropy: -(y log p + (1 - y) log(1 - p)).
+
+    With K >= 2 channels it is the mean over channels of one-hot truth and softmax, as in Keras.
+    """
     if head.num_classes == 1:
         return mean_over_pixels("binary_crossentropy", lambda pixels: -pixels.log_p_true, head, class_weights)
 
@@ -44,31 +46,34 @@ def binary_crossentropy(head: Head, *, class_weights: tuple[float, ...] | None =
 
 
 def true_class_crossentropy(head: Head, *, class_weights: tuple[float, ...] | None = None) -> Loss:
-    """-log p of the true class for any head: binary cross-entropy with one logit, categorical with more."""
+    """Cross-entropy for any head: binary with one logit, categorical with more."""
     return mean_over_pixels("crossentropy", lambda pixels: -pixels.log_p_true, head, class_weights)
 
 
 def focal(head: Head, *, focal_gamma: float = 2.0, class_weights: tuple[float, ...] | None = None) -> Loss:
-    """-(1 - p)^gamma log p of the true class (Lin et al. 2017, arXiv:1708.02002, whose alpha is `class_weights` here); gamma 0 is cross-entropy."""
+    """Focal loss: -(1 - p)^gamma log p of the true class (Lin et al. 2017, arXiv:1708.02002).
+
+    `class_weights` is the paper's alpha. With gamma 0 it is cross-entropy.
+    """
 
     def pixel_loss(pixels: Pixels) -> tf.Tensor:
-        # (1 - p)^gamma as exp(gamma log(1 - p)): its gradient stays finite at p = 1 for every gamma, that of tf.pow does not below 1.
+        # (1 - p)^gamma as exp(gamma log(1 - p)): its gradient is finite at p = 1 for every gamma; that of tf.pow is infinite for gamma < 1.
         return -tf.exp(focal_gamma * pixels.log_q_true) * pixels.log_p_true
 
     return mean_over_pixels("focal", pixel_loss, head, class_weights)
 
 
 def mean_over_pixels(name: str, pixel_loss: Callable[[Pixels], tf.Tensor], head: Head, class_weights: tuple[float, ...] | None = None) -> Loss:
-    """A loss from a loss of each pixel.
+    """Makes a loss that is the mean of a per-pixel loss.
 
     Args:
-      name: of the loss.
+      name: name of the loss.
       pixel_loss: Pixels -> [B, H, W, 1], 0 on ignored pixels.
       head: channels and classes.
-      class_weights: one for each class id, or None.
+      class_weights: a weight per class id, or None.
 
     Raises:
-      UserError: for another number of weights than classes.
+      UserError: the number of weights is not the number of classes.
     """
     head.check_weights(class_weights)
 
@@ -80,6 +85,6 @@ def mean_over_pixels(name: str, pixel_loss: Callable[[Pixels], tf.Tensor], head:
 
     def value(loss_and_count: tf.Tensor) -> tf.Tensor:
         total, count = tf.unstack(loss_and_count, axis=-1)
-        return tf.math.divide_no_nan(total, count)  # 0 where all pixels are ignored
+        return tf.math.divide_no_nan(total, count)  # 0 if all pixels are ignored
 
     return Loss(name=name, size=2, sums=sums, value=value)

@@ -1,7 +1,7 @@
-"""Losses on the overlap of regions that leave the background out, and the default: cross-entropy plus foreground Dice.
+"""Dice and Tversky losses over the foreground classes, without background (MONAI's `include_background=False`): `ce_dice`, `tversky`.
 
-Each foreground class has its own overlap and counts alike (or by its class weight), however few pixels it has. A class that an example lacks
-has the target 0: predicting it costs up to 1 there, not predicting it costs nothing, thanks to the smoothing.
+The loss is the mean over foreground classes, equal or by class weight, whatever their number of pixels. For a class that is absent from an example
+the smoothing makes the loss 0 if it is not predicted, and up to 1 if it is.
 """
 
 import tensorflow as tf
@@ -16,10 +16,10 @@ __all__ = ["ce_dice", "tversky"]
 
 
 def ce_dice(head: Head, *, class_weights: tuple[float, ...] | None = None, dice_smooth: float = 1.0) -> Loss:
-    """Cross-entropy + (1 - soft Dice, mean over the foreground classes), as in nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
+    """Dice + cross-entropy loss, as in nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
 
-    Each class's Dice is (2 I + s) / (T + P + s). With one sigmoid logit it is binary cross-entropy + Dice of class 1. Class weights act on both
-    terms: on each pixel of the first, and on the mean over foreground classes of the second.
+    The Dice loss is 1 - the mean over foreground classes of the soft Dice (2 I + s) / (T + P + s). With one sigmoid logit the sum is binary
+    cross-entropy + Dice loss of class 1. Class weights multiply the cross-entropy of each pixel and weight the mean over foreground classes.
     """
     index = _foreground_index("dice", head, class_weights, alpha=0.5, beta=0.5, smooth=dice_smooth / 2)
     return combined("ce_dice", (1.0, true_class_crossentropy(head, class_weights=class_weights)), (1.0, index))
@@ -33,13 +33,12 @@ def tversky(
     class_weights: tuple[float, ...] | None = None,
     dice_smooth: float = 1.0,
 ) -> Loss:
-    """1 - (I + s/2) / (I + alpha FP + beta FN + s/2), mean over the foreground classes (Salehi et al. 2017, arXiv:1706.05721).
+    """Tversky loss: 1 - (I + s/2) / (I + alpha FP + beta FN + s/2), mean over the foreground classes (Salehi et al. 2017, arXiv:1706.05721).
 
-    alpha is the price of false positives, beta that of false negatives; alpha = beta = 1/2 is the Dice term of `ce_dice`. Class weights weigh the
-    mean over classes.
+    alpha weights false positives, beta weights false negatives; alpha = beta = 1/2 is the Dice loss of `ce_dice`. Class weights weight the mean.
 
     Raises:
-      UserError: for class weights where there is but one foreground class, which they could not change.
+      UserError: class weights with a single foreground class, where they have no effect.
     """
     if class_weights is not None and len(head.foreground) == 1:
         raise UserError("objective.class_weights", expected="no class weights: with one foreground class they change nothing in tversky",
@@ -48,7 +47,7 @@ def tversky(
 
 
 def _foreground_index(name: str, head: Head, class_weights: tuple[float, ...] | None, *, alpha: float, beta: float, smooth: float) -> Loss:
-    """1 - the (weighted) mean of the foreground classes' Tversky indices."""
+    """1 - the weighted mean of the Tversky indices of the foreground classes."""
     head.check_weights(class_weights)
     classes = head.foreground
     weights = [1.0 if class_weights is None else class_weights[c] for c in classes]

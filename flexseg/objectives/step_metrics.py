@@ -1,9 +1,9 @@
-"""StepMetrics: the loss and the metrics of a run as one vector of sums, so that they cross the network together, once a step.
+"""StepMetrics: loss and metrics of a step as one vector of sums, for a single all-reduce.
 
     step_metrics = StepMetrics(loss=loss, reduction="example", metrics=[...])
     share, values = step_metrics(logits, mask, weight, total_weight=8.0, replicas=2, sum_over_replicas=...)
 
-`values` is [Σ weight · loss, Σ weight, sums of metric 0, …]; added over replicas it describes the global batch.
+`values` is [Σ weight · loss, Σ weight, sums of metric 0, …]. Its sum over replicas is that of the global batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ from flexseg.objectives.supervision import Supervised, main_output
 
 
 class StepMetrics:
-    """The loss and the metrics of a step.
+    """Computes loss and metrics of a step.
 
     Args:
-      loss: bound to the head.
-      reduction: `example` (weighted mean of the examples' losses) or `batch` (the loss of the global batch's sums).
-      metrics: followed beside it.
+      loss: a loss of this head.
+      reduction: `example`, the weighted mean of the losses of the examples, or `batch`, the loss of the sums over the global batch.
+      metrics: the metrics.
     """
 
     def __init__(self, *, loss: Loss | Supervised, reduction: str, metrics: Sequence[Metric]):
@@ -29,7 +29,7 @@ class StepMetrics:
 
     @property
     def size(self) -> int:
-        """Length of `values`."""
+        """The length of `values`."""
         return 2 + sum(metric.size for metric in self.metrics)
 
     def __call__(
@@ -42,19 +42,20 @@ class StepMetrics:
         replicas: int,
         sum_over_replicas: Callable,
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        """The loss to differentiate and the sums to report.
+        """Computes the loss to differentiate and the sums to report.
 
         Args:
-          outputs: logits [B, H, W, K] of this replica's examples; of a model with several outputs a list, the main one, which is measured, first.
+          outputs: logits [B, H, W, K] of the replica's examples; for a model with several outputs a list with the main output first. Metrics use
+            the main output.
           mask: uint8 [B, H, W, 1].
-          weight: [B].
-          total_weight: Σ weight over the global batch; None where nothing is differentiated (evaluation).
-          replicas: how many hold a share of the global batch.
-          sum_over_replicas: adds a vector over replicas; used under `batch` only.
+          weight: example weights [B].
+          total_weight: Σ weight over the global batch; None in evaluation.
+          replicas: number of replicas in the global batch.
+          sum_over_replicas: all-reduces a vector by sum; called under `batch` only.
 
         Returns:
-          (share, values): `share` summed over replicas is the loss of the global batch, and so are its gradients
-          (under `batch` every replica holds the whole loss, hence the division); None without `total_weight`.
+          (share, values). The sum of `share` over replicas is the loss of the global batch, and the same holds for gradients. Under `batch` every
+          replica computes the whole loss, so `share` is the loss / replicas; under `example` it is None without `total_weight`.
         """
         if self.reduction == "example":
             losses = self.loss.example_loss(outputs, mask)

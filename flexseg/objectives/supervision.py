@@ -1,9 +1,9 @@
-"""Deep supervision: one loss on every output of a model, added up.
+"""Deep supervision: the weighted sum of a loss over all outputs of a model.
 
     loss = Supervised(loss_named("ce_dice", num_classes=2, background=0), weights=(1.0, 0.5, 0.25))
-    loss.example_loss(outputs, mask)                 # as a Loss, of a list of logits instead of one
+    loss.example_loss(outputs, mask)                 # as of a Loss, but with a list of logits
 
-The outputs lie at whatever sizes; each is raised to the mask's, bilinearly, as in the papers that have such outputs (UNet 3+, U²-Net, BASNet).
+Outputs of any size are upsampled to the size of the mask, bilinearly, as in UNet 3+, U²-Net and BASNet.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ from flexseg.objectives.pixels import Pixels
 
 @dataclasses.dataclass(frozen=True)
 class Supervised:
-    """The weighted sum of one loss over the outputs of a model.
+    """Deep supervision loss.
 
     Args:
-      loss: of one output.
-      weights: of the outputs, the main one first.
+      loss: the loss of one output.
+      weights: weight of each output, the main output first.
     """
 
     loss: Loss
@@ -29,16 +29,16 @@ class Supervised:
 
     @property
     def name(self) -> str:
-        """That of the loss."""
+        """The name of the loss."""
         return self.loss.name
 
     def example_loss(self, outputs: Sequence[tf.Tensor], mask: tf.Tensor) -> tf.Tensor:
-        """[B]: see `Loss.example_loss`; `outputs` are floating [B, h, w, K] each."""
-        return tf.add_n([weight * self.loss.example_loss(raised(logits, mask), mask) for weight, logits in self._pairs(outputs)])
+        """[B]: see `Loss.example_loss`; each of `outputs` is floating [B, h, w, K]."""
+        return tf.add_n([weight * self.loss.example_loss(upsampled(logits, mask), mask) for weight, logits in self._pairs(outputs)])
 
     def batch_loss(self, outputs: Sequence[tf.Tensor], mask: tf.Tensor, weight: tf.Tensor, sum_over_replicas: Callable) -> tf.Tensor:
-        """Scalar: see `Loss.batch_loss`; the sums of all outputs cross the network together."""
-        sums = [weighted_total(self.loss.sums(Pixels(raised(logits, mask), mask)), weight) for _, logits in self._pairs(outputs)]
+        """Scalar: see `Loss.batch_loss`; calls `sum_over_replicas` once for all outputs."""
+        sums = [weighted_total(self.loss.sums(Pixels(upsampled(logits, mask), mask)), weight) for _, logits in self._pairs(outputs)]
         parts = tf.split(sum_over_replicas(tf.concat(sums, axis=0)), len(sums))
         return tf.add_n([factor * self.loss.value(part) for factor, part in zip(self.weights, parts, strict=True)])
 
@@ -46,8 +46,8 @@ class Supervised:
         return zip(self.weights, outputs, strict=True)
 
 
-def raised(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Logits [B, h, w, K] at the size of a mask [B, H, W, 1], bilinearly, in at least float32."""
+def upsampled(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Upsamples logits [B, h, w, K] bilinearly to the size of a mask [B, H, W, 1], in at least float32."""
     if logits.shape[1:3] == mask.shape[1:3]:
         return logits
     size = mask.shape[1:3] if mask.shape[1:3].is_fully_defined() else tf.shape(mask)[1:3]
@@ -55,5 +55,5 @@ def raised(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def main_output(outputs: tf.Tensor | Sequence[tf.Tensor]) -> tf.Tensor:
-    """The logits that predictions are made of: a model's only output, or the first."""
+    """The logits to predict from: the only or first output of a model."""
     return outputs[0] if isinstance(outputs, (list, tuple)) else outputs

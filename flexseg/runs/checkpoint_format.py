@@ -25,6 +25,7 @@ from flexseg.errors import UserError
 CHECKSUMS = "SHA256SUMS"
 FOLDERS = "step_*"  # of the checkpoints in their directory
 _FACTS, _MODEL = "facts.json", "model.npz"
+_FACT_NAMES = {"epoch_metrics": "meter", "early_stopping": "best"}  # in the code: in facts.json, since 0.1
 _READS, _READ_AGAIN_SECONDS = 3, 0.2
 
 
@@ -78,7 +79,7 @@ def write_checkpoint(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]]
         for name, arrays in parts.items():
             with open(writing / f"{name}.npz", "wb") as stream:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]  # no name of theirs is allow_pickle
-        (writing / _FACTS).write_text(json.dumps(facts, indent=1))
+        (writing / _FACTS).write_text(json.dumps({_FACT_NAMES.get(name, name): value for name, value in facts.items()}, indent=1))
         files = sorted(writing.iterdir(), key=lambda path: path.name == _FACTS)  # facts last, so that a list cut off at any line lacks them
         sums = "".join(f"{_digest(path)}  {path.name}\n" for path in files)
         (writing / CHECKSUMS).write_text(sums)
@@ -224,7 +225,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dic
 
 def read_facts(folder: Path) -> dict:
     """The facts of a folder, without its arrays."""
-    return json.loads((folder / _FACTS).read_text())
+    names = {stored: name for name, stored in _FACT_NAMES.items()}
+    return {names.get(name, name): value for name, value in json.loads((folder / _FACTS).read_text()).items()}
 
 
 def _sums(folder: Path) -> str:

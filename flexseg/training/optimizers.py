@@ -4,8 +4,8 @@
     optimizer.learning_rate = 1e-3
     optimizer.weight_decay = 1e-4
 
-The optimizers are Keras's with fused updates (`fused_optimizers.py`). `TrainStep` applies weight decay and clipping after the all-reduce, so that they
-do not depend on the number of replicas.
+The optimizers are Keras's with fused updates (`fused_optimizers.py`). `TrainStep` applies weight decay and clipping after the all-reduce, so they do
+not depend on the number of replicas.
 """
 
 import dataclasses

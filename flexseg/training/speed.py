@@ -26,7 +26,7 @@ from flexseg.training.forward_backward import make_forward_backward
 from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope, resolve_xla
 
-_WARM_UP = 2  # steps: the first traces and compiles, the second settles the memory allocator
+_WARM_UP = 2  # steps: the first traces and compiles, the second warms up the memory allocator
 
 
 @dataclasses.dataclass(frozen=True)

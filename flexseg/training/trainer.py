@@ -95,8 +95,8 @@ class Trainer:
         if host is not None:
             self._epochs_done = host["epochs_done"]
             self.steps.restore(global_step=host["step"], skipped=host["skipped"])
-            self._epoch_metrics.restore(host["meter"])
-            self._early_stopping.restore(host["best"])
+            self._epoch_metrics.restore(host["epoch_metrics"])
+            self._early_stopping.restore(host["early_stopping"])
             self._plateau.restore(host["plateau"])
         self._best_checkpoint.restored(step=self.steps.global_step)
         return host is not None
@@ -250,7 +250,7 @@ class Trainer:
     def _save(self) -> None:
         self.steps.wait_for_pending()
         host = {
-            "epochs_done": self._epochs_done, "meter": self._epoch_metrics.state(), "best": self._early_stopping.state(),
+            "epochs_done": self._epochs_done, "epoch_metrics": self._epoch_metrics.state(), "early_stopping": self._early_stopping.state(),
             "plateau": self._plateau.state(), "skipped": self.steps.skipped,
         }  # fmt: skip
         self.steps.throughput.pause()
