@@ -1,12 +1,12 @@
-"""Writes a contact sheet of every augmentation, and measures images per second on one thread.
+"""Draw a contact sheet of every augmentation, or measure CPU time per image on one thread.
 
     python benchmarks/augmentation_sheet.py --output=sheet.png                       # a generated tissue-like image
     python benchmarks/augmentation_sheet.py --image=slide.png --mask=mask.png --output=sheet.png
     python benchmarks/augmentation_sheet.py --time
 
-The first row shows the input; then each operation alone (at probability 1, its default range, four positions),
-all of them together, and the defaults. The mask's outline is drawn in green, ignored pixels are hatched grey. `--time` prints processor milliseconds
-per 512 x 512 x 3 image (median of 50) for every operation alone, and for the set quoted in docs/measurements.md.
+Rows: the input, each operation alone (probability 1, default range, four positions), all together, and the defaults. The outline of the mask is
+green, ignored pixels are hatched grey. `--time` prints CPU milliseconds per 512 x 512 x 3 image (median of 50) for each operation alone and for the
+set in docs/measurements.md.
 """
 
 import argparse
@@ -28,7 +28,7 @@ TIMED = ("rotation", "scale", "shear", "elastic", "brightness", "contrast")
 
 
 def only(*operations):
-    """An Augment with these operations always on, in their default range, and all others off."""
+    """An Augment that always applies these operations, in their default range, and no others."""
     return Augment(**{f"{name}_probability": float(name in operations) for name in OPERATIONS})
 
 
@@ -45,14 +45,14 @@ def generated_case(size=512, nuclei=90, seed=0):
 
 
 def read_case(image_path, mask_path):
-    """(image uint8 [h, w, 3], mask uint8 [h, w, 1] of 0 and 1) from files; an empty mask where none is given."""
+    """(image uint8 [h, w, 3], mask uint8 [h, w, 1] of 0 and 1) from files; without a mask file, an empty mask."""
     image = np.asarray(Image.open(image_path).convert("RGB"))
     mask = np.asarray(Image.open(mask_path).convert("L"))[..., None] > 127 if mask_path else np.zeros((*image.shape[:2], 1))
     return image, mask.astype(np.uint8)
 
 
 def overlay(image, mask):
-    """The image with the mask's outline in green and ignored pixels hatched."""
+    """The image with the outline of the mask in green and ignored pixels hatched."""
     import scipy.ndimage
 
     picture, inside = np.repeat(image, 3 // image.shape[-1], axis=-1).copy(), mask[..., 0] == 1
@@ -63,7 +63,7 @@ def overlay(image, mask):
 
 
 def write_sheet(image, mask, output, seed):
-    """Draws every operation, a row each, at several positions of the stream."""
+    """Draws every operation, one row each, at several positions of the stream."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -82,7 +82,7 @@ def write_sheet(image, mask, output, seed):
 
 
 def print_times(image, mask, repeats=50):
-    """Prints CPU milliseconds an image, operation by operation and together."""
+    """Prints CPU milliseconds per image, for each operation and together."""
     together = {" + ".join(TIMED): only(*TIMED), "all": only(*OPERATIONS), "the defaults": Augment()}
     for label, augment in ({name: only(name) for name in OPERATIONS} | together).items():
         graph = tf.function(lambda position, augment=augment: augment(image, mask, seed=0, position=position))
@@ -91,12 +91,13 @@ def print_times(image, mask, repeats=50):
             start = time.process_time()
             graph(tf.constant(position, tf.int64))
             milliseconds.append(1e3 * (time.process_time() - start))
-        typical = np.mean(milliseconds[3:]) if label == "the defaults" else np.median(milliseconds[3:])  # by default each image draws its own set
+        # The mean for the defaults, with which the operations vary by image.
+        typical = np.mean(milliseconds[3:]) if label == "the defaults" else np.median(milliseconds[3:])
         print(f"{label:60s} {typical:7.2f} ms  {1e3 / typical:7.1f} images/s on one thread")
 
 
 def main():
-    """The command line."""
+    """Parses the flags and runs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image", help="an RGB image; default: a generated one")
     parser.add_argument("--mask", help="its mask, above 127 is foreground")

@@ -1,11 +1,11 @@
-"""What `flexseg build` takes: seconds and memory for many images, in process and by Apache Beam, and what the forms of storage cost and give.
+"""Measure time and memory of `flexseg build`, in process and with Apache Beam, and the size and read speed of each storage.
 
     python benchmarks/build_speed.py --images=100000                          # in process
-    python benchmarks/build_speed.py --images=2000 --beam                     # and by Beam's DirectRunner, one worker and two
-    python benchmarks/build_speed.py --images=2000 --storage                  # size and read speed of every form
+    python benchmarks/build_speed.py --images=2000 --beam                     # and Beam's DirectRunner, one worker and two
+    python benchmarks/build_speed.py --images=2000 --storage                  # size and read speed of each storage
 
-Pairs of 256 × 256 pixels: 200 different pictures under as many names as asked for (every one is read, checked, hashed and written for itself).
-Memory is that of the process and all its children, looked at every tenth of a second.
+Pairs of 256 × 256 pixels: 200 different images under --images names (each name is read, checked, hashed and written). Memory is the peak of the
+process and its children, sampled ten times a second.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SIDE = 256
 
 
 def write_pairs(folder: Path, pairs: int) -> None:
-    """Smooth coloured pictures with some grain, and masks of discs; names beyond DIFFERENT are links."""
+    """Writes smooth coloured images with grain, and masks of discs; files beyond DIFFERENT are hard links."""
     y, x = np.mgrid[:SIDE, :SIDE]
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
@@ -45,7 +45,7 @@ def write_pairs(folder: Path, pairs: int) -> None:
 
 
 def run(place: Path, name: str, *flags: str) -> tuple[float, float]:
-    """Builds; (seconds, GiB at most)."""
+    """Builds; returns (seconds, peak GiB)."""
     words = [sys.executable, "-m", "flexseg.commands.dispatcher", "build", f"--source={place}/set", f"--data_dir={place}/data", f"--name={name}"]
     began, most = time.monotonic(), 0
     process = psutil.Popen([*words, *flags], stdout=subprocess.DEVNULL)
@@ -87,13 +87,13 @@ print(best)
 
 
 def read_speed(place: Path, name: str) -> float:
-    """Images a second that the training input gives: read, decoded, put into batches; the best of five."""
+    """Images per second of the training input (read, decode, batch); the best of five."""
     done = subprocess.run([sys.executable, "-c", READ, name, f"{place}/data"], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def main() -> None:
-    """The program."""
+    """Parses the flags and runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--beam", action="store_true")

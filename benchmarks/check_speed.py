@@ -1,4 +1,4 @@
-"""How long `flexseg check` takes, and how much memory: a folder of generated pairs of 512 × 512 pixels.
+"""Measure time and memory of `flexseg check` on a folder of generated pairs of 512 × 512 pixels.
 
 Usage:
     python benchmarks/check_speed.py --pairs=5000        # 10,000 files
@@ -17,7 +17,7 @@ import numpy as np
 
 
 def write_pairs(folder: Path, pairs: int) -> None:
-    """Smooth coloured pictures with some grain, each another, and masks of discs."""
+    """Writes different smooth coloured images with grain, and masks of discs."""
     y, x = np.mgrid[:512, :512]
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
@@ -32,7 +32,7 @@ def write_pairs(folder: Path, pairs: int) -> None:
 
 
 def main() -> None:
-    """The program."""
+    """Parses the flags and runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5000)
     pairs = parser.parse_args().pairs

@@ -1,18 +1,18 @@
-"""What a GPU must show before long runs are trusted to it: `bash launch/test.sh --gpu`.
+"""Check a GPU before long runs: `bash launch/test.sh --gpu`.
 
-    python benchmarks/gpu_check.py                               # one card, at most 15 minutes
+    python benchmarks/gpu_check.py                               # one GPU, at most 15 minutes
     python benchmarks/gpu_check.py --devices=cpu --steps=2 --image_size=32 --num_layers=3     # tries this program itself
 
-tnbc_flexunet.gin × {1 device, 2 logical devices on one card} × {mixed_bfloat16, mixed_float16} × XLA {off, on}, 200 steps each, beside float32
-without XLA; and, each once with XLA, the same with averages and recomputation, malignant_breastdm_flexunet.gin with its one sigmoid, and a
-FlexUNet of 64 filters and 5 levels, 3 × 3, on grey images of 576². With two devices the loss is reduced by example, because the batch reduction
-excludes XLA there. An H200 took 50 s for each, most of it compilation. Each number of devices has a process of its own, which is stopped
-when no step ends for --silence seconds: a hang.
+Trains tnbc_flexunet.gin × {1 device, 2 logical devices on one GPU} × {mixed_bfloat16, mixed_float16} × XLA {off, on}, 200 steps each, and float32
+without XLA as reference. Once each with XLA: the same with EMA and gradient checkpointing, malignant_breastdm_flexunet.gin (one sigmoid), and a
+FlexUNet with 64 filters, 5 levels and 3 × 3 kernels on grayscale images of 576². With two devices the loss has reduction "example", because the
+"batch" reduction excludes XLA there. An H200 took 50 s for each combination, most of it compilation. Each number of devices has its own process,
+which counts as hung and is stopped when no step ends for --silence seconds.
 
-Printed: the mean loss of the last quarter of the steps against float32's, images per second without the first quarter, skipped steps, and
-whether all replicas hold the same weights at the end. Exit code 1 after a hang, a crash, a last loss that is not finite, replicas that
-differ, or when time did not suffice for all. The losses are for a reader: these settings have no normalization and their first steps are wild.
-Not shown: anything about several cards. Two logical devices on one card never run NCCL.
+Prints the mean loss of the last quarter of the steps relative to float32, images per second without the first quarter, skipped steps, and whether
+all replicas have equal weights at the end. Exit code 1 after a hang, a crash, a non-finite last loss, unequal replicas, or when time ran out. Losses
+are for inspection only: these settings have no normalization, and their first steps are unstable. Several GPUs are not covered: two logical devices
+on one GPU do not use NCCL.
 """
 
 import itertools
@@ -39,14 +39,14 @@ flags.DEFINE_float("silence", 180, "Seconds without a step, compilation included
 flags.DEFINE_integer("child", 0, "Internal: run all combinations on this many devices.")
 flags.DEFINE_string("data_dir", None, "Internal: where the built dataset lies.")
 
-# What is trained: the file, and the bindings over it. The two of the reference come with XLA off as well.
+# Gin files of the reference's settings.
 REFERENCE = {"tnbc": "tnbc_flexunet.gin", "malignant_breastdm": "malignant_breastdm_flexunet.gin"}
 OPTIONS = ("optimizer.ema_momentum=0.999", "flex_unet.gradient_checkpointing=True")
 FIRST = {"precision": "float32", "xla": "off"}
 
 
 def combinations(devices: int) -> list[dict]:
-    """What one process runs, float32 first on one device."""
+    """The combinations of one process, float32 first on one device."""
     half = [{"precision": p, "xla": x} for p, x in itertools.product(("mixed_bfloat16", "mixed_float16"), ("on", "off"))]
     compiled = {"precision": "mixed_float16", "xla": "on"}
     wanted = [("tnbc", c) for c in ([FIRST, *half] if devices == 1 else half)]
@@ -71,12 +71,12 @@ def bindings(combination: dict) -> tuple[str, list[str], str]:
 
 
 def build_datasets(data_dir: str) -> None:
-    """Two slides of synthetic nuclei, and a few of their images in grey as a folder of its own."""
+    """Builds two slides of synthetic nuclei, and a dataset of a few grayscale images."""
     import cv2
 
     from flexseg.datasets.synthetic_nuclei.nuclei import synthesize
 
-    def build(*words: str) -> None:  # a process of its own, so that this one never holds the card
+    def build(*words: str) -> None:  # in its own process, so that this one does not reserve the GPU
         subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", "build", f"--data_dir={data_dir}", *words], check=True)
 
     size = f"({FLAGS.image_size},{FLAGS.image_size})"
@@ -93,7 +93,7 @@ def build_datasets(data_dir: str) -> None:
 
 
 def measure(combination: dict, data_dir: str, replicas) -> dict:
-    """Trains one combination and tells how it went."""
+    """Trains one combination and returns its row."""
     import gin
     import numpy as np
 
@@ -122,7 +122,7 @@ def measure(combination: dict, data_dir: str, replicas) -> dict:
             losses.append(float(outcome.values[0] / outcome.values[1]))
             applied += bool(outcome.applied)
             if number % 20 == 0:
-                print(f"STEP {number}", flush=True)  # a sign of life
+                print(f"STEP {number}", flush=True)  # keeps `watch` from counting it as a hang
             if number == quarter:
                 began = time.perf_counter()
         seconds = time.perf_counter() - began
@@ -139,7 +139,7 @@ def measure(combination: dict, data_dir: str, replicas) -> dict:
 
 
 def open_devices(count: int):
-    """`count` devices of one card, or of the CPU."""
+    """`count` devices of one GPU, or of the CPU."""
     import tensorflow as tf
 
     from flexseg.distribution.strategies import open_replicas
@@ -157,13 +157,13 @@ def open_devices(count: int):
 
 
 def card_memory_mib() -> int:
-    """Memory of the smallest card of this machine; which of them TensorFlow sees is not told by a number that nvidia-smi knows."""
-    told = subprocess.run(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True)
-    return min(int(line) for line in told.stdout.split())
+    """Memory of the smallest GPU, because nvidia-smi and TensorFlow may number GPUs differently."""
+    listing = subprocess.run(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True)
+    return min(int(line) for line in listing.stdout.split())
 
 
 def child() -> None:
-    """One process: prints a line of JSON for every combination that is done."""
+    """A process for one number of devices; prints a line of JSON for every finished combination."""
     from flexseg.commands.quiet import load_tensorflow
 
     load_tensorflow()
@@ -173,7 +173,7 @@ def child() -> None:
 
 
 def watch(devices: int, data_dir: str, deadline: float, before: list[dict]) -> tuple[list[dict], str]:
-    """(what a child measured, what went wrong in words); `before` is what earlier ones measured."""
+    """Runs a child: (its rows, an error in words); `before` are rows of earlier children."""
     command = [sys.executable, __file__, f"--child={devices}", f"--data_dir={data_dir}", *sys.argv[1:]]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     lines: queue.Queue = queue.Queue()
@@ -217,7 +217,7 @@ def watch(devices: int, data_dir: str, deadline: float, before: list[dict]) -> t
 
 
 def show(row: dict, rows: list[dict]) -> None:
-    """One line of the table."""
+    """Prints a row of the table."""
     plain = row["settings"].removesuffix("_options")
     base = next((r["loss"] for r in rows if r["settings"] == plain and r["precision"] == "float32"), None)
     against = f"{row['loss'] / base:6.3f}" if base else "     –"
@@ -230,7 +230,7 @@ def show(row: dict, rows: list[dict]) -> None:
 
 
 def main(_) -> None:
-    """The check."""
+    """Runs the check."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if FLAGS.child:
         return child()

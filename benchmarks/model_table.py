@@ -1,14 +1,14 @@
-"""Every network in its small settings: what it costs, how fast it trains, and what 300 steps make of it.
+"""Measure every network with its small settings: cost, training speed, and Dice after 300 steps.
 
-    python benchmarks/model_table.py --work=table --tnbc=TNBC_FOLDER                       # all that is not there yet
+    python benchmarks/model_table.py --work=table --tnbc=TNBC_FOLDER                       # all missing rows
     python benchmarks/model_table.py --work=table --tnbc=TNBC_FOLDER --rows=u2net,fpn      # some rows
-    python benchmarks/model_table.py --work=table --only=costs                             # what wants a machine that does nothing else
-    python benchmarks/model_table.py --work=table --only=print                             # only prints what is there
+    python benchmarks/model_table.py --work=table --only=costs                             # timings, on an otherwise idle machine
+    python benchmarks/model_table.py --work=table --only=print                             # prints the results so far
 
-256 × 256 pixels, two classes, four images a step. Costs, speed in float32 and bfloat16, and peak memory: `flexseg models`. Dice: the same 300 steps
-(default.gin with the network's small file; Adam at 1e-3, augmentation on, precision 'auto', no choice by validation) on synthetic_nuclei, scored on
-its two test slides, and on patients 1 to 4 of TNBC, scored on patient 5: mean foreground Dice of `flexseg evaluate --checkpoint=last`. What is
-measured is kept in WORK/rows, and not measured again; a training run that was cut off goes on where it was.
+256 × 256 pixels, two classes, four images per step. Costs, speed in float32 and bfloat16, and peak memory come from `flexseg models`. Dice is
+mean_foreground_dice of `flexseg evaluate --checkpoint=last` after the same 300 steps (default.gin with the network's small file; Adam at 1e-3,
+augmentation, precision 'auto', no checkpoint selection): on synthetic_nuclei, test slides, and on TNBC, trained on patients 1 to 4 and tested on
+patient 5. Results are kept in WORK/rows and not measured again; an interrupted training run is resumed.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SETTINGS = (
 
 
 def flexseg(*words: str) -> str:
-    """Runs a command; what it printed."""
+    """Runs a command and returns its output."""
     done = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"flexseg {' '.join(words)} ended with {done.returncode}")
@@ -38,13 +38,13 @@ def flexseg(*words: str) -> str:
 
 
 def build(work: Path, name: str, *words: str) -> None:
-    """A dataset, unless it is there."""
+    """Builds a dataset if it does not exist."""
     if not (work / "data" / name).exists():
         flexseg("build", f"--data_dir={work}/data", *words)
 
 
 def dice(work: Path, row: str, dataset: str) -> float:
-    """Trains for STEPS steps and scores the last weights on the test split."""
+    """Trains for STEPS steps and evaluates the last weights on the test split."""
     run = work / "runs" / f"{row}_{dataset}"
     params = [f"--gin_param={setting}" for setting in SETTINGS]
     files = ["--gin_file=default.gin", f"--gin_file=models/{row}_small.gin"]
@@ -54,13 +54,13 @@ def dice(work: Path, row: str, dataset: str) -> float:
 
 
 def costs(row: str) -> dict:
-    """What `flexseg models` tells, by precision."""
+    """{precision: row of `flexseg models`}."""
     words = [f"--gin_file=models/{row}_small.gin", "--image_size=256", "--batch_size=4", "--json"]
     return {precision: json.loads(flexseg("models", *words, f"--precision={precision}")) for precision in PRECISIONS}
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Markdown; the last two columns are the time and the activation memory that a GMAC takes in float32, as multiples of FlexUNet's."""
+    """The table in Markdown; the last two columns are time and activation memory per GMAC in float32, relative to FlexUNet."""
     lines = [
         "| network | parameters | GMAC | peak memory | images/s float32 | bfloat16 | Dice synthetic | TNBC | time per GMAC | activations per GMAC |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -80,7 +80,7 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    """The benchmark."""
+    """Parses the flags and runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--tnbc", type=Path, help="the folder of Slide_01, GT_01 and so on, for Dice")

@@ -1,8 +1,8 @@
-"""How long operations of networks take in float32 and bfloat16 on this CPU, forward and backward, each alone.
+"""Measure operations of networks in float32 and bfloat16 on this CPU, forward and backward, each alone.
 
     python benchmarks/operation_speed.py
 
-Median of nine calls, milliseconds. Behind the speeds of the table of networks (docs/measurements.md).
+Prints the median of nine calls in milliseconds. The results explain the speeds in the table of networks (docs/measurements.md).
 """
 
 import os
@@ -31,7 +31,7 @@ OPERATIONS = {
 
 
 def milliseconds(operation, x: tf.Tensor, k: tf.Tensor) -> float:
-    """Of the operation and its gradients."""
+    """Median time of an operation with its gradients."""
 
     @tf.function
     def both(x, k):
@@ -50,7 +50,7 @@ def milliseconds(operation, x: tf.Tensor, k: tf.Tensor) -> float:
 
 
 def main() -> None:
-    """The benchmark."""
+    """Runs the benchmark."""
     for name, (operation, *shapes) in OPERATIONS.items():
         full, half = (milliseconds(operation, *(tf.cast(tf.random.normal(shape), dtype) for shape in shapes)) for dtype in ("float32", "bfloat16"))
         print(f"{name:28} float32 {full:6.1f}  bfloat16 {half:6.1f}  {full / half:4.1f} times as fast")

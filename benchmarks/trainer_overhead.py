@@ -1,10 +1,10 @@
-"""What the Trainer costs: its step against a bare `tf.function` of the same model, loss and Keras optimizer, both on one constant batch.
+"""Measure the overhead of the Trainer: its step against a bare `tf.function` of the same model, loss and Keras optimizer, on one constant batch.
 
     python benchmarks/trainer_overhead.py --image_size=128 --batch_size=8 --base_filters=16 --num_layers=4
 
-Blocks of steps alternate, so that a machine that slows down slows both. Printed: the median time of a step on each side, their ratio,
-and its 95 % interval (10,000 bootstrap resamples of the pairs of blocks). The Trainer's step holds what the bare one lacks: the reduction
-over replicas, the finite flag, the sums of the metric, and the outcome's way to the host. Not measured: input, validation, checkpoints.
+Blocks of steps alternate, so that a change of machine speed affects both sides. Prints the median time per step of each side, their ratio, and its
+95 % interval (10,000 bootstrap resamples of the pairs of blocks). The Trainer's step additionally reduces over replicas, checks for finite values,
+updates metrics and copies the results to the host. Input, validation and checkpoints are not measured.
 """
 
 import itertools
@@ -32,7 +32,7 @@ flags.DEFINE_integer("steps", 20, "Steps a block.", lower_bound=1)
 
 
 def trainer_side(data_dir: str):
-    """(a function that runs one step of the Trainer, its model, its batch as the stream gave it, its loss)."""
+    """(function that runs a number of steps of the Trainer, its Assembly, its batch)."""
     import gin
 
     from flexseg.commands import build
@@ -70,7 +70,7 @@ def trainer_side(data_dir: str):
 
 
 def bare_side(assembly, batch):
-    """A function that runs steps of a `tf.function` around Keras's own `apply`, on a model of the same architecture."""
+    """A function that runs a number of steps of a `tf.function` with Keras's `optimizer.apply`, on a model of the same architecture."""
     import keras
     import tensorflow as tf
 
@@ -101,7 +101,7 @@ def bare_side(assembly, batch):
 
 
 def machine() -> str:
-    """One line on the machine."""
+    """A description of the machine in one line."""
     import tensorflow as tf
 
     cpu = platform.processor()
@@ -115,7 +115,7 @@ def machine() -> str:
 
 
 def main(_) -> None:
-    """The benchmark."""
+    """Runs the benchmark."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from flexseg.commands.quiet import load_tensorflow
 
@@ -128,10 +128,10 @@ def main(_) -> None:
         trainer, assembly, batch = trainer_side(folder)
         sides = {"trainer": trainer, "bare": bare_side(assembly, batch)}
         for run in sides.values():
-            run(3)  # traces, compiles, and lets the allocator wait_for_pending
+            run(3)  # traces, compiles, and warms up the allocator
         times = {name: [] for name in sides}
         for number in range(FLAGS.blocks):
-            for name in list(sides)[:: 1 if number % 2 else -1]:  # neither side always comes second
+            for name in list(sides)[:: 1 if number % 2 else -1]:  # alternates the order of the sides
                 began = time.perf_counter()
                 sides[name](FLAGS.steps)
                 times[name].append((time.perf_counter() - began) / FLAGS.steps)

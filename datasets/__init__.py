@@ -1,1 +1,1 @@
-"""TFDS builders, one folder each; imported as `flexseg.datasets`."""
+"""TFDS dataset builders, one folder each; imported as `flexseg.datasets`."""

@@ -1,10 +1,10 @@
-"""Archives: a zip file, given or downloaded, as a folder of images.
+"""Unpacks a zip file, given or downloaded, to a temporary folder.
 
     archive = unpacked(Path("TNBC_NucleiSegmentation.zip"), flag="--source")
-    archive.folder                                   # there as long as `archive` lives
+    archive.folder                                   # exists as long as `archive`
     path = fetch(Download(url=..., bytes=25_232_361, md5="1605…"), Path("data/downloads"))
 
-What an archive says is checked before anything is written: names that lead out of the folder, links, and more bytes than the disk has room for.
+Before anything is written, an archive is refused for names outside its folder, links, and more bytes than the disk has free.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ _SOUND, _AGAIN = "a sound zip file without password", "download or copy it again
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-    """A publisher's file.
+    """A file of a publisher.
 
     Attributes:
-      url: where it is.
+      url: its address.
       bytes: its size.
-      md5: of its bytes, hex, as the publisher states it.
+      md5: its MD5, hex, as published.
     """
 
     url: str
@@ -43,10 +43,10 @@ class Download:
 
 
 class Unpacked:
-    """A folder that is removed with this object.
+    """A temporary folder, removed with this object.
 
     Attributes:
-      folder: what the archive held; where that is one folder, that folder.
+      folder: the content of the archive; if that is a single folder, that folder.
     """
 
     def __init__(self):
@@ -55,14 +55,14 @@ class Unpacked:
 
 
 def unpacked(path: Path, *, flag: str) -> Unpacked:
-    """The content of a zip file.
+    """Unpacks a zip file.
 
     Args:
       path: the file.
-      flag: that named it, for messages.
+      flag: the flag that gave the file, for errors.
 
     Raises:
-      UserError: for a file that is no sound zip, or that holds what a set of pictures does not.
+      UserError: the file is no valid zip, or has unsafe or too many members.
     """
     where, held = f"{flag}={path}", Unpacked()
     try:
@@ -73,13 +73,13 @@ def unpacked(path: Path, *, flag: str) -> Unpacked:
                 target = held.folder / member.filename
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, open(target, "wb") as stream:
-                    shutil.copyfileobj(source, stream)  # checks the sum of the content, and reads no more than the size that was stated
+                    shutil.copyfileobj(source, stream)  # verifies the CRC and reads no more than the declared size
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
         raise UserError(where, expected=_SOUND, found=error.strerror or first_line(error), cure=_AGAIN) from error
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise UserError(where, expected=_SOUND, found=first_line(error), cure=_AGAIN) from error  # a RuntimeError: it has a password
+        raise UserError(where, expected=_SOUND, found=first_line(error), cure=_AGAIN) from error  # RuntimeError: it needs a password
     inside = [entry for entry in held.folder.iterdir() if entry.name != "__MACOSX"]
     if len(inside) == 1 and inside[0].is_dir():
         held.folder = inside[0]
@@ -97,7 +97,7 @@ def _refuse_strange(members: list[zipfile.ZipInfo], where: str, *, free: int) ->
     if every > MAX_BYTES or len(members) > _MAX_FILES:
         cure = "unpack it and give the folder"
         raise UserError(where, expected=f"at most {MAX_BYTES} bytes in {_MAX_FILES} files", found=f"{every} in {len(members)}", cure=cure)
-    if every > free:  # nothing unpacks to more than it states, so a small file that states much is caught here too
+    if every > free:  # members cannot exceed their declared size, so this refuses zip bombs too
         cure = f"make room in {tempfile.gettempdir()}, name another folder with TMPDIR=, or unpack it and give the folder"
         raise UserError(where, expected=f"at most the {free} bytes that are free where it is unpacked", found=str(every), cure=cure)
     if not members:
@@ -105,16 +105,16 @@ def _refuse_strange(members: list[zipfile.ZipInfo], where: str, *, free: int) ->
 
 
 def fetch(download: Download, folder: Path) -> Path:
-    """The file, downloaded by TFDS into `folder` unless it is there, and checked.
+    """Downloads a file with TFDS, unless `folder` has it, and verifies size and MD5.
 
     Raises:
-      UserError: when it cannot be downloaded, or is not what the publisher states.
+      UserError: the download fails, or size or MD5 differ.
     """
     cure = f"download {download.url} yourself and give it: --source=FILE.zip"
     try:
         manager = tfds.download.DownloadManager(download_dir=str(folder), force_checksums_validation=False, verify_ssl=True)
         path = Path(manager.download(download.url))
-    except Exception as error:  # requests, urllib3 and TFDS have some dozen
+    except Exception as error:  # requests, urllib3 and TFDS raise about a dozen types
         raise UserError(download.url, expected="a file that can be downloaded", found=first_line(error), cure=cure) from error
     with open(path, "rb") as stream:
         md5 = hashlib.file_digest(stream, "md5").hexdigest()

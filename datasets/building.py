@@ -1,9 +1,9 @@
-"""Building: from Contents to a dataset directory that is there whole or not at all.
+"""Writes Contents as a TFDS dataset with a manifest; the directory is written whole or not at all.
 
-    directory = build_dataset(Builder, contents, dataset="tnbc", name="tnbc", data_dir="data", overwrite=False)
+    directory, written = build_dataset(Builder, contents, dataset="tnbc", name="tnbc", data_dir="data", overwrite=False)
 
-Everything is written below a folder of its own beside the target and moved into place at the end. A dataset of the same name that
-holds the same is left as it is; one that holds something else is refused with the difference, unless `overwrite` swaps it.
+The files are written to a temporary folder beside the target and renamed at the end. A dataset of the same name and content is kept. One of other
+content is an error that lists the differences, unless `overwrite` is set.
 """
 
 import contextlib
@@ -32,21 +32,21 @@ from flexseg.files.manifest import Manifest, SplitTable, tfrecord_offsets
 
 @dataclasses.dataclass(frozen=True)
 class Beam:
-    """An Apache Beam pipeline to make the examples in.
+    """The settings of an Apache Beam pipeline.
 
     Attributes:
-      runner: its name, e.g. DirectRunner, DataflowRunner, FlinkRunner.
-      options: of the pipeline, as Beam's command lines have them: ("--direct_num_workers=2",).
+      runner: name of the runner, e.g. DirectRunner, DataflowRunner, FlinkRunner.
+      options: command-line options of the pipeline: ("--direct_num_workers=2",).
     """
 
     runner: str
     options: tuple[str, ...] = ()
 
     def pipeline_options(self) -> Any:
-        """As Beam takes them.
+        """The PipelineOptions of Beam.
 
         Raises:
-          UserError: without the package.
+          UserError: Apache Beam is not installed.
         """
         try:
             from apache_beam.options.pipeline_options import PipelineOptions
@@ -56,7 +56,7 @@ class Beam:
 
 
 class _Facts:
-    """What the manifest needs of every example, noted while it passes by."""
+    """Collects the manifest's columns and statistics while examples are written."""
 
     def __init__(self, contents: Contents, progress: Callable[[int, int], None] | None):
         self._contents, self._progress = contents, progress
@@ -83,7 +83,7 @@ class _Facts:
             self._progress(self._done, self._all)
 
     def read(self, split: str, files: list[str]) -> None:
-        """Notes them from the records of a split that other processes wrote."""
+        """Collects them from the records of a split that Beam's workers wrote."""
         features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("case_id", "group_id", "image", "mask")}
         records = tf.data.TFRecordDataset(files).map(lambda record: tf.io.parse_single_example(record, features))
         for number, record in enumerate(records.as_numpy_iterator()):
@@ -119,21 +119,21 @@ def build_dataset(
 
     Args:
       builder_class: the dataset's `Builder`.
-      contents: what to write.
-      dataset: the builder's name, the first folder below `data_dir`.
-      name: the user's name for it, the second.
-      data_dir: where datasets lie.
-      overwrite: swap a dataset of this name that holds something else.
-      num_shards: TFRecord files a split; default by size, as TFDS chooses.
-      beam: where examples are made; default in this process.
-      storage: the form of the images, see `images.encoded_as`.
+      contents: the examples.
+      dataset: name of the builder, the first folder in `data_dir`.
+      name: the user's name of the dataset, the second folder.
+      data_dir: the TFDS data directory.
+      overwrite: replace a dataset of this name with other content.
+      num_shards: TFRecord shards per split; default by size, as in TFDS.
+      beam: generate examples with Apache Beam; default: in this process.
+      storage: encoding of the images, see `images.encoded_as`.
       progress: called with (examples written, all).
 
     Returns:
-      (directory, whether it was written now).
+      (directory, whether it was written by this call).
 
     Raises:
-      UserError: when another source was built under this name, or a split has fewer examples than shards.
+      UserError: a dataset of this name has another source, or a split has fewer examples than shards.
     """
     smallest = min(contents.sizes().items(), key=lambda item: item[1])
     if num_shards is not None and num_shards > smallest[1]:
@@ -163,7 +163,7 @@ def build_dataset(
         if other.parents[2].name != dataset and not other.parents[2].name.startswith("."):
             raise UserError(f"--name={name}", expected="a name that no other dataset has", found=str(other.parent), cure="take another --name")
     beside = data_dir / f".building_{dataset}_{name}"
-    if not target.exists() and (beside / "old").exists():  # a swap was cut off between its two renames
+    if not target.exists() and (beside / "old").exists():  # an earlier call was killed between its two renames
         target.parent.mkdir(parents=True, exist_ok=True)
         (beside / "old").rename(target)
     shutil.rmtree(beside, ignore_errors=True)
@@ -199,13 +199,13 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     facts = _Facts(contents, progress)
-    tqdm_utils.disable_progress_bar()  # TFDS draws a bar a shard; ours is one bar for all
+    tqdm_utils.disable_progress_bar()  # TFDS has a bar per shard; flexseg has one for all
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is not in its code: the user's own name
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is not in its code, such as the user's name
     builder = builder_class(contents=contents, name=name, data_dir=str(beside), watch=facts.watch, beam=beam is not None, storage=storage)
     settings = {} if beam is None else {"beam_runner": beam.runner, "beam_options": beam.pipeline_options()}
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # and announces a folder that is renamed in a moment
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints the temporary folder
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=num_shards, **settings))
     finally:
         logging.set_verbosity(verbosity)
@@ -234,7 +234,7 @@ def _write(
 
 
 def _table(directory: Path, files: Iterable[str], rows: list[dict]) -> SplitTable:
-    """The manifest's columns; that each record holds the case it should is read back, not believed."""
+    """The columns of the manifest; verifies the case id of each record."""
     files = sorted(files)
     positions = [(number, offset, length) for number, name in enumerate(files) for offset, length in tfrecord_offsets(directory / name)]
     if len(positions) != len(rows):

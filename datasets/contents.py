@@ -1,4 +1,4 @@
-"""Contents: what is to be written, split by split, before TFDS writes it.
+"""Contents: the examples of a dataset by split, as a TFDS builder writes them.
 
 Usage:
     contents = FileContents(inventory, split=split, max_pixels=150_000_000)
@@ -28,8 +28,9 @@ class Example:
     """One case as it is stored.
 
     Attributes:
-      case_id, group_id: its name, and what must never straddle two splits.
-      image: PNG or JPEG bytes of 8 bits a channel.
+      case_id: name of the case, unique in the dataset.
+      group_id: its group, which is in one split only.
+      image: PNG or JPEG bytes, 8 bits per channel.
       mask: class ids uint8 [H, W], 255 = ignore.
       instances: uint16 [H, W], 0 = none, or None.
       image_sha256, mask_sha256: of the source files; empty where there are none.
@@ -46,19 +47,19 @@ class Example:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """Where a dataset comes from, as the flags of `flexseg build` say; a dataset refuses what it has no use for.
+    """The flags of `flexseg build` that describe the source; a dataset refuses those that do not apply to it.
 
     Attributes:
-      source: folder, or None for a dataset that is generated.
-      image_pattern, mask_pattern, group_pattern, group_column: see `flexseg.files.cases.discover`; None where not given.
-      max_image_pixels: of an image, before it is decoded.
-      label_map: as bound, or None: to be inferred from the masks.
-      split: the division, or None where nothing is bound.
-      bound: the gin names that anything is bound of, e.g. `label_map`.
-      warn: called with one sentence for everything the user should know.
+      source: folder, or None for a generated dataset.
+      image_pattern, mask_pattern, group_pattern, group_column: see `flexseg.files.cases.discover`; None if not given.
+      max_image_pixels: limit on the pixels of an image, checked before decoding.
+      label_map: the label map of the bindings; None: inferred from the masks.
+      split: the split of the bindings; None if there are none.
+      bound: names of the configurables with bindings, e.g. `label_map`.
+      warn: called with each warning, one sentence.
       progress: called with (cases checked, all).
-      data_dir: where datasets lie, downloads among them.
-      kept: what must live until the dataset is built.
+      data_dir: the TFDS data directory, also for downloads.
+      kept: objects that must live until the dataset is built.
     """
 
     source: str | None
@@ -76,7 +77,7 @@ class SourceOptions:
     kept: list[object] = dataclasses.field(default_factory=list)
 
     def refuse(self, dataset: str, *names: str) -> None:
-        """Refuses the named flags and gin names (`label_map`, `split`) where they are given, with a UserError."""
+        """Raises a UserError if one of the named flags or configurables (`label_map`, `split`) is set."""
         for name in names:
             if name in self.bound:
                 raise UserError(f"{name}.*", expected=f"no such binding for --dataset={dataset}", found="one", cure="leave it out")
@@ -85,7 +86,7 @@ class SourceOptions:
                 raise UserError(f"--{name}", expected=f"no such flag for --dataset={dataset}", found=repr(getattr(self, name)), cure=cure)
 
     def require_source(self, dataset: str, layout: str) -> Path:
-        """The source folder, unpacked where a zip file was given; refuses a missing one, with a UserError."""
+        """The source folder, unpacked if it is a zip file; a UserError if it is missing."""
         path = None if self.source is None else Path(self.source)
         if path is not None and path.is_file():
             return self.unpack(path, flag="--source")
@@ -99,14 +100,14 @@ class SourceOptions:
         return path
 
     def unpack(self, path: Path, *, flag: str) -> Path:
-        """The folder of a zip file, there as long as these options live."""
+        """The folder of a zip file, which exists as long as these options."""
         archive = unpacked(path, flag=flag)
         self.kept.append(archive)
         return archive.folder
 
 
 class Contents(abc.ABC):
-    """What every source of examples tells; see the attributes of `Manifest`, which is made from it."""
+    """The base class of all sources of examples; the attributes are those of `Manifest`."""
 
     label_map: LabelMap
     channels: Literal[1, 3]
@@ -115,36 +116,36 @@ class Contents(abc.ABC):
     leaked: bool = False
     has_instances: bool = False
     fingerprint: str = ""
-    split: dict  # the settings of the division, by name
+    split: dict  # the settings of the split, by name
 
     @abc.abstractmethod
     def sizes(self) -> dict[str, int]:
-        """{split: number of examples}; splits without examples are left out."""
+        """{split: number of examples}, without empty splits."""
 
     @abc.abstractmethod
     def example(self, split: str, number: int) -> Example:
-        """Example `number`, from 0, of `split`: always the same, in any process."""
+        """Example `number` of `split`, from 0; deterministic in any process."""
 
     def examples(self, split: str) -> Iterator[Example]:
         """The examples of `split`, in order."""
         return (self.example(split, number) for number in range(self.sizes()[split]))
 
     def digests(self, split: str, number: int) -> tuple[str, str]:
-        """SHA-256 of an example's source files, image and mask; empty where there are none."""
+        """SHA-256 of the source files of an example, image and mask; empty where there are none."""
         return "", ""
 
     @abc.abstractmethod
     def difference(self, built: Manifest) -> list[str]:
-        """Sentences on what a built dataset's manifest has otherwise; empty when it holds the same."""
+        """Sentences on the differences from the manifest of a built dataset; empty if the contents are equal."""
 
 
 class FileContents(Contents):
-    """The checked files of an inventory.
+    """The examples of an inventory.
 
     Args:
-      inventory: of the source.
-      split: the division that was made.
-      max_pixels: of an image, before it is decoded.
+      inventory: the checked files.
+      split: the settings of the split.
+      max_pixels: limit on the pixels of an image, checked before decoding.
     """
 
     def __init__(self, inventory: Inventory, *, split: Split, max_pixels: int):
@@ -173,7 +174,7 @@ class FileContents(Contents):
         )
 
     def digests(self, split: str, number: int) -> tuple[str, str]:
-        """Of the files."""
+        """SHA-256 of image and mask file."""
         checked = self._inventory.cases[split][number]
         return checked.image_sha256, checked.mask_sha256
 
@@ -182,9 +183,9 @@ class FileContents(Contents):
         return self.label_map.encode(read_mask(case.mask_path, max_pixels=self._max_pixels), case.mask)
 
     def instances_of(self, mask: np.ndarray) -> np.ndarray:
-        """Instances uint16 [H, W], 0 = none, of class ids; only asked for where `has_instances`."""
+        """Instances uint16 [H, W], 0 = none, of class ids; called only if `has_instances`."""
         raise NotImplementedError
 
     def difference(self, built: Manifest) -> list[str]:
-        """What changed in the source."""
+        """The changes of the source."""
         return self._inventory.difference(built)

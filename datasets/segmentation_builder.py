@@ -1,9 +1,9 @@
-"""SegmentationBuilder: the TFDS builder that all datasets share; each dataset's folder holds a `Builder` that derives from it.
+"""SegmentationBuilder: the TFDS builder of segmentation datasets, base class of the `Builder` in each dataset's folder.
 
-    builder = tnbc_dataset_builder.Builder(contents=contents, name="tnbc", data_dir=DIR)
+    builder = tnbc_dataset_builder.Builder(contents=contents, name="tnbc", data_dir=DIR, watch=lambda split, example: None)
     builder.download_and_prepare()
 
-It writes examples in the order of their source: what is shuffled, and when, is the training stream's affair.
+Examples are written in the order of `contents`, not shuffled; training shuffles them.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,15 +18,15 @@ from flexseg.files.images import Storage, encoded_as
 
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS, without types, takes it
-    """Writes `Contents` as TFRecords with the features image, mask, case_id, group_id and, where there are any, instances.
+    """Writes `Contents` as TFRecords with the features image, mask, case_id, group_id and, if present, instances.
 
     Args:
-      contents: what to write.
-      name: of the config: the user's own name for the dataset.
-      data_dir: TFDS's data directory.
-      watch: called with (split, example) for every example that is written; not under Beam, whose workers are elsewhere.
-      beam: make examples in an Apache Beam pipeline.
-      storage: the form of the images, see `images.encoded_as`.
+      contents: the examples.
+      name: name of the TFDS config: the user's name of the dataset.
+      data_dir: the TFDS data directory.
+      watch: called with (split, example) for every example that is written; not called with Beam, whose workers are other processes.
+      beam: generate examples in an Apache Beam pipeline.
+      storage: encoding of the images, see `images.encoded_as`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -61,7 +61,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         return {name: self._generate_examples(name) for name in self._contents.sizes()}
 
-    def _generate_examples(self, split: str) -> Any:  # an iterator, or a collection of Beam's
+    def _generate_examples(self, split: str) -> Any:  # an iterator or a Beam PCollection
         if self._beam:
             import apache_beam as beam  # the extra [beam]
 
@@ -70,8 +70,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         return self._watched(split)
 
     def _watched(self, split: str) -> Iterator[tuple[int, dict]]:
-        # TFDS keeps an order by keys through a thousand temporary files, each for its share of all 128-bit keys, and sorts one file at a time in
-        # memory: keys from 0 on would all meet in the first (tensorflow/datasets#3491).
+        # TFDS sorts by 128-bit key: it distributes the key range over a thousand temporary files and sorts each in memory. Keys 0, 1, 2, … would
+        # all be in the first file (tensorflow/datasets#3491).
         gap = 2**128 // self._contents.sizes()[split]
         for number, example in enumerate(self._contents.examples(split)):
             self._watch(split, example)
@@ -83,7 +83,7 @@ def _numbered(number: int, *, contents: Contents, split: str, storage: Storage) 
 
 
 def _record(contents: Contents, example: Example, *, storage: Storage) -> dict:
-    """What TFDS writes of an example."""
+    """The features of an example."""
     image = encoded_as(example.image, storage, channels=contents.channels)
     record = {"image": image, "mask": _png(example.mask), "case_id": example.case_id, "group_id": example.group_id}
     return record if example.instances is None else record | {"instances": _png(example.instances)}

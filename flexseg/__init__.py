@@ -4,7 +4,7 @@
     flexseg.build(dataset="image_mask_folder", name="my_set", source="photos", data_dir="data")
     flexseg.train(dataset="my_set", data_dir="data", workdir="runs/first")
 
-Each function takes the flags of the command of the same name. Importing flexseg imports no TensorFlow; the first call does.
+Each function has the flags of the command of the same name as keyword arguments. TensorFlow is imported by the first call, not by `import flexseg`.
 """
 
 import importlib

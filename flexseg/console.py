@@ -1,4 +1,4 @@
-"""What a command says while it works: a progress bar on a terminal, plain lines elsewhere, and everything in a run's `log.txt`.
+"""Prints messages and progress: a bar on a terminal, plain lines elsewhere; messages are also written to a run's `log.txt`.
 
 Usage:
     say("resumed at step %d", step)
@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 _LOG = logging.getLogger("flexseg")
 _silent = False
-_SECONDS = 60.0  # between two lines where there is no terminal
+_SECONDS = 60.0  # between two lines without a terminal
 
 
 def be_silent() -> None:
-    """From here on this process says nothing but its errors: it is one of several workers, and the chief speaks for all."""
+    """Suppresses all messages of this process except errors, on workers other than the chief."""
     global _silent
     _silent = True
 
@@ -37,13 +37,13 @@ def say(message: str, *values: object) -> None:
 
 
 class progress:  # noqa: N801  (used like a function)
-    """A bar on a terminal; elsewhere a line a minute, so that short work says nothing. A context manager.
+    """A context manager with a progress bar on a terminal; elsewhere it prints one line a minute.
 
     Args:
-      label: in front of the bar.
-      total: how much there is to do; None while nobody knows.
-      done: how much was done before.
-      unit: what is counted.
+      label: text in front of the bar.
+      total: number of units; None if unknown.
+      done: number of units already done.
+      unit: name of the unit.
     """
 
     def __init__(self, label: str, *, total: int | None = None, done: int = 0, unit: str = "step"):
@@ -58,7 +58,7 @@ class progress:  # noqa: N801  (used like a function)
         self._bar.close()
 
     def update(self, figures: Callable[[], dict[str, float]] = dict, *, count: int = 1) -> None:
-        """`count` more are done; what `figures` returns is shown behind, and asked for only when something is shown. NaN: not known yet."""
+        """Adds `count` units. `figures` returns values to display; it is called only when they are shown. NaN values are left out."""
         self._done += count
         if not self._bar.disable:
             self._bar.set_postfix(_known(figures), refresh=False)
@@ -69,11 +69,11 @@ class progress:  # noqa: N801  (used like a function)
             say("%s: %d%s %ss%s", self._label, self._done, of, self._unit, "".join(f"  {name} {value}" for name, value in _known(figures).items()))
 
     def at(self, done: int, total: int) -> None:
-        """`done` of `total` are done."""
+        """Sets the number of units that are done, and the total."""
         self._total = self._bar.total = total
         self.update(count=done - self._done)
 
 
 def _known(figures: Callable[[], dict[str, float]]) -> dict[str, str]:
-    """Without the means of nothing: a step's loss is read while the next one runs, so that behind the first there is none."""
+    """Formats values, without NaN: the loss of a step is read during the next one, so there is none after the first step."""
     return {name: f"{value:.4g}" for name, value in figures().items() if not math.isnan(value)}

@@ -1,22 +1,22 @@
-"""What a user's mistake looks like: one line that says what was expected, what was found, and what to type.
+"""UserError: a mistake of the user as one line: what was expected, what was found, and the cure.
 
     raise UserError("masks/a.png", expected="the values 0 and 255", found="76 (12 pixels)",
-                    cure='add --gin_param="label_map.off_map=\'nearest\'"')
+                    cure='add --gin_param="label_map.off_map='nearest'"')
 
-The dispatcher prints the line and exits 1; the traceback goes to the run's `log.txt` only.
+The dispatcher prints the line and exits with 1; the traceback is written to the run's `log.txt` only.
 """
 
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can correct.
 
     Args:
       where: the file, flag, binding or directory that is wrong.
       expected: what flexseg needs there.
-      found: what stands there, with the offending value.
-      cure: what to type or change, as a full sentence or command; may be empty where `expected` says it all.
+      found: the offending value.
+      cure: what to type or change, as a full sentence or command; may be empty where `expected` suffices.
     """
 
     def __init__(self, where: object, *, expected: str, found: str, cure: str = ""):
@@ -25,12 +25,12 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's exception says, as one line; the name of its kind where it says nothing."""
+    """The first line of an exception's message; the name of its class if it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def choose(name: str, known: Iterable[str]) -> str:
-    """A cure for a name that is none of `known`: the nearest, or all of them where none is near."""
+    """A cure for an unknown name: the nearest of `known`, or all of them if none is near."""
     return suggest(name, known).strip() or f"Use one of {', '.join(known)}."
 
 

@@ -1,12 +1,11 @@
-"""What this machine's CPU does best. Whether TensorFlow's CPU kernels come from oneDNN is decided before TensorFlow is imported.
+"""Selects TensorFlow's CPU kernels, oneDNN or Eigen, before TensorFlow is imported.
 
-    choose_onednn(recorded=None)      # sets TF_ENABLE_ONEDNN_OPTS, which TensorFlow reads once, when it is imported
+    choose_onednn(recorded=None)      # sets TF_ENABLE_ONEDNN_OPTS, which TensorFlow reads at import
     import tensorflow
     onednn_in_use()                   # True
 
-TensorFlow's Linux wheels hold oneDNN's kernels and leave them off on x86 CPUs without AVX-512 VNNI, AVX-512 BF16, AVX-VNNI or AMX. They need AVX2
-alone, and are faster with it than what TensorFlow takes instead (figures in docs/measurements.md). They round differently, so a run keeps what it was
-begun with.
+TensorFlow's Linux wheels contain oneDNN but disable it on x86 CPUs without AVX-512 VNNI, AVX-512 BF16, AVX-VNNI or AMX. It needs only AVX2, and is
+faster there than the default kernels (docs/measurements.md). The kernels round differently, so a run keeps its initial setting.
 """
 
 import os
@@ -17,22 +16,22 @@ from pathlib import Path
 from flexseg.errors import UserError
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
-# DefaultOneDnnPolicy() in tensorflow/core/util/port.cc, TensorFlow 2.21; in the words of /proc/cpuinfo.
+# DefaultOneDnnPolicy() in tensorflow/core/util/port.cc, TensorFlow 2.21; names of /proc/cpuinfo.
 _ON_BY_DEFAULT = frozenset({"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"})
 _VALUES = {"1": True, "true": True, "0": False, "false": False}  # ReadBoolFromEnvVar in tsl/util/env_var.cc
 
 
 def choose_onednn(*, recorded: bool | None = None) -> bool:
-    """Sets TF_ENABLE_ONEDNN_OPTS, where the user has not set it and TensorFlow is not imported yet.
+    """Sets TF_ENABLE_ONEDNN_OPTS, unless the user has set it or TensorFlow is already imported.
 
     Args:
-      recorded: what the run at hand was begun with; None for a new run.
+      recorded: the setting of the run to resume; None for a new run.
 
     Returns:
-      Whether it set the variable, which then is not the user's.
+      Whether it set the variable.
 
     Raises:
-      UserError: where the variable holds what TensorFlow does not read.
+      UserError: the variable has a value that TensorFlow does not accept.
     """
     wanted = wanted_onednn(recorded=recorded)
     if wanted is None or VARIABLE in os.environ or "tensorflow" in sys.modules:
@@ -42,7 +41,7 @@ def choose_onednn(*, recorded: bool | None = None) -> bool:
 
 
 def wanted_onednn(*, recorded: bool | None = None) -> bool | None:
-    """The user's variable; else what was recorded; else on where the CPU has AVX2; else None: TensorFlow decides."""
+    """The user's variable; else `recorded`; else True if the CPU has AVX2; else None (TensorFlow decides)."""
     if VARIABLE in os.environ:
         value = os.environ[VARIABLE].lower()
         if value not in _VALUES:
@@ -54,32 +53,32 @@ def wanted_onednn(*, recorded: bool | None = None) -> bool | None:
 
 
 def onednn_by_default() -> bool | None:
-    """What TensorFlow decides by itself on this x86 CPU, None on others; with it ran all runs that recorded nothing."""
+    """TensorFlow's default on this x86 CPU, None on others; runs without a record used it."""
     return not _ON_BY_DEFAULT.isdisjoint(cpu_flags()) if cpu_flags() else None
 
 
 def onednn_in_use() -> bool:
-    """Whether the TensorFlow of this process, which must be imported, takes oneDNN's kernels.
+    """Whether TensorFlow, which must be imported, uses oneDNN's kernels.
 
-    No public function tells; this one stands behind `tf.test`'s own checks.
+    There is no public function; `tf.test` uses this one.
     """
     return sys.modules["tensorflow.python.util._pywrap_util_port"].IsMklEnabled()
 
 
 def cpu_flags() -> frozenset[str]:
-    """Instruction sets of an x86 CPU, as Linux names them; empty elsewhere."""
+    """Instruction sets of an x86 CPU, by their Linux names; empty elsewhere."""
     return frozenset(_cpu_table().get("flags", "").split()) if platform.machine() == "x86_64" else frozenset()
 
 
 def cpu_description() -> str:
-    """Model, logical CPUs and what matters of the instruction sets, for a bug report."""
+    """Model, logical CPUs and relevant instruction sets, for a bug report."""
     kinds = sorted(flag for flag in cpu_flags() if flag == "avx2" or flag in _ON_BY_DEFAULT)
     name = _cpu_table().get("model name") or platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} logical CPUs, {' '.join(kinds) or 'no AVX2'}"
 
 
 def onednn_description() -> str:
-    """Whether a new run would take oneDNN's kernels, and who says so."""
+    """Whether a new run would use oneDNN's kernels, and the reason."""
     try:
         wanted = wanted_onednn()
     except UserError as error:
@@ -89,7 +88,7 @@ def onednn_description() -> str:
 
 
 def _cpu_table() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none."""
+    """The first processor in /proc/cpuinfo; empty if the file does not exist."""
     try:
         lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     except OSError:

@@ -1,10 +1,10 @@
-"""User modules: Python files of the user's, with networks, losses and metrics that gin then knows (`--user_module=my_models`).
+"""Imports the user's Python modules, which register networks, losses and metrics with gin (`--user_module=my_models`).
 
     import_user_module("my_models")
-    record = recorded(["my_models"], earlier={})        # goes into a run's environment.json
-    for sentence in changes(record): ...                # a later command: what is no longer what it was
+    record = recorded(["my_models"], earlier={})        # saved in a run's environment.json
+    for sentence in changes(record): ...                # later: modules that changed
 
-Of a module its own file is looked at, of a package its .py files; not what they import from elsewhere.
+Only the file of a module, or the .py files of a package, are compared, not what they import.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from pathlib import Path
 
 from flexseg.errors import UserError, first_line, suggest
 
-Record = Mapping[str, list[dict[str, str]]]  # module -> {"file": path, "sha256": of its text}, of every start of a run that had another text
+Record = Mapping[str, list[dict[str, str]]]  # module -> [{"file": path, "sha256": hash}], one for every version of the module in a run
 
 
 def import_user_module(module: str) -> None:
-    """Imports a module, which may lie in the current directory.
+    """Imports a module; the current directory is searched too.
 
     Raises:
-      UserError: there is none of that name, or it fails; the message names the line of its file where it does.
+      UserError: there is no such module, or its import fails; the error names the line.
     """
-    if os.getcwd() not in sys.path:  # the console script does not look into the current directory; last, so that it hides nothing
+    if os.getcwd() not in sys.path:  # a console script does not search the current directory; last, so that it shadows nothing
         sys.path.append(os.getcwd())
     where = f"--user_module={module}"
     if "/" in module or module.endswith(".py"):
@@ -51,19 +51,19 @@ def import_user_module(module: str) -> None:
 
 
 def is_missing(error: BaseException | None, module: str) -> bool:
-    """Whether an import failed because there is no `module`, not because of another one that it wants."""
+    """Whether an import failed because `module` does not exist, rather than a module that it imports."""
     return isinstance(error, ModuleNotFoundError) and error.name is not None and f"{module}.".startswith(f"{error.name}.")
 
 
 def explain(error: Exception, function: Callable) -> str:
-    """`ValueError: what it says (my_models.py:23)`: the innermost line of the file of `function` that the error passed through."""
-    with contextlib.suppress(TypeError):  # what has no source of its own, such as a partial
+    """`ValueError: message (my_models.py:23)`, with the innermost line of the traceback in the file of `function`."""
+    with contextlib.suppress(TypeError):  # no source file, e.g. a partial
         return _sentence(error, inspect.getsourcefile(function) or "")
     return _sentence(error, "")
 
 
 def recorded(modules: Iterable[str], *, earlier: Record) -> Record:
-    """The imported `modules` and their texts, beside those of earlier starts."""
+    """The hashes of the imported `modules`, added to those of earlier starts."""
     record = {module: list(texts) for module, texts in earlier.items()}
     for module in modules:
         texts, text = record.setdefault(module, []), _text(module)
@@ -73,12 +73,12 @@ def recorded(modules: Iterable[str], *, earlier: Record) -> Record:
 
 
 def digests(modules: Iterable[str]) -> str:
-    """A line for every imported module, which is the same on two machines where its text is."""
+    """A line for every imported module, equal on two machines if its files are equal."""
     return "\n".join(f"{module} {_text(module)['sha256'][:16]}" for module in modules)
 
 
 def changes(record: Record) -> list[str]:
-    """A sentence for every module that is not here, or not what the run was trained with at every start."""
+    """A sentence for every module that is missing here or differs from that of any start of the run."""
     sentences = []
     for module, texts in record.items():
         if module not in sys.modules:
@@ -99,5 +99,5 @@ def _text(module: str) -> dict[str, str]:
 def _sentence(error: Exception, file: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if file and frame.filename.endswith(file)] or frames
-    message = str(error).partition("\n  In call to configurable")[0]  # gin appends that to whatever passes through it
+    message = str(error).partition("\n  In call to configurable")[0]  # appended by gin
     return f"{type(error).__name__}: {first_line(Exception(message))} ({Path(own[-1].filename).name}:{own[-1].lineno})"

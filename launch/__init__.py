@@ -1,1 +1,1 @@
-"""Launchers: shell scripts, and the Python that they call as `flexseg.launch`."""
+"""Launchers: shell scripts, and the Python modules that they call as `flexseg.launch`."""

@@ -1,10 +1,10 @@
-"""A host that reads, decodes and augments for trainers on other hosts: a dispatcher and a worker of TensorFlow's tf.data service.
+"""Run an input host that reads, decodes and augments for trainers: a dispatcher and a worker of the tf.data service.
 
     python -m flexseg.launch.data_service --port=5050                 # on every input host, until it is ended
     flexseg train … --data_service=grpc://input1:5050,grpc://input2:5050
 
-It serves any number of trainers and runs. It must see the datasets under the paths that the trainers use. Ended with Ctrl-C or SIGTERM, it loses
-nothing: the trainers stop, and the same command goes on from the last checkpoint. It trusts whoever reaches its port: keep it inside the cluster.
+It serves any number of trainers and runs. Datasets must have the same paths as on the trainers. After Ctrl-C or SIGTERM nothing is lost: the trainers
+stop, and the same commands resume from the last checkpoint. The port has no authentication: keep it inside the cluster.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; returns its exit code."""
+    """Runs the service and returns the exit code."""
     parser = argparse.ArgumentParser(prog="flexseg.launch.data_service", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=5050, help="of the dispatcher, which trainers name (default: 5050)")
     parser.add_argument("--worker_port", type=int, default=0, help="of the worker, which trainers fetch from (default: the one after --port)")
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worker_port = given.worker_port or given.port + 1
     for port in (given.port, worker_port):
         try:
-            socket.create_server(("", port), reuse_port=False).close()  # gRPC would share a port with whoever listens there
+            socket.create_server(("", port), reuse_port=False).close()  # gRPC would share the port of another process
         except (OSError, OverflowError) as error:
             found = getattr(error, "strerror", None) or str(error)
             print(f"data_service: expected port {port} to be free, found: {found}. To mend it: another --port or --worker_port", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""The images of a built dataset's split as PNG files, for the quickstart: `flexseg predict` reads files.
+"""Export the images of a split of a built dataset as PNG files, which `flexseg predict` reads.
 
     python -m flexseg.launch.export_images --dataset=synthetic_nuclei --data_dir=data --split=test --output=folder
 
-It reads the dataset with plain TFDS and writes each image's bytes as they are stored, folder/<case>.png; an image that is stored as
-JPEG is refused. Whoever built a dataset from an own folder has these files already.
+Reads the dataset with plain TFDS and writes the stored bytes of each image to folder/<case>.png. Images stored as JPEG are refused. Made for the
+quickstart; a dataset built from a folder has its images there.
 """
 
 import argparse
@@ -19,10 +19,10 @@ def export_images(*, dataset: str, data_dir: str, split: str, output: str) -> in
     """Writes the images and returns their number.
 
     Raises:
-      UserError: when there is no such dataset.
-      ValueError: for an image that is no PNG.
+      UserError: there is no such dataset.
+      ValueError: an image is no PNG.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # must stand before TensorFlow is imported
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
     load_tensorflow()
     import tensorflow_datasets as tfds
 

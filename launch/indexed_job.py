@@ -1,10 +1,10 @@
-"""A worker of a Kubernetes Indexed Job or JobSet: derives TF_CONFIG from its completion index and becomes `flexseg`.
+"""Run `flexseg` as a worker of a Kubernetes Indexed Job or JobSet, with TF_CONFIG from the completion index.
 
     python -m flexseg.launch.indexed_job --hosts='flexseg-{index}.flexseg:2222' --workers=4 -- train --dataset=my_set --workdir=/runs/my_run
 
-Kubernetes sets JOB_COMPLETION_INDEX in every pod of an Indexed Job and names the pod's host after job and index; a headless Service of the name that
-the pods have as `subdomain` resolves these names. launch/kubernetes holds the manifests. The process is replaced, not started: it keeps its number 1
-in the container, to which Kubernetes sends its signals.
+Kubernetes sets JOB_COMPLETION_INDEX in every pod of an Indexed Job and names the pod's host after job and index. A headless Service with the name of
+the pods' `subdomain` resolves these names. launch/kubernetes has the manifests. `flexseg` replaces this process, so that it stays process 1 of the
+container, which receives the signals of Kubernetes.
 """
 
 import argparse
@@ -18,12 +18,12 @@ def tf_config(hosts: str, workers: int, environment: Mapping[str, str]) -> str |
     """TF_CONFIG of this pod; None for a single worker.
 
     Args:
-      hosts: host:port of a worker, with {index} where its number stands.
-      workers: how many there are, the `completions` of the Job.
+      hosts: host:port of a worker, with {index} for its index.
+      workers: number of workers, the `completions` of the Job.
       environment: of the process.
 
     Raises:
-      ValueError: in words for the user.
+      ValueError: with a message for the user.
     """
     index = environment.get("JOB_COMPLETION_INDEX", "")
     if not index.isdigit():
@@ -39,7 +39,7 @@ def tf_config(hosts: str, workers: int, environment: Mapping[str, str]) -> str |
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program; it does not return."""
+    """Replaces this process by `flexseg`; does not return."""
     parser = argparse.ArgumentParser(prog="flexseg.launch.indexed_job", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", required=True, help="host:port of a worker, with {index} where its number stands")
     parser.add_argument("--workers", type=int, required=True, help="completions of the Job")

@@ -1,10 +1,10 @@
-"""Several workers on this host, as one program: `flexseg train` once per worker, and again after a fault.
+"""Run several workers on this host as one program: one `flexseg train` per worker, restarted after a fault.
 
     python -m flexseg.launch.local --workers=2 -- train --dataset=my_set --workdir=runs/my_run
 
-Every line of a worker stands behind its number. The GPUs that are visible here are dealt out evenly. Signals are passed on. When one worker
-fails, the others are ended. Exit code 75 ("run me again") starts all of them again, up to --max_restarts times, and as long as each attempt
-wrote a newer checkpoint than the one before; any other code ends the launcher with it.
+Each line of output begins with the index of its worker. The visible GPUs are distributed evenly. Signals are forwarded. When one worker fails, the
+others are ended. After exit code 75 ("run me again") all workers are restarted, up to --max_restarts times and as long as each attempt wrote a newer
+checkpoint. Any other exit code ends the launcher, which returns it.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from types import FrameType
 
 AGAIN = 75
 _PASSED_ON = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
-_GRACE_SECONDS = 60.0  # for the others to notice, and to write a checkpoint
+_GRACE_SECONDS = 60.0  # for the others to notice and to write a checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; returns its exit code."""
+    """Runs the workers and returns the exit code."""
     parser = argparse.ArgumentParser(prog="flexseg.launch.local", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, required=True, help="processes to start")
     parser.add_argument("--max_restarts", type=int, default=10, help="starts after the first one (default: 10)")
@@ -63,12 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Attempt:
-    """One start of all workers after another.
+    """One start of all workers.
 
     Args:
-      command: what stands behind `flexseg`.
-      count: workers.
-      gpus: names of the visible GPUs, dealt out evenly; empty for none.
+      command: arguments of `flexseg`.
+      count: number of workers.
+      gpus: names of the visible GPUs, distributed evenly; empty for none.
     """
 
     def __init__(self, command: Sequence[str], count: int, gpus: Sequence[str]):
@@ -76,7 +76,7 @@ class Attempt:
         self._processes: list[subprocess.Popen] = []
 
     def run(self) -> int:
-        """Starts all, waits for all, and returns the code that tells most."""
+        """Starts all workers, waits for them, and returns the exit code."""
         addresses = ",".join(free_addresses(self._count))
         self._processes = [self._start(worker, addresses) for worker in range(self._count)]
         printers = [threading.Thread(target=_print_lines, args=(worker, process.stdout)) for worker, process in enumerate(self._processes)]
@@ -86,7 +86,7 @@ class Attempt:
         while any(process.poll() is None for process in self._processes):
             if deadline is None and any(process.poll() for process in self._processes):
                 deadline = time.monotonic() + _GRACE_SECONDS
-            if deadline is not None and time.monotonic() > deadline:  # first as a scheduler would, then for good
+            if deadline is not None and time.monotonic() > deadline:  # SIGTERM first, as from a scheduler, then SIGKILL
                 self.send((signal.SIGTERM, signal.SIGKILL)[min(step, 1)])
                 deadline, step = time.monotonic() + _GRACE_SECONDS / 2, step + 1
             time.sleep(0.1)
@@ -95,7 +95,7 @@ class Attempt:
         return _telling([process.returncode for process in self._processes])
 
     def send(self, number: int) -> None:
-        """Passes a signal on to all that live."""
+        """Sends a signal to all running workers."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
@@ -108,7 +108,7 @@ class Attempt:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus[worker * each : (worker + 1) * each])
         cluster = [f"--workers={addresses}", f"--worker={worker}"] if self._count > 1 else []
         command = [sys.executable, "-m", "flexseg.commands.dispatcher", *self._command, *cluster]
-        # A group of its own: Ctrl-C reaches the workers once, through this process.
+        # In a session of its own, so that Ctrl-C reaches a worker once, through this process.
         return subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
         )
@@ -120,7 +120,7 @@ def _print_lines(worker: int, stream: Iterable[str]) -> None:
 
 
 def _telling(codes: Sequence[int]) -> int:
-    """What failed of itself goes before 75, which the others answer to the loss of a worker; a worker that was killed is a lost one."""
+    """The code of a worker that failed by itself, else 75, the answer of the others to a lost worker; a killed worker is a lost one."""
     own = [code for code in codes if code > 0 and code != AGAIN]
     if own:
         return own[0]
@@ -128,7 +128,7 @@ def _telling(codes: Sequence[int]) -> int:
 
 
 def newest_checkpoint(command: Sequence[str]) -> str:
-    """Name of the newest checkpoint in the --workdir of a command; empty where there is none."""
+    """Name of the newest checkpoint in the --workdir of a command; empty if there is none."""
     workdirs = [after for word, after in zip(command, [*command[1:], ""], strict=True) if word == "--workdir"]
     workdirs += [word.partition("=")[2] for word in command if word.startswith("--workdir=")]
     folders = sorted(path.name for workdir in workdirs[-1:] for path in Path(workdir, "checkpoints").glob("step_*"))
@@ -136,18 +136,18 @@ def newest_checkpoint(command: Sequence[str]) -> str:
 
 
 def visible_gpus() -> list[str]:
-    """Names for CUDA_VISIBLE_DEVICES: what stands there already, else what nvidia-smi counts."""
+    """Names for CUDA_VISIBLE_DEVICES: its present value, else the GPUs that nvidia-smi lists."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name and name != "-1"]
     try:
-        told = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    return [str(number) for number, _ in enumerate(line for line in told.splitlines() if line.startswith("GPU "))]
+    return [str(number) for number, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
 
 
 def free_addresses(count: int) -> list[str]:
-    """host:port of `count` ports of this machine that nobody listens on."""
+    """host:port of `count` free ports of this machine."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]

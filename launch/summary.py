@@ -1,9 +1,9 @@
-"""The closing table of the quickstart: loss, Dice and IoU of every class, images per second.
+"""Print the final table of the quickstart: loss, Dice and IoU of every class, images per second.
 
     python -m flexseg.launch.summary runs/quickstart
 
-It reads evaluation/test/report.json, environment.json and the epoch lines of log.txt. Images per second are the median over all epochs
-in the log, of training steps alone: neither validation nor pictures count.
+Reads evaluation/test/report.json, environment.json and the epoch lines of log.txt. Images per second are the median over all epochs, of training
+steps without validation and images.
 """
 
 import json

@@ -52,6 +52,11 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+def is_for_types(node: ast.AST) -> bool:
+    """Whether a statement is `if TYPE_CHECKING:`, whose body no interpreter runs."""
+    return isinstance(node, ast.If) and dotted(node.test).rpartition(".")[2] == "TYPE_CHECKING"
+
+
 def imports(tree: ast.AST, module_level_only: bool = False) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of everything imported; `from a import b` counts as a.b."""
     for node in ast.iter_child_nodes(tree):
@@ -59,7 +64,7 @@ def imports(tree: ast.AST, module_level_only: bool = False) -> Iterator[tuple[in
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from ((node.lineno, f"{'.' * node.level}{node.module or ''}.{alias.name}") for alias in node.names)
-        elif not (module_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
+        elif not (module_level_only and (isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_for_types(node))):
             yield from imports(node, module_level_only)
 
 
@@ -297,6 +302,7 @@ def test_the_rule_sees_the_offence(rule, module, source):
     ("module", "source"),
     [
         ("training.experiment", "from flexseg.config.configure import configure"),
+        ("commands.train", "if TYPE_CHECKING:\n    from flexseg.training import session\ndef main(args): pass"),
         ("training", "import flexseg\nfrom flexseg.data import stream\nfrom flexseg.errors import UserError\nfrom flexseg.training import state"),
         (
             "commands",

@@ -345,21 +345,6 @@ def dice(model, images, masks) -> float:
 
 
 def test_every_architecture_is_here():
+    assert set(MODELS) == set(ARCHITECTURES)
     files = {path.stem for path in Path(models.__file__).parent.glob("*.py")}
-    shared = {
-        "__init__",
-        "architectures",
-        "attention",
-        "blocks",
-        "build",
-        "convolutions",
-        "cost",
-        "encoders",
-        "frame",
-        "normalization",
-        "pretrained",
-        "raising",
-        "recompute",
-        "shapes",
-    }
-    assert files - shared == set(MODELS) == set(ARCHITECTURES)
+    assert set(ARCHITECTURES) <= files

@@ -80,7 +80,9 @@ def test_a_run_that_was_killed_and_started_again_equals_one_that_was_not(
         toy_runs.train(toy, tmp_path / "run", *params)
     monkeypatch.undo()
     first, call_step, advance = [], TrainStep.__call__, Steps.advance
-    monkeypatch.setattr(TrainStep, "__call__", lambda self, batch, **given: first.append((given["global_step"], batch)) or call_step(self, batch, **given))
+    monkeypatch.setattr(
+        TrainStep, "__call__", lambda self, batch, **given: first.append((given["global_step"], batch)) or call_step(self, batch, **given)
+    )
     monkeypatch.setattr(Steps, "advance", lambda self, batches, *, last: first.append(self.stream) or advance(self, batches, last=last))
     assert resumed in toy_runs.train(toy, tmp_path / "run", *params)
     stream, (step, batch) = first[:2]

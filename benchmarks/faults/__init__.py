@@ -1,1 +1,1 @@
-"""Trials of training with faults: `python -m benchmarks.faults`."""
+"""Fault injection in distributed training: `python -m benchmarks.faults`."""

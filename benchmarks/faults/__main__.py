@@ -1,15 +1,14 @@
-"""What a fault costs: trials of training with two workers, each with its fault, started again until it is done.
+"""Inject faults into training with two workers, restart until it finishes, and compare the weights with those of an undisturbed run.
 
     python -m benchmarks.faults                          # all trials; prints the table of docs/measurements.md
-    python -m benchmarks.faults --only='SIGKILL|hang'    # those whose row matches
-    python -m benchmarks.faults --seed=1                 # faults at other moments
+    python -m benchmarks.faults --only='SIGKILL|hang'    # trials whose row matches
+    python -m benchmarks.faults --seed=1                 # faults at other steps
 
-A trial starts the workers with a fault planted (benchmarks/faulty_run.py), then the same command again, as a launcher would, until it ends with 0. At
-the end every array of the last checkpoint and of the best weights, and both tables, must equal those of a run that nothing happened to, bit for bit
-(train.deterministic). A start that takes longer than --seconds counts as a hang. Exit code 1 after any trial that hangs or differs.
+A trial starts the workers with a fault (benchmarks/faults/faulty_run.py), then repeats the command without it, as a launcher would, until it ends
+with 0. At the end all arrays of the last checkpoint and of the best weights, and both CSV files, must equal those of an undisturbed run bit for bit
+(train.deterministic). A start that takes longer than --seconds counts as a hang. Exit code 1 if any trial hangs or differs.
 
-The network is cut between two network namespaces, for which the program must be root and the machine have `ip`; else these rows are left out, and
-that is said.
+The network is cut between two network namespaces, which needs root and `ip`; otherwise these trials are skipped with a message.
 """
 
 import collections
@@ -41,7 +40,7 @@ flags.DEFINE_boolean("verbose", False, "Print what every process said in a trial
 
 @dataclasses.dataclass
 class Result:
-    """What a trial came to; `lost` in steps."""
+    """The result of a trial; `lost` is the number of steps that were repeated."""
 
     codes: list
     lost: int
@@ -82,8 +81,8 @@ def run(trial: Trial, folder: Path, data: Path, network: Network | None, whole: 
 
 
 def main(_) -> None:
-    """The program."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a program begun in the background ignores it, and so would the workers
+    """Runs all trials."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore SIGINT, and workers inherit that
     wanted = [trial for trial in trials(random.Random(FLAGS.seed)) if re.search(FLAGS.only, trial.row)]
     if os.getuid() != 0 or shutil.which("ip") is None:
         print("the network is not cut: that needs root and `ip`")
@@ -93,7 +92,7 @@ def main(_) -> None:
         folder, known = Path(name), {}
         data = folder / "data"
         sizes = ["synthetic_nuclei.image_size=(32,32)", "synthetic_nuclei.slides=(3,1,1)", "synthetic_nuclei.images_per_slide=6"]
-        with contextlib.redirect_stdout(None):  # what it says is not about this program
+        with contextlib.redirect_stdout(None):  # hides the output of the build
             build.run(dataset="synthetic_nuclei", data_dir=str(data), gin_param=sizes)
 
         def whole(faults: dict) -> tuple[dict, dict]:

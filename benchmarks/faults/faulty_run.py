@@ -1,20 +1,20 @@
-"""`flexseg` in a process of its own that meets its fault at a place told in advance; started by tests and by benchmarks/faults, never imported.
+"""Run `flexseg` with a fault at a given call; started by tests and by benchmarks/faults, never imported.
 
     python benchmarks/faults/faulty_run.py FAULT CALL train --dataset=...
 
-At call number CALL (from 1) of the function that FAULT names, the process
-    step, validation, saving        is killed with SIGKILL: before a step, inside the validation, as a checkpoint begins
-    checkpoint                      the same, with half a checkpoint written
-    SIGUSR1, SIGTERM, SIGINT        is sent that signal, at a step; SIGSTOP as well, which suspends it
-    validation_SIGUSR1, …           is sent it at a batch of the validation
-    early                           is sent SIGTERM, before the model is built
-    upload                          is killed before a file goes to a bucket
-    full_disk                       finds no room for a checkpoint's arrays
+At call number CALL (from 1) of the function that FAULT selects, the process
+    step, validation, saving        is killed with SIGKILL: before a step, in the validation, before a checkpoint
+    checkpoint                      is killed with half a checkpoint written
+    SIGUSR1, SIGTERM, SIGINT        receives that signal at a step; also SIGSTOP, which suspends it
+    validation_SIGUSR1, …           receives it at a batch of the validation
+    early                           receives SIGTERM before the model is built
+    upload                          is killed before it uploads a file to a bucket
+    full_disk                       has a full disk while it writes a checkpoint
     hang, validation_hang           waits for ever
-    slow                            takes a second more, from there on five times
-    nan                             gets a NaN among the weights of its examples
-    none                            meets nothing
-Where the environment names a file FLEXSEG_TRACE, it holds the number of the last step that was dispatched.
+    slow                            takes one second longer, at this and the next four calls
+    nan                             gets NaN sample weights
+    none                            has no fault
+If the environment variable FLEXSEG_TRACE names a file, the number of the last dispatched step is written to it.
 """
 
 import errno
@@ -32,7 +32,7 @@ FAULT, CALL, ARGUMENTS = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 
 
 def before(owner, name: str, act, *, times: int = 1) -> None:
-    """`act` happens before call number CALL of `owner.name` and so many calls in all; what it returns takes the arguments' place."""
+    """Calls `act` before calls CALL to CALL + times - 1 of `owner.name`; its result, if any, replaces the arguments."""
     original, calls = getattr(owner, name), []
 
     def wrapped(*arguments, **keywords):
@@ -45,42 +45,42 @@ def before(owner, name: str, act, *, times: int = 1) -> None:
 
 
 def kill(*_) -> None:
-    """The process is gone."""
+    """Kills this process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def send(name: str):
-    """A signal to this process."""
+    """A function that sends a signal to this process."""
     return lambda *_: os.kill(os.getpid(), signal.Signals[name])
 
 
 def wait_for_ever(*_) -> None:
-    """Nothing happens any more."""
+    """Blocks for ever."""
     while True:
         time.sleep(1)
 
 
 def write_half_and_kill(stream, **_) -> None:
-    """The process is gone in the middle of a file."""
+    """Kills the process in the middle of a file."""
     stream.write(b"PK\3\4 half of an archive")
     stream.flush()
     kill()
 
 
 def fill_the_disk(stream, **_) -> None:
-    """The disk is full in the middle of a file."""
+    """Raises ENOSPC in the middle of a file."""
     stream.write(b"PK\3\4 some of it")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def spoil_weights(step, batch):
-    """A batch whose examples weigh NaN."""
+    """Replaces the sample weights of a batch by NaN."""
     spoiled = step._replicas.strategy.run(lambda weight: weight * float("nan"), args=(batch["weight"],))
     return step, batch | {"weight": spoiled}
 
 
 def plant() -> None:
-    """Lays the fault in its place."""
+    """Patches the function that FAULT selects."""
     from flexseg.distribution.step import TrainStep
     from flexseg.inference.predictor import Predictor
     from flexseg.runs import checkpoint_format

@@ -1,4 +1,4 @@
-"""Two hosts on one: network namespaces with a cable between them that can be unplugged.
+"""Two network namespaces on one host, with a virtual cable between them that can be cut.
 
 Usage:
     with Network(0).made() as network:
@@ -14,7 +14,7 @@ _SUBNET = "10.213.7"
 
 
 class Network:
-    """Two network namespaces with one cable between them."""
+    """Two network namespaces connected by a veth pair."""
 
     def __init__(self, number: int):
         self._names = [f"flexseg{number}{side}" for side in "ab"]
@@ -23,7 +23,7 @@ class Network:
 
     @contextlib.contextmanager
     def made(self) -> Iterator["Network"]:
-        """While the context is open."""
+        """A context in which the namespaces exist."""
         for name in self._names:
             _ip("netns", "add", name)
         try:
@@ -39,15 +39,15 @@ class Network:
                 _ip("netns", "delete", name)
 
     def prefix(self, worker: int) -> list[str]:
-        """What to put before a command of a worker."""
+        """The words in front of a command of a worker."""
         return ["ip", "netns", "exec", self._names[worker]]
 
     def cut(self) -> None:
-        """Unplugs the cable."""
+        """Cuts the connection."""
         _ip("-n", self._names[0], "link", "set", self._cards[0], "down")
 
     def mend(self) -> None:
-        """Plugs it in again."""
+        """Restores the connection."""
         _ip("-n", self._names[0], "link", "set", self._cards[0], "up")
 
 

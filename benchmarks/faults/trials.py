@@ -1,4 +1,4 @@
-"""The trials: what happens to whom, and when.
+"""The trials of fault injection.
 
 Usage:
     for trial in trials(random.Random(0)):
@@ -23,13 +23,13 @@ class Trial:
     """One fault.
 
     Attributes:
-      row: the row of the table that it belongs to.
-      faults: by worker, the fault and its call (see faulty_run.py).
-      codes: what the faulty start may end with.
-      between: done to the trial before the second start.
-      before: done to it before the first start; what it returns is undone before the second.
+      row: its row in the table.
+      faults: {worker: (fault, call)}, see faulty_run.py.
+      codes: allowed exit codes of the start with the fault.
+      between: called before the second start.
+      before: called before the first start; returns a function that undoes it, called before the second start.
       cut: seconds after the first epoch at which the network is cut.
-      compared_with: by worker, the faults of the run that this one must equal; default none.
+      compared_with: {worker: (fault, call)} of the run to compare with; default none.
     """
 
     row: str
@@ -42,7 +42,7 @@ class Trial:
 
 
 def trials(draw: random.Random) -> list[Trial]:
-    """All of them, at moments drawn anew with every seed."""
+    """All trials, with random calls."""
     found = []
     killed = {-signal.SIGKILL, 75}
     last = EPOCHS * STEPS
@@ -89,7 +89,7 @@ def trials(draw: random.Random) -> list[Trial]:
 
 
 def flip(path: Path, place: int = -100) -> None:
-    """Turns one bit of a file."""
+    """Flips one bit of a file."""
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
@@ -104,7 +104,7 @@ DAMAGES: dict[str, Callable[[Place], None]] = {
 
 
 def garble(place: Place, *, split: str) -> Callable[[], None]:
-    """Flips a bit of a shard, and returns what brings it back."""
+    """Flips a bit of a shard, and returns a function that restores it."""
     shard = place.shard(split)
     sound = shard.read_bytes()
     flip(shard)

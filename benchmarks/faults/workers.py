@@ -1,4 +1,4 @@
-"""Two workers in processes of their own, with faults: started, watched, ended.
+"""Starts two workers with faults, each in its own process, and waits for them.
 
 Usage:
     codes, said = start(place, {CHIEF: ("step", 7)}, None, seconds=180)
@@ -31,7 +31,7 @@ CHIEF, WORKER = 0, 1
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a trial happens: its run directory and its copy of the data."""
+    """The folder of a trial, with its run directory and its copy of the data."""
 
     folder: Path
 
@@ -50,12 +50,12 @@ class Place:
         return next((self.folder / "data").rglob(f"*-{split}.tfrecord*"))
 
     def reached(self) -> int:
-        """Steps that a worker dispatched."""
+        """Number of steps that a worker dispatched."""
         return max((int(path.read_text()) + 1 for path in self.folder.glob("trace_*")), default=0)
 
 
 def start(place: Place, faults: dict, network: Network | None, cut: float | None = None, *, seconds: float) -> tuple[list[int | None], list[str]]:
-    """Starts both workers and waits for them: (exit codes, None for a hang; what they said)."""
+    """Starts both workers and waits for them: (exit codes, None for a hang; outputs)."""
     addresses = network.addresses if network else free_addresses(2)
     running, said = [], []
     for worker in (CHIEF, WORKER):
@@ -79,7 +79,7 @@ def start(place: Place, faults: dict, network: Network | None, cut: float | None
         if ended_at is None and any(process.poll() is not None for process in running):
             ended_at = time.monotonic()
         suspended = [process for process in running if process.poll() is None and _is_suspended(process.pid)]
-        if suspended and ended_at:  # what a launcher does to a worker that outlives the others
+        if suspended and ended_at:  # as a launcher does with a worker that outlives the others
             for process in suspended:
                 process.kill()
     codes = [process.poll() for process in running]
@@ -97,13 +97,13 @@ def _is_suspended(pid: int) -> bool:
 
 
 def resumed_at(said: str) -> int:
-    """The step that a start went on from."""
+    """The step from which a start resumed."""
     found = re.search(r"resumed after epoch \d+, step (\d+)", said)
     return int(found[1]) if found else 0
 
 
 def outcome(workdir: Path) -> tuple[dict, dict]:
-    """(last checkpoint and tables, best weights), by name."""
+    """(last checkpoint and CSV files, best weights), bytes by name."""
 
     def arrays(folder: Path) -> dict[str, bytes]:
         return {f"{part} {name}": array.tobytes() for part, found in read_checkpoint(folder)[0].items() for name, array in found.items()}

@@ -1,1 +1,1 @@
-"""How training scales, measured and predicted: `python -m benchmarks.scaling`."""
+"""Measures and predicts how training scales: `python -m benchmarks.scaling`."""

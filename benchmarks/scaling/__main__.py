@@ -1,16 +1,16 @@
-"""How training scales on this machine, and what that says of 8 to 1,024 GPUs.
+"""Measure weak scaling of training on this machine, and predict it for 8 to 1,024 GPUs.
 
     python -m benchmarks.scaling                                                     # replicas and workers, 1, 2 and 4
     python -m benchmarks.scaling --replicas=1,2,4,8 --workers=                       # one host with 8 GPUs
     python -m benchmarks.scaling --within_gb=450 --between_gb=50 --gpus_per_host=8   # prediction for another interconnect
 
-Each row is a run in processes of its own with the same examples for every replica (weak scaling): the step on a constant batch, an all-reduce of
-tensors like its gradients alone and its share of the step, training from the real input with its wait, and efficiency, images per second against
-so many times those of one replica. GPUs are dealt out where there are any; else replicas are logical devices of the CPU, and --threads gives every
-process so many threads: without it more of them share the same cores, and efficiency says nothing.
+Each row is a run in its own processes with a constant batch per replica (weak scaling). Columns: time per step on a constant batch; time of an
+all-reduce of tensors of the gradients' shapes, and its share of the step; input wait and images per second of training with the input pipeline;
+efficiency, relative to one replica. GPUs are distributed to the processes; without GPUs, replicas are logical CPU devices, and --threads limits the
+threads of each process. Without that limit processes share the cores, and efficiency has no meaning.
 
-Then the model of benchmarks/scaling/model.py: its link is fitted to all-reduces over two, and what it says of a step over four stands beside what was
-measured. The prediction takes the compute time that was measured here and the interconnect that was given; it is arithmetic, not a measurement.
+The model of benchmarks/scaling/model.py is fitted to all-reduces over two devices, and compared with the steps measured over four. The prediction
+combines the compute time measured here with the given interconnect; it is arithmetic, not a measurement.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ flags.DEFINE_integer("gpus_per_host", 8, "GPUs of a host, for the prediction.", 
 
 
 def measure(kind: str, count: int, data_dir: str) -> dict:
-    """One row, from the chief."""
+    """Runs the processes of one row and returns the chief's result."""
     gpus, processes = visible_gpus(), count if kind == "workers" else 1
     if gpus and count > len(gpus):
         raise SystemExit(f"scaling: expected at most the {len(gpus)} visible GPUs, found --{kind}={count}")
@@ -74,7 +74,7 @@ def measure(kind: str, count: int, data_dir: str) -> dict:
 
 
 def show(kind: str, count: int, row: dict, one: dict) -> None:
-    """One line of the table."""
+    """Prints a row of the table."""
     efficiency = row["images_per_second"] / (count * one["images_per_second"])
     share = row["all_reduce"] / row["step"] if count > 1 else 0.0
     print(
@@ -85,7 +85,7 @@ def show(kind: str, count: int, row: dict, one: dict) -> None:
 
 
 def compare(kind: str, rows: dict[int, dict]) -> None:
-    """What the model, fitted to two, says of more."""
+    """Compares the model, fitted to two devices, with the measurements."""
     if 2 not in rows or len(rows[2]["links"]) < 2:
         return
     link = fit(rows[2]["links"], count=2)
@@ -95,7 +95,7 @@ def compare(kind: str, rows: dict[int, dict]) -> None:
         if count < 2:
             continue
         own = 4 * row["parameters"]
-        # Without GPUs they take turns, a machine's own cost, not the link's: replicas on the threads of their process, workers on the cores.
+        # Without GPUs the devices compete: replicas for the threads of their process, workers for the cores. That is no cost of the link.
         turns = 1.0 if row["device"] == "GPU" else count if kind == "replicas" else max(1.0, count * (FLAGS.threads or cores) / cores)
         predicted = turns * rows[1]["step"] + ring_seconds(own, count, link)
         print(
@@ -105,7 +105,7 @@ def compare(kind: str, rows: dict[int, dict]) -> None:
 
 
 def predict(one: dict) -> None:
-    """The table for many GPUs."""
+    """Prints the prediction for many GPUs."""
     within, between = Link(FLAGS.within_gb * 1e9, FLAGS.within_us * 1e-6), Link(FLAGS.between_gb * 1e9, FLAGS.between_us * 1e-6)
     print(
         f"\npredicted from {1000 * one['step']:.1f} ms a step on one {one['device']} and {4 * one['parameters'] / 2**20:.1f} MiB of gradients: "
@@ -121,13 +121,13 @@ def predict(one: dict) -> None:
 
 
 def main(_) -> None:
-    """The program."""
+    """Runs the benchmark."""
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {len(visible_gpus())} GPUs visible"
     print(f"{machine}; {FLAGS.gin_file} {' '.join(FLAGS.gin_param)}")
     measured: dict[str, dict[int, dict]] = {}
     with tempfile.TemporaryDirectory() as data_dir:
         size = f"synthetic_nuclei.image_size=({FLAGS.image_size},{FLAGS.image_size})"
-        with contextlib.redirect_stdout(None):  # what it says is not about this program
+        with contextlib.redirect_stdout(None):  # hides the output of the build
             build.run(dataset="synthetic_nuclei", data_dir=data_dir, gin_param=[size, "synthetic_nuclei.slides=(2,1,0)"])
         print("\n           n   step ms  all-reduce ms   share input wait   images/s  efficiency")
         for kind in ("replicas", "workers"):

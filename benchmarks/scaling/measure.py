@@ -1,6 +1,6 @@
-"""One process of a measurement: times the step, the all-reduce alone, and training from the real input.
+"""One process of a scaling measurement: times the step, the all-reduce, and training with the input pipeline.
 
-Started by benchmarks/scaling with its task as JSON; prints one line of JSON behind RESULT.
+Started by benchmarks/scaling with its task as JSON; prints one line of JSON after RESULT.
 """
 
 import json
@@ -11,11 +11,11 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-SIZES = (2**16, 2**20, 2**23)  # float32 elements of the all-reduces that the link is fitted to
+SIZES = (2**16, 2**20, 2**23)  # float32 elements of the all-reduces to which the link is fitted
 
 
 def main() -> None:
-    """The process."""
+    """Runs the measurement."""
     task = json.loads(sys.argv[1])
     from flexseg.commands.quiet import load_tensorflow
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def seconds(act, count: int) -> float:
-    """Median seconds of a call, after three."""
+    """Median seconds of a call, after three calls for warm-up."""
     times = []
     for number in range(count + 3):
         began = time.perf_counter()
@@ -79,7 +79,7 @@ def seconds(act, count: int) -> float:
 
 
 def all_reduce(replicas, shapes):
-    """A function that sums float32 tensors of these shapes over all replicas and waits for it."""
+    """A function that all-reduces float32 tensors of these shapes over all replicas and waits for the result."""
     import tensorflow as tf
 
     def replica():

@@ -1,10 +1,10 @@
-"""The BreaDM release as its authors ship it: slices of breast DCE-MRI with tumour masks, by patient and dynamic phase.
+"""Reads the BreaDM release: slices of breast DCE-MRI with tumour masks, by patient and dynamic phase.
 
     cases = discover_slices(source, settings, kinds=("Be", "Ma"))
     contents = open_slices(options, settings, dataset="breastdm", kinds=("Be", "Ma"), label_map=label_map, tumour={"Be": 1, "Ma": 2})
 
-`seg/{train,val,test}/images/BreaDM-{Ma,Be}-NUMBER/SUBn/NAME.jpg` and `seg/…/labels/…/NAME.png`. The patient is the group: neither the phases of a
-slice nor the slices of a patient can be divided. Masks were compressed once, so what is not black is not yet tumour: they are divided at 128.
+Files are `seg/{train,val,test}/images/BreaDM-{Ma,Be}-NUMBER/SUBn/NAME.jpg` and `seg/…/labels/…/NAME.png`. The patient is the group, so that the
+slices and phases of a patient are in one split. The masks have compression artefacts and are thresholded at 128.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ _PATIENT = re.compile(r"BreaDM-(Ma|Be)-\w+")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slices:
-    """Which slices are taken.
+    """The slices of the release that are used.
 
     Attributes:
-      source_splits: folders of the release, of train, val and test.
+      source_splits: folders of the release: train, val, test.
       phases: names of the dynamic phases, e.g. ("SUB1",); None for all.
-      most_cases: at most so many of each folder, in the order of their names; 0 for all.
-      keep_empty: whether slices without tumour are kept.
+      most_cases: limit for each folder, in the order of names; 0 for all.
+      keep_empty: keep slices without tumour.
     """
 
     source_splits: tuple[str, ...] = ("train", "val", "test")
@@ -52,12 +52,12 @@ class Slices:
 
 
 class SliceContents(FileContents):
-    """Slices whose tumour pixels are the class of their patient.
+    """Slices whose tumour pixels have the class of their patient.
 
     Args:
-      inventory: of the slices.
+      inventory: the checked slices.
       split, max_pixels: see FileContents.
-      label_map: of the dataset.
+      label_map: the label map of the dataset.
       tumour: {kind of patient: class id of a tumour}, e.g. {"Be": 1, "Ma": 2}.
     """
 
@@ -69,29 +69,29 @@ class SliceContents(FileContents):
         """Class ids uint8 [H, W]."""
         tumour = binary_map().encode(read_mask(case.mask_path, max_pixels=self._max_pixels), case.mask) == 1
         patient = _PATIENT.fullmatch(case.group or "")
-        assert patient  # `discover_slices` refuses others
+        assert patient  # checked in `_files`
         return np.where(tumour, np.uint8(self._tumour[patient[1]]), np.uint8(0))
 
 
 def binary_map(class_names: tuple[str, str] = ("background", "tumour")) -> LabelMap:
-    """Background and tumour, divided at 128."""
+    """Label map of background and tumour, with a threshold at 128."""
     return LabelMap(values={0: 0, 255: 1}, off_map="threshold", threshold=128, class_names=class_names, background=0)
 
 
 def open_slices(
     options: SourceOptions, slices: Slices, *, dataset: str, kinds: Sequence[str], label_map: LabelMap, tumour: dict[str, int]
 ) -> SliceContents:
-    """Finds, divides by patient and checks the slices.
+    """Finds the slices, splits them by patient and checks them.
 
     Args:
-      options: of the command.
-      slices: which are taken.
-      dataset: its name, for messages.
-      kinds: of patients, "Be" and "Ma".
+      options: flags of the command.
+      slices: the slices to use.
+      dataset: its name, for errors.
+      kinds: kinds of patients, "Be" and "Ma".
       label_map, tumour: see SliceContents.
 
     Raises:
-      UserError: for anything that cannot be built, a patient in two of the release's own splits first of all.
+      UserError: a file cannot be used, or a patient is in two splits of the release.
     """
     options.refuse(dataset, "image_pattern", "mask_pattern", "group_pattern", "group_column", "label_map")
     cases = discover_slices(options.require_source(dataset, LAYOUT), slices, kinds=kinds)
@@ -109,10 +109,10 @@ def open_slices(
 
 
 def discover_slices(source: Path, slices: Slices, *, kinds: Sequence[str]) -> list[Case]:
-    """The slices of the release; `source` is the folder that holds `seg/`, or `seg/` itself.
+    """The slices of the release; `source` contains `seg/`, or is `seg/`.
 
     Raises:
-      UserError: when there are none, an image lacks its mask or a mask its image.
+      UserError: no slices, an image without mask, or a mask without image.
     """
     seg = source / "seg" if (source / "seg").is_dir() else source
     cases: list[Case] = []

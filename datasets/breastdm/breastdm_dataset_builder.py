@@ -2,7 +2,7 @@
 
     flexseg build --dataset=breastdm --source=BreaDM --data_dir=data --gin_param="split.resplit=True"
 
-The release repeats patients across its own splits; see README.md for source, licence and what is done about it.
+The release has patients in several of its splits, hence split.resplit. See README.md for source and licence.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Builder(SegmentationBuilder):
 @gin.configurable("breastdm")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BreastDM(Slices):
-    """Which slices of the release are taken: the bindings `breastdm.*`; see Slices."""
+    """The slices of the release that are used: the bindings `breastdm.*`; see Slices."""
 
 
 def open_source(options: SourceOptions) -> Contents:

@@ -1,9 +1,9 @@
-"""image_mask_folder: the user's own folder of images and masks.
+"""image_mask_folder: the user's folder of images and masks.
 
     flexseg build --dataset=image_mask_folder --name=my_set --source=my_folder --data_dir=data
 
-Either `images/` and `masks/`, or these two below each of `train/`, `valid/`, `test/`; a mask has its image's stem. Volumes (NIfTI, MetaImage, NumPy,
-HDF5) become slices, see `flexseg/files/volumes.py`.
+The folder has `images/` and `masks/`, or these two in each of `train/`, `valid/`, `test/`; a mask has the stem of its image. Volumes (NIfTI,
+MetaImage, NumPy, HDF5) become slices, see `flexseg/files/volumes.py`.
 """
 
 from etils import epath
@@ -23,10 +23,10 @@ class Builder(SegmentationBuilder):
 
 
 def open_source(options: SourceOptions) -> Contents:
-    """Finds, divides and checks the files of the folder.
+    """Finds, splits and checks the files of the folder.
 
     Raises:
-      UserError: for anything in the folder that cannot be built; nothing is written before.
+      UserError: the folder cannot be built; nothing was written.
     """
     source = options.require_source("image_mask_folder", "images/ and masks/, or train/, valid/, test/ with these")
     given = named(**{name: getattr(options, name) for name in ("image_pattern", "mask_pattern", "group_pattern", "group_column")})

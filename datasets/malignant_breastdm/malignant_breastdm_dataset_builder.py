@@ -2,8 +2,9 @@
 
     flexseg build --dataset=malignant_breastdm --source=BreaDM --data_dir=data --gin_param="split.resplit=True"
 
-The reference system's published set is `malignant_breastdm.source_splits = ('train',)` and `malignant_breastdm.most_cases = 7000`; its own division
-by slices is not repeated. See README.md for source, licence and what is done about patients that stand in two splits.
+The reference system's published set has `malignant_breastdm.source_splits = ('train',)` and `malignant_breastdm.most_cases = 7000`. Its split by
+slices is not reproduced, because it leaks. The release has patients in several of its splits, hence split.resplit. See README.md for source and
+licence.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ class Builder(SegmentationBuilder):
 @gin.configurable("malignant_breastdm")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MalignantBreastDM(Slices):
-    """Which slices of the release are taken: the bindings `malignant_breastdm.*`; see Slices."""
+    """The slices of the release that are used: the bindings `malignant_breastdm.*`; see Slices."""
 
 
 def open_source(options: SourceOptions) -> Contents:

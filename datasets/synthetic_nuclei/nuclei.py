@@ -1,11 +1,11 @@
-"""Synthetic H&E-like tissue with nuclei: image, mask and instances as a pure function of a few integers.
+"""Generates synthetic H&E-like tissue with nuclei: image, mask and instances as a pure function of a few integers.
 
     sample = synthesize(seed=0, slide=3, index=7, image_size=(128, 128))
     sample.image, sample.mask, sample.instances           # uint8 [H, W, 3], uint8 [H, W] in {0, 1}, uint16 [H, W]
 
-`slide` fixes the stain, the light and the size of the nuclei (a group that must not straddle two splits), `index` the scene.
-Only integer arithmetic: the same arguments give the same pixels on every machine. No promise that a pathologist is
-deceived, nor that a model trained here works on real tissue, nor that a smaller image is a crop of a larger one.
+`slide` determines stain, illumination and size of the nuclei, and is the group; `index` determines the scene. All arithmetic is integer: the same
+arguments give the same pixels on every machine. Not promised: realism, models that transfer to real tissue, or that a smaller image is a crop of a
+larger one.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from flexseg.datasets.synthetic_nuclei.stain import TURN, UNIT, Draws, Slide, ra
 from flexseg.errors import UserError
 
 CLASS_NAMES = ("background", "nucleus")
-SMALLEST, LARGEST = 32, 4096  # pixels a side; beyond the largest, instance numbers could leave uint16
+SMALLEST, LARGEST = 32, 4096  # pixels per side; above, instance numbers could exceed uint16
 
 _PIXEL = 16  # lengths are in 16ths of a pixel
 
@@ -27,10 +27,10 @@ class Sample(NamedTuple):
     """One synthetic image.
 
     Attributes:
-      image: uint8 [H, W, 3], red, green, blue.
+      image: uint8 [H, W, 3], RGB.
       mask: uint8 [H, W], indices into CLASS_NAMES.
-      instances: uint16 [H, W], 0 outside nuclei, else the nucleus's number, 1, 2, 3 … without gaps. Where two nuclei
-        overlap, the pixel is the one's with the lower number.
+      instances: uint16 [H, W], 0 outside nuclei, else the number of the nucleus, 1, 2, 3 … without gaps. Where two nuclei
+        overlap, the lower number wins.
     """
 
     image: np.ndarray
@@ -39,14 +39,14 @@ class Sample(NamedTuple):
 
 
 def synthesize(*, seed: int, slide: int, index: int, image_size: tuple[int, int]) -> Sample:
-    """Draws image number `index` of slide number `slide`.
+    """Generates image number `index` of slide number `slide`.
 
     Args:
       seed, slide, index: integers from 0 to 2**63 - 1.
-      image_size: (height, width) in pixels, each from 32 to 4096. Nuclei keep their size in pixels.
+      image_size: (height, width) in pixels, each from 32 to 4096. The size of nuclei in pixels does not depend on it.
 
     Raises:
-      UserError: on a number outside these ranges.
+      UserError: a number is outside these ranges.
     """
     for name, number in (("seed", seed), ("slide", slide), ("index", index)):
         if not 0 <= number < 1 << 63:
@@ -67,29 +67,29 @@ def synthesize(*, seed: int, slide: int, index: int, image_size: tuple[int, int]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Ellipse:
-    """A rotated, bent, warped ellipse, or two of them. Places and lengths in 16ths of a pixel."""
+    """A rotated, bent, warped ellipse, or two of them. Positions and lengths in 16ths of a pixel."""
 
-    y: int  # the middle
+    y: int  # the centre
     x: int
     long: int  # half axes
     short: int
-    angle: int  # of the long axis, in 4096ths of a turn
-    bend: int = 0  # how far the ends curve away, in 16ths of the half length
-    warp: int = 0  # how far the outline wanders, in 16ths of a pixel
-    split: int = 0  # distance of two lobes from the middle, in 16ths of the half length
+    angle: int  # of the long axis, in 4096ths of a full turn
+    bend: int = 0  # curvature: displacement of the ends, in 16ths of the half length
+    warp: int = 0  # amplitude of the outline's distortion, in 16ths of a pixel
+    split: int = 0  # distance of two lobes from the centre, in 16ths of the half length
 
 
 class _Scene:
-    """The dyes of one image while it is being drawn."""
+    """The amounts of dye of one image while it is generated."""
 
     def __init__(self, slide: Slide, draws: Draws, shape: tuple[int, int]):
         self.slide, self.draws, self.shape = slide, draws, shape
         self.area = shape[0] * shape[1]
         self.haematoxylin, self.eosin, self.blood = (np.zeros(shape, np.int32) for _ in range(3))  # 1024 = one unit of dye
         self.instances = np.zeros(shape, np.uint16)
-        self.wander = [self._noise(14, 2) - 2048 for _ in range(2)]  # carries outlines away, down and right
-        self.grain = self._noise(4, 2)  # fine texture of chromatin and ground
-        self.nest = self._noise(44, 2)  # where cells crowd
+        self.wander = [self._noise(14, 2) - 2048 for _ in range(2)]  # displacement of outlines, down and right
+        self.grain = self._noise(4, 2)  # fine texture of chromatin and tissue
+        self.nest = self._noise(44, 2)  # density of cells
         holes = (self._noise(58, 4) + self._noise(41, 4)) // 2
         self.tissue = UNIT - np.clip((holes - draws.integer(2500, 3050)) * 8, 0, UNIT)  # 1024 inside, 0 in an unstained gap
 
@@ -105,20 +105,20 @@ class _Scene:
         }
 
     def _count(self, low: int, high: int) -> int:
-        """A number of things, given for an area of 128 x 128 pixels, scaled to this image and rounded at random."""
+        """A random number of objects, scaled from an area of 128 x 128 pixels to this image, with stochastic rounding."""
         return (self.draws.integer(low * 64, high * 64) * self.area // 64 + self.draws.integer(0, 128 * 128 - 1)) // (128 * 128)
 
     def lay_tissue(self) -> None:
-        """Eosin-stained ground with fibres and grain, cell nests with blueish plasm, pools of mucin."""
+        """Adds eosin-stained tissue with fibres and grain, cell nests with bluish cytoplasm, pools of mucin."""
         draws, (height, width) = self.draws, self.shape
-        # Fibres: irregular stripes across one direction, bent by noise, between the nests and only in places.
+        # Fibres: irregular stripes in one direction, bent by noise, between the nests and only in parts of the image.
         angle, wave = draws.integer(0, TURN - 1), draws.integer(200, 500)
         along = np.arange(width, dtype=np.int32)[None, :] * sine(angle + TURN // 4) + np.arange(height, dtype=np.int32)[:, None] * sine(angle)
         phase = (along >> 12) * wave + self._noise(56, 3) * 6 + self.grain // 4
         stripes = value_noise(draws.word(), (1, 8 * TURN), 512, 3)[0] - 2048
         fibre = stripes[phase & (8 * TURN - 1)] * np.clip(3072 - self.nest, 0, 2048) >> 11
         fibre = fibre * np.clip(self._noise(30, 2) - 700, 0, 2048) >> 11
-        # Plasm of the nests and pools of mucin are blueish and take less eosin.
+        # Cytoplasm of the nests and pools of mucin are bluish and bind less eosin.
         plasm = np.clip(self.nest - 2000, 0, UNIT) * draws.integer(190, 360) // UNIT
         mucin = np.clip(self._noise(36, 3) * 2 - 4500, 0, UNIT) * draws.integer(130, 320) // UNIT
         blue = plasm + mucin + (self._noise(9, 3) - 1500) // 14
@@ -127,14 +127,14 @@ class _Scene:
         self.haematoxylin += np.maximum(blue, 0) * self.tissue // UNIT * self.slide.nuclear_stain // UNIT
 
     def _patch(self, shape: _Ellipse, *, reach: int = 0) -> tuple[tuple[slice, slice], np.ndarray] | None:
-        """Where an ellipse lies, and how far each pixel is from its middle.
+        """The window around an ellipse, and the squared distance of each pixel from its centre.
 
         Args:
-          reach: pixels to look at around the ellipse.
+          reach: margin around the ellipse in pixels.
 
         Returns:
-          (window, far): a pair of slices, and int64 [h, w] 4096 · (distance / half axis)², below 4096 inside; None where the
-          ellipse lies outside the image.
+          (window, far): a pair of slices, and int64 [h, w] 4096 · (distance / half axis)², below 4096 inside; None if the
+          ellipse is outside the image.
         """
         margin = shape.long + shape.long * shape.split // 16 + shape.warp
         top, left = ((c - margin) // _PIXEL - reach for c in (shape.y, shape.x))
@@ -155,11 +155,11 @@ class _Scene:
         return window, np.minimum(*lobes)
 
     def _cover(self, far: np.ndarray, short: int) -> np.ndarray:
-        """How much of a pixel the ellipse covers, 0 to 1024: an edge one pixel wide."""
+        """The coverage of each pixel by the ellipse, 0 to 1024, with an edge one pixel wide."""
         return np.clip((4096 - far) * short // (2 * 4096 * _PIXEL // UNIT) + UNIT // 2, 0, UNIT)
 
     def add_blood(self) -> None:
-        """Red blood cells in heaps: as large and as dark as nuclei, but red, with a pale middle."""
+        """Adds clusters of red blood cells: as large and dark as nuclei, but red with a pale centre."""
         draws = self.draws
         for _ in range(self._count(0, 2)):
             heap = self._somewhere()
@@ -176,7 +176,7 @@ class _Scene:
                 self.eosin[window] -= self.eosin[window] * cover // (UNIT * 2)
 
     def add_smears(self) -> None:
-        """Crushed or out-of-focus haematoxylin: as dark as pale nuclei, without an edge or an inside."""
+        """Adds crushed or out-of-focus haematoxylin: as dark as pale nuclei, without edge or texture."""
         draws = self.draws
         for _ in range(self._count(1, 4)):
             long = draws.integer(130, 420)
@@ -189,7 +189,7 @@ class _Scene:
             self.haematoxylin[window] += (soft * soft >> 14) * amount // UNIT * self.tissue[window] // UNIT
 
     def add_streaks(self) -> None:
-        """Fibroblast-like streaks: the colour of nuclei, up to three pixels thin, along the fibres of the moment."""
+        """Adds fibroblast-like streaks: the colour of nuclei, up to three pixels thin, in about one direction."""
         draws, main = self.draws, self.draws.integer(0, TURN - 1)
         for _ in range(self._count(5, 16)):
             place = self._somewhere() | {"angle": main + draws.integer(-300, 300)}
@@ -202,7 +202,7 @@ class _Scene:
             self.haematoxylin[window] = np.maximum(self.haematoxylin[window], line)
 
     def add_nuclei(self) -> None:
-        """Places nuclei, most of them in nests, until a drawn share of the image is covered."""
+        """Adds nuclei, most of them in nests, until a random share of the image is covered."""
         draws = self.draws
         wanted = self.area * draws.integer(120, 270) // 1000
         covered = number = 0
@@ -218,7 +218,7 @@ class _Scene:
             window, far = patch
             inside = far < 4096
             fresh = inside & (self.instances[window] == 0)
-            # At least 12 visible pixels; a nucleus lies below those before it, and two thirds of it must show.
+            # Earlier nuclei cover later ones. At least 12 pixels and two thirds of a nucleus must be visible.
             visible = int(fresh.sum())
             if visible < 12 or visible * 3 < int(inside.sum()) * 2:
                 continue
@@ -238,7 +238,7 @@ class _Scene:
         return _Ellipse(**self._somewhere(48), long=long, short=long * draws.integer(9, 15) // 16, bend=draws.integer(-3, 3), warp=30)
 
     def _stain_nucleus(self, shape: _Ellipse, window: tuple[slice, slice], far: np.ndarray, below: np.ndarray) -> None:
-        """Body, dark rim, chromatin, nucleoli; `below` is where an earlier nucleus lies over this one."""
+        """Stains body, dark rim, chromatin and nucleoli; `below` marks pixels where an earlier nucleus covers this one."""
         draws = self.draws
         cover = self._cover(far, shape.short)
         pale = draws.chance(self.slide.pale_percent)
@@ -252,7 +252,7 @@ class _Scene:
             near = draws.integer(18, 34) ** 2 - (rows[:, None] - y) ** 2 - (columns[None, :] - x) ** 2
             dye = dye + np.clip(near, 0, 500)
         dye = np.maximum(dye, 120) * self.slide.nuclear_stain // UNIT * cover // UNIT
-        if draws.chance(35):  # the plasm shrinks away from some nuclei
+        if draws.chance(35):  # halo of shrunken cytoplasm
             halo = np.clip(7400 - far, 0, 2400) * draws.integer(200, 700) // 2400
             self.eosin[window] -= self.eosin[window] * halo // UNIT
         self.eosin[window] -= self.eosin[window] * cover // (UNIT * 3)
@@ -262,7 +262,7 @@ class _Scene:
         self.haematoxylin[window] = np.where(below, over, before - before * cover // UNIT + dye)
 
     def add_specks(self) -> None:
-        """Pigment and dirt: almost black, one to three pixels wide."""
+        """Adds pigment and dirt: almost black, one to three pixels wide."""
         for _ in range(self._count(2, 10)):
             shape = _Ellipse(**self._somewhere(), long=self.draws.integer(14, 34), short=self.draws.integer(12, 20), warp=12)
             if (patch := self._patch(shape, reach=1)) is None:
@@ -273,14 +273,14 @@ class _Scene:
             self.haematoxylin[window] += cover * self.draws.integer(400, 1200) // UNIT
 
     def photograph(self) -> np.ndarray:
-        """Colour, uneven focus, sensor noise: uint8 [H, W, 3]."""
+        """Renders colour, uneven focus and sensor noise: uint8 [H, W, 3]."""
         sharp = self.slide.colour(self.haematoxylin, self.eosin, self.blood)
         soft = _blur(_blur(sharp))
         focus = np.clip(self._noise(64) - self.draws.integer(900, 3200), 0, 1024)[..., None]
         light = sharp + ((soft - sharp) * focus >> 10)
         words = random_words(self.draws.word(), *self.shape)
         level = self.draws.integer(30, 78)
-        # Two random bytes a channel, added: triangular noise of standard deviation 0.41 · level sixteenths of a grey level.
+        # The sum of two random bytes per channel: triangular noise with a standard deviation of 0.41 · level sixteenths of a grey level.
         for channel in range(3):
             low, high = (words >> np.uint64(16 * channel + start) & np.uint64(255) for start in (0, 8))
             light[..., channel] += ((low + high).astype(np.int32) - 255) * level >> 8
@@ -288,7 +288,7 @@ class _Scene:
 
 
 def _blur(image: np.ndarray) -> np.ndarray:
-    """The binomial 3 x 3 filter, edges repeated."""
+    """The binomial 3 x 3 filter with edge padding."""
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
     return (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) >> 4

@@ -1,10 +1,10 @@
-"""The glass slide: integer random numbers, integer noise, and how a slide's stain turns amounts of dye into colour.
+"""The random numbers, noise and stain of synthetic slides, in integer arithmetic.
 
     slide = Slide.draw(seed=0, slide=3)
     rgb16 = slide.colour(haematoxylin, eosin, blood)      # three int32 maps, 1024 = one unit of dye -> int32 [H, W, 3], 16 per grey level
 
-Everything is integer arithmetic on fixed-point numbers (their scale is stated where they are made), so the pixels are the same
-on every machine and with every NumPy. The colours are plausible, not measured: this is no colour calibration of any scanner.
+All numbers are fixed-point (scales are given where they are defined), so pixels are equal on every machine and with every NumPy version. The colours
+are plausible, not calibrated to a scanner.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-UNIT = 1024  # one unit of dye, and one halving of the light
+UNIT = 1024  # one unit of dye; one halving of the light
 TURN = 4096  # a full turn; also the scale of sines and noise
 
 _WORD = (1 << 64) - 1
@@ -39,7 +39,7 @@ def mix(word: Word) -> Word:
 
 
 class Draws:
-    """SplitMix64 started from a path of integers from 0 to 2**63 - 1; `Draws(1, 2)` and `Draws(1, 2, 3)` are unrelated."""
+    """SplitMix64, seeded by a path of integers from 0 to 2**63 - 1; `Draws(1, 2)` and `Draws(1, 2, 3)` are independent."""
 
     def __init__(self, *path: int):
         self._state = len(path)
@@ -52,22 +52,22 @@ class Draws:
         return mix(self._state)
 
     def integer(self, low: int, high: int) -> int:
-        """An integer from low to high, both included."""
+        """An integer from low to high, inclusive."""
         return low + (self.word() * (high - low + 1) >> 64)
 
     def chance(self, percent: int) -> bool:
-        """True in `percent` of 100 draws."""
+        """True with a probability of `percent`."""
         return self.integer(0, 99) < percent
 
 
 def random_words(key: int, height: int, width: int) -> np.ndarray:
-    """uint64 [height, width]: 64 random bits for each grid point, a hash of (key, row, column)."""
+    """uint64 [height, width]: 64 random bits per grid point, a hash of (key, row, column)."""
     grid = (np.arange(height, dtype=np.uint64)[:, None] << np.uint64(32)) + np.arange(width, dtype=np.uint64)[None, :]
     return mix(grid * np.uint64(_GOLDEN) + np.uint64(key))
 
 
 def value_noise(key: int, shape: tuple[int, int], spacing: int, octaves: int = 1) -> np.ndarray:
-    """Smooth noise: random values on a grid, interpolated; each further octave has half the spacing and half the weight.
+    """Value noise: interpolated random values on a grid; each octave has half the spacing and half the weight of the one before.
 
     Args:
       spacing: pixels between grid points of the first octave.
@@ -87,14 +87,14 @@ def value_noise(key: int, shape: tuple[int, int], spacing: int, octaves: int = 1
 
 
 def _interpolation(length: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    # For each pixel the grid point before it, and the weight of the one after it in 4096ths.
+    # For each pixel, the index of the grid point before it and the weight of the next one in 4096ths.
     position = np.arange(length)
     part = position % step * 4096 // step
     return position // step, (part * part * (3 * 4096 - 2 * part) >> 24).astype(np.int32)  # smoothstep 3t² - 2t³
 
 
 def _sine_table() -> np.ndarray:
-    # Two parabolas and their squares, p + 0.225 (p |p| - p): within 0.001 of the sine, in integers.
+    # Two parabolas p, corrected: p + 0.225 (p |p| - p), within 0.001 of the sine, in integers.
     phase = np.arange(TURN, dtype=np.int64)
     half = phase % (TURN // 2)
     parabola = half * (TURN // 2 - half) * 4096 // (TURN // 4) ** 2
@@ -123,7 +123,7 @@ def sine(phase: int | np.ndarray) -> np.ndarray | np.int32:
 
 
 def _tint(share: int, draws: Draws, *stops: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The colour at `share` 4096ths of the way through the stops, each channel up to 5 % off."""
+    """Interpolates between the stops, at `share` in 4096ths; each channel varies by up to 5 %."""
     part, rest = divmod(share * (len(stops) - 1), 4096)
     ends = zip(stops[part], stops[part + 1], strict=True)
     red, green, blue = ((before * (4096 - rest) + after * rest) * draws.integer(95, 105) // (100 * 4096) for before, after in ends)
@@ -132,20 +132,20 @@ def _tint(share: int, draws: Draws, *stops: tuple[int, int, int]) -> tuple[int, 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slide:
-    """What all images of one slide have in common.
+    """The properties that all images of a slide share.
 
-    A tint says how often one unit of a dye halves the red, green and blue light (1024 = once; Beer-Lambert's law).
+    A tint is the number of times that one unit of a dye halves red, green and blue light, in 1024ths (Beer-Lambert law).
 
     Attributes:
       haematoxylin: tint of the nuclear dye, from blue to purple.
       eosin: tint of the tissue dye, from salmon over pink to mauve.
       blood: tint of red blood cells.
-      white: the light without tissue, 16 per grey level.
-      tilt: how much brighter bottom and right are than top and left, in 4096ths.
+      white: light without tissue, 16 per grey level.
+      tilt: increase of brightness from top to bottom and from left to right, in 4096ths.
       nuclear_stain: strength of the nuclear dye in 1024ths.
       tissue_stain: strength of the tissue dye in 1024ths.
       radius: mean half length of a nucleus, in 16ths of a pixel.
-      pale_percent: share of nuclei with a pale, open inside.
+      pale_percent: share of pale nuclei with visible chromatin.
     """
 
     haematoxylin: tuple[int, int, int]
@@ -160,10 +160,10 @@ class Slide:
 
     @classmethod
     def draw(cls, *, seed: int, slide: int) -> "Slide":
-        """The slide number `slide` of the data set that `seed` makes."""
+        """Slide number `slide` of the dataset with this seed."""
         draws, start = Draws(seed, slide), Draws(seed)
-        # Tints spread evenly over successive slides, so that a few training slides span what test slides look like: from a random
-        # start by steps of the golden ratio and of the square root of 2, modulo 1 in 64 bits.
+        # Low-discrepancy tints over successive slides, so that a few training slides cover the range of test slides: steps of the golden
+        # ratio and of the square root of 2 from a random start, modulo 1 in 64 bits.
         blue_to_purple, salmon_to_mauve = ((start.word() + operator.index(slide) * step & _WORD) >> 52 for step in (_GOLDEN, 0x6A09E667F3BCC908))
         return cls(
             haematoxylin=_tint(blue_to_purple, draws, (1850, 1700, 680), (1300, 1800, 780)),
@@ -178,13 +178,13 @@ class Slide:
         )
 
     def colour(self, haematoxylin: np.ndarray, eosin: np.ndarray, blood: np.ndarray) -> np.ndarray:
-        """Light that passes the dyes under this slide's illumination.
+        """The light that passes the dyes, with the illumination of this slide.
 
         Args:
           haematoxylin, eosin, blood: int32 [H, W] amounts of dye, 0 or more, 1024 = one unit.
 
         Returns:
-          int32 [H, W, 3], red, green, blue, 16 per grey level.
+          int32 [H, W, 3], RGB, 16 per grey level.
         """
         height, width = haematoxylin.shape
         down = (np.arange(height, dtype=np.int32) - height // 2) * self.tilt[0] // height

@@ -1,8 +1,8 @@
-"""synthetic_nuclei: the embedded dataset, generated while it is built.
+"""synthetic_nuclei: the embedded dataset, generated when it is built.
 
     flexseg build --dataset=synthetic_nuclei --data_dir=data
 
-Stained-tissue-like images with touching nuclei, exact masks and instances; slides are the groups.
+Images of stained tissue with touching nuclei, exact masks and instances; slides are the groups.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ class Builder(SegmentationBuilder):
 @gin.configurable("synthetic_nuclei")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SyntheticNuclei:
-    """What is generated: the bindings `synthetic_nuclei.*`.
+    """The settings of the generator: the bindings `synthetic_nuclei.*`.
 
     Attributes:
       image_size: (height, width) in pixels.
-      slides: number of slides of the train, valid and test split; a slide has its own stain.
-      images_per_slide: images of each slide.
-      seed: of everything; the same seed gives the same pixels on every machine.
+      slides: number of slides in train, valid and test; each slide has its own stain.
+      images_per_slide: images per slide.
+      seed: seed of all random numbers; the same seed gives the same pixels on every machine.
     """
 
     image_size: tuple[int, int] = (128, 128)
@@ -56,7 +56,7 @@ class SyntheticContents(Contents):
     """Generated examples.
 
     Args:
-      settings: what to generate.
+      settings: of the generator.
     """
 
     channels, has_instances = 3, True
@@ -73,7 +73,7 @@ class SyntheticContents(Contents):
         return {name: count * self._settings.images_per_slide for name, count in slides if count}
 
     def example(self, split: str, number: int) -> Example:
-        """Generates an image; slides are numbered through the splits."""
+        """Generates an image; slides are numbered across the splits."""
         part = ("train", "valid", "test").index(split)
         slide, index = sum(self._settings.slides[:part]) + number // self._settings.images_per_slide, number % self._settings.images_per_slide
         sample = synthesize(seed=self._settings.seed, slide=slide, index=index, image_size=self._settings.image_size)
@@ -89,17 +89,17 @@ class SyntheticContents(Contents):
         )
 
     def difference(self, built: Manifest) -> list[str]:
-        """Whether the settings are other ones."""
+        """A sentence if the settings differ."""
         if built.fingerprint == self.fingerprint:
             return []
         return [f"other settings than {dataclasses.asdict(self._settings)}"]
 
 
 def open_source(options: SourceOptions) -> Contents:
-    """The examples that `synthetic_nuclei.*` describes.
+    """The examples of the bindings `synthetic_nuclei.*`.
 
     Raises:
-      UserError: for flags that have no meaning here.
+      UserError: a flag does not apply to this dataset.
     """
     options.refuse("synthetic_nuclei", "source", "image_pattern", "mask_pattern", "group_pattern", "group_column", "label_map", "split")
     return SyntheticContents(SyntheticNuclei())

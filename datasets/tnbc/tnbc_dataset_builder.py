@@ -3,9 +3,8 @@
     flexseg build --dataset=tnbc --data_dir=data --gin_file=tnbc_split.gin                  # downloads the publisher's archive, 25 MB
     flexseg build --dataset=tnbc --source=TNBC_NucleiSegmentation.zip --data_dir=data …    # or its folder
 
-`Slide_XX/XX_Y.png` are the images, `GT_XX/XX_Y.png` the masks (0 background, 255 nucleus); XX is the patient, the group that never
-straddles two splits. A set that the reference system derived from them is taken too, its patients recovered from the numbers of its files.
-See README.md for source and licence.
+`Slide_XX/XX_Y.png` are the images, `GT_XX/XX_Y.png` the masks (0 background, 255 nucleus). XX is the patient, which is the group. Sets that the
+reference system derived from them are accepted too; the patient follows from the number of a file. See README.md for source and licence.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ ARCHIVE = Download(
     url="https://zenodo.org/records/2579118/files/TNBC_NucleiSegmentation.zip", bytes=25_232_361, md5="1605712a752b201b57eacc8f866adb4f"
 )
 _LAYOUT = "Slide_XX/XX_Y.png and GT_XX/XX_Y.png"
-# Images of patients 1 to 11 in the publisher's folder. The reference system numbered them from 1001 in the order of their names.
+# Number of images of patients 1 to 11. The reference system numbered the images from 1001, in the order of names.
 _IMAGES_OF_PATIENTS = (7, 3, 5, 8, 4, 3, 3, 4, 6, 4, 3)
 _FIRST_NUMBER = 1001
 
@@ -45,7 +44,7 @@ class Builder(SegmentationBuilder):
 
 
 class TnbcContents(FileContents):
-    """The publisher's files, with instances: the connected regions of the mask, by four neighbours. Nuclei that touch are one."""
+    """The publisher's files, with instances: 4-connected components of the mask. Touching nuclei are one instance."""
 
     has_instances = True
 
@@ -55,15 +54,15 @@ class TnbcContents(FileContents):
 
 
 def label_map(*, derived: bool = False) -> LabelMap:
-    """Background and nucleus; the publisher's masks hold 0 and 255 only, those that the reference derived from them greys and fringes too."""
+    """Background and nucleus. The publisher's masks have the values 0 and 255; derived masks have others, which go to the nearest."""
     return LabelMap(values={0: 0, 255: 1}, class_names=("background", "nucleus"), background=0, off_map="nearest" if derived else "refuse")
 
 
 def discover_slides(source: Path) -> list[Case]:
-    """The cases of the publisher's folder, by name; the group is the patient's number without leading zeros.
+    """The cases of the publisher's folder, by name; the group is the number of the patient without leading zeros.
 
     Raises:
-      UserError: when there are no slides, or an image lacks its mask or a mask its image.
+      UserError: no slides, an image without mask, or a mask without image.
     """
     images, masks = _by_stem(source, "Slide_*/*.png"), _by_stem(source, "GT_*/*.png")
     if not images:
@@ -85,10 +84,10 @@ def discover_slides(source: Path) -> list[Case]:
 
 
 def discover_derived(source: Path) -> list[Case]:
-    """The cases of a set that the reference system derived, `{train,valid,test}/{images,masks}/…_1034.png`; the patient by the number at the end.
+    """The cases of a set derived by the reference system, `{train,valid,test}/{images,masks}/…_1034.png`; the last number gives the patient.
 
     Raises:
-      UserError: for a file whose number is none of the publisher's 50 images, or whatever `discover` refuses.
+      UserError: the number is none of the publisher's 50 images, or `discover` refuses the folder.
     """
     patients = [str(patient) for patient, images in enumerate(_IMAGES_OF_PATIENTS, 1) for _ in range(images)]
     cases = []
@@ -116,10 +115,10 @@ def _by_stem(source: Path, pattern: str) -> dict[str, Path]:
 
 
 def open_source(options: SourceOptions) -> Contents:
-    """Finds, divides by patient and checks the publisher's files: of a folder or zip file, or, where none is named, downloaded.
+    """Finds the publisher's files, splits them by patient and checks them. Downloads the archive if no source is given.
 
     Raises:
-      UserError: for anything that cannot be built; nothing is written before.
+      UserError: the source cannot be built; nothing was written.
     """
     options.refuse("tnbc", "image_pattern", "mask_pattern", "group_pattern", "group_column", "label_map")
     folder = options.unpack(fetch(ARCHIVE, options.data_dir / "downloads"), flag="download") if options.source is None else None

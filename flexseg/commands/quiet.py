@@ -35,7 +35,7 @@ def load_tensorflow(*, onednn: bool | None = None) -> None:
         _tell_of_other_kernels(machine.wanted_onednn(recorded=onednn), machine.onednn_in_use(), of_a_run=onednn is not None)
         return
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as aside:
         os.dup2(aside.fileno(), 2)
         try:
@@ -44,11 +44,11 @@ def load_tensorflow(*, onednn: bool | None = None) -> None:
             tf.config.list_physical_devices()
         except BaseException:
             aside.seek(0)
-            os.write(kept, aside.read())
+            os.write(stderr, aside.read())
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
             if chosen_here:  # the next run in this process may need the other setting
                 del os.environ[machine.VARIABLE]
 

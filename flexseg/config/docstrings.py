@@ -1,4 +1,4 @@
-"""The entries of a docstring's `Args:` and `Attributes:`: help texts of flags, and the sentences of the reference pages.
+"""Parses the `Args:` and `Attributes:` of docstrings, for the help texts of flags and the reference pages.
 
 Usage:
     documented(function.__doc__)                     # {"rate": "of the learning, in steps.", ...}
@@ -43,6 +43,6 @@ def introduction(docstring: str) -> str:
 
 
 def sentences_of(source: object) -> dict[str, str]:
-    """Parameter -> its sentence, from the docstring of a function, or of a class and its bases."""
+    """{parameter: sentence} from the docstring of a function, or of a class and its bases."""
     owners = [owner for owner in reversed(source.__mro__) if owner is not object] if inspect.isclass(source) else [source]
     return {name: text for owner in owners for name, text in documented(owner.__doc__ or "").items()}

@@ -1,1 +1,1 @@
-"""Batches as a pure function of seed and number: the one decode, the one resize, augmentation. TensorFlow ops only inside the graph."""
+"""Input pipeline: records, decoding, preprocessing, augmentation and batches, with `tf.data`. A batch is a pure function of seed and global step."""

@@ -1,14 +1,12 @@
-"""Colour and sharpness as pure functions.
+"""Colour, blur, noise and sharpening of images, as pure functions.
 
-Augmentation: float32 [H, W, C], grey levels 0..255, in and out, neither clipped nor rounded (the caller does that once, at the end):
+For augmentation: float32 [H, W, C] with grey levels 0..255, not clipped or rounded; the caller does that once at the end:
 
     image = contrast(brightness(image, 12.0), 1.1)
 
-Input options, applied to every split alike, uint8 in and out (the reference system's `[image] gamma` and `sharpening`):
+For preprocessing of every split: uint8, as the reference's `[image] gamma` and `sharpening`:
 
     image = sharpen(apply_gamma(image, 1.5), 1.0)
-
-Nothing here touches a mask.
 """
 
 from typing import TypeAlias
@@ -16,8 +14,8 @@ from typing import TypeAlias
 import numpy as np
 import tensorflow as tf
 
-# RGB to luma (Y) and the two axes of chroma (I, Q): NTSC 1953, the numbers of `tf.image.rgb_to_yiq`.
 Number: TypeAlias = tf.Tensor | float
+# RGB to luma (Y) and chroma (I, Q): NTSC 1953, the matrix of `tf.image.rgb_to_yiq`.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]])
 
 
@@ -27,35 +25,35 @@ def brightness(image: tf.Tensor, levels: Number) -> tf.Tensor:
 
 
 def contrast(image: tf.Tensor, factor: Number) -> tf.Tensor:
-    """Stretches the distance of every value to the image's mean by `factor`."""
-    # Summed as whole numbers: a float sum depends on how many threads share it, and the same seed should give the same image on any host.
+    """Multiplies the difference of every value from the image mean by `factor`."""
+    # An integer sum: a float sum depends on the number of threads, and a seed must give the same image on any host.
     total = tf.reduce_sum(tf.cast(tf.round(image), tf.int64))
     mean = tf.cast(total / tf.size(image, tf.int64), tf.float32)
     return (image - mean) * factor + mean
 
 
 def gamma(image: tf.Tensor, exponent: Number) -> tf.Tensor:
-    """255 (v / 255)^exponent: above 1 darkens, below 1 lightens; 0 and 255 stay. Values outside 0..255 are clipped first."""
-    # Times the reciprocal: TensorFlow rewrites a division by a constant so in some graphs and not in others, and the last bit would depend on it.
+    """Gamma correction 255 (v / 255)^exponent: above 1 darkens, below 1 brightens. Values are clipped to 0..255 first."""
+    # Multiplied by the reciprocal: TensorFlow rewrites a division by a constant in some graphs only, which changes the last bit.
     return 255.0 * tf.pow(tf.clip_by_value(image, 0.0, 255.0) * (1.0 / 255.0), exponent)
 
 
 def hue(image: tf.Tensor, degrees: Number) -> tf.Tensor:
-    """Turns the colours about the grey axis by `degrees` in the plane of I and Q; luma and greys stay. [H, W, 3] only; see `_turn_chroma`."""
+    """Rotates the hue by `degrees` in the I-Q plane; luma and greys do not change. [H, W, 3] only; see `_turn_chroma`."""
     angle = tf.cast(degrees, tf.float32) * (np.pi / 180.0)
     return _turn_chroma(image, tf.cos(angle), tf.sin(angle))
 
 
 def saturation(image: tf.Tensor, factor: Number) -> tf.Tensor:
-    """Stretches the colours away from grey by `factor` (0 is grey, 1 changes nothing); luma stays. [H, W, 3] only."""
+    """Multiplies the saturation by `factor` (0 is grey, 1 the identity); luma does not change. [H, W, 3] only."""
     return _turn_chroma(image, factor, 0.0)
 
 
 def _turn_chroma(image: tf.Tensor, cosine: Number, sine: Number) -> tf.Tensor:
-    """Y I Q -> Y, (c I - s Q), (s I + c Q), as one 3x3 matrix on RGB.
+    """Rotates and scales chroma: Y I Q -> Y, (c I - s Q), (s I + c Q), as one 3x3 matrix on RGB.
 
-    Linear colour operations as matrices: Haeberli, Matrix Operations for Image Processing, 1993; in Y I Q: "fluffy", Affine HSV color manipulation,
-    beesbuzz.biz, 2007. It is not the hexagonal hue of HSV (`tf.image.adjust_hue`): cheaper, and without seams.
+    Sources: Haeberli, Matrix Operations for Image Processing, 1993; in Y I Q: "fluffy", Affine HSV color manipulation, beesbuzz.biz, 2007. Unlike the
+    HSV hue of `tf.image.adjust_hue` it is smooth, and it is cheaper.
     """
     to_yiq, to_rgb = (tf.constant(matrix.astype(np.float32)) for matrix in (_YIQ, np.linalg.inv(_YIQ)))
     turn = tf.stack([tf.stack([1.0, 0.0, 0.0]), tf.stack([0.0, cosine, -sine]), tf.stack([0.0, sine, cosine])])
@@ -64,12 +62,12 @@ def _turn_chroma(image: tf.Tensor, cosine: Number, sine: Number) -> tf.Tensor:
 
 
 def blur(image: tf.Tensor, sigma: Number, *, radius: int) -> tf.Tensor:
-    """Gaussian blur by a row and a column filter of 2 `radius` + 1 taps, mirrored at the border (reflect 101).
+    """Gaussian blur by separable filters of 2 `radius` + 1 taps, with reflect padding (reflect 101).
 
     Args:
       image: float32 [H, W, C] with H, W > radius.
-      sigma: standard deviation in pixels, > 0; the tail beyond `radius` is cut and the rest sums to 1.
-      radius: a Python integer, so that one graph serves every sigma; three times the largest sigma is plenty.
+      sigma: standard deviation in pixels, > 0; the filter is truncated at `radius` and normalized.
+      radius: a Python integer, so that one graph works for every sigma; three times the largest sigma is enough.
     """
     channels = image.shape[-1]
     offsets = tf.constant(np.arange(-radius, radius + 1, dtype=np.float32))
@@ -81,46 +79,46 @@ def blur(image: tf.Tensor, sigma: Number, *, radius: int) -> tf.Tensor:
 
 
 def noise(image: tf.Tensor, std: Number, *, seed: tf.Tensor) -> tf.Tensor:
-    """Adds independent Gaussian noise of `std` grey levels to every value. `seed`: int64 [2], a stateless key."""
+    """Adds Gaussian noise of `std` grey levels; `seed` is a stateless seed, int64 [2]."""
     return image + std * tf.random.stateless_normal(image.shape, seed)
 
 
 def apply_gamma(image: tf.Tensor, gamma: float) -> tf.Tensor:
-    """Looks every value up in the table (i / 255)^gamma * 255, fractions dropped as in the reference system.
+    """Gamma correction of uint8 by a table of (i / 255)^gamma * 255, rounded down as in the reference.
 
     Args:
-      image: uint8, any shape.
+      image: uint8 of any shape.
       gamma: a Python number > 0; above 1 darkens.
 
     Returns:
-      uint8, the same shape.
+      uint8 of the same shape.
     """
     table = np.clip((np.arange(256) / 255.0) ** gamma * 255.0, 0, 255).astype(np.uint8)
     return tf.gather(tf.constant(table), tf.cast(image, tf.int32))
 
 
 def sharpen(image: tf.Tensor, k: float) -> tf.Tensor:
-    """The 3x3 filter of -k around a centre of 1 + 8 k, as `cv2.filter2D` on uint8: mirrored border (reflect 101), rounded half to even, saturated.
+    """Sharpening by a 3x3 filter of -k with a centre of 1 + 8 k, as `cv2.filter2D`: reflect padding (reflect 101), rounded half to even, saturated.
 
     Args:
-      image: uint8 [H, W, C] or [B, H, W, C], H and W >= 2, static or not.
-      k: a Python number >= 0; 0 changes nothing. Where k has no exact float, values halfway between two levels may differ by one from OpenCV's.
+      image: uint8 [H, W, C] or [B, H, W, C] with H, W >= 2; the shape may be dynamic.
+      k: a Python number >= 0; 0 is the identity. If k is not an exact float, values halfway between two levels may differ by one from OpenCV.
 
     Returns:
-      uint8, the same shape.
+      uint8 of the same shape.
     """
-    # The sum of the nine is exact; the centre is in it once, hence 9 k.
+    # The sum of all nine pixels is exact and includes the centre, hence 9 k.
     sharp = tf.cast(image, tf.float32) * (1.0 + 9.0 * k) - tf.cast(_sum_of_nine(tf.cast(image, tf.int32)), tf.float32) * k
     return tf.saturate_cast(tf.round(sharp), tf.uint8)
 
 
 def unsharp(image: tf.Tensor, k: Number) -> tf.Tensor:
-    """The same filter on float32 [H, W, C], unrounded; `k` may be a tensor."""
+    """`sharpen` for float32 [H, W, C], without rounding; `k` may be a tensor."""
     return image * (1.0 + 9.0 * k) - _sum_of_nine(image) * k
 
 
 def _sum_of_nine(image: tf.Tensor) -> tf.Tensor:
-    """Of every pixel and its neighbours, mirrored at the border (reflect 101)."""
+    """The sum over the 3x3 neighbourhood of every pixel, with reflect padding (reflect 101)."""
     padding = [[0, 0]] * (image.shape.rank - 3) + [[1, 1], [1, 1], [0, 0]]
     around = tf.pad(image, padding, "REFLECT")
     around = around[..., :-2, :, :] + around[..., 1:-1, :, :] + around[..., 2:, :, :]

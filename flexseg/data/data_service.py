@@ -1,11 +1,11 @@
-"""Input on other hosts by TensorFlow's tf.data service: the flag --data_service.
+"""tf.data service: runs the input pipeline on other hosts: the flag --data_service.
 
     refuse_unreachable(["grpc://a:5050", "grpc://b:5050"])
     dataset = striped(lambda stripe, stripes: ..., ["grpc://a:5050", "grpc://b:5050"])
 
-Every host runs a dispatcher and one worker (`python -m flexseg.launch.data_service`). Two workers behind one dispatcher would duplicate or reorder
-what they read; so host i alone makes batches i, i + M, i + 2 M, … of M hosts, and the trainer takes them in turn: the same global batches as
-without a service, whatever the number of hosts. The hosts must see the dataset's files under the same path.
+Every host runs a dispatcher with one worker (`python -m flexseg.launch.data_service`), because several workers of one dispatcher would duplicate or
+reorder elements. Host i of M makes batches i, i + M, i + 2 M, …, and the trainer reads the hosts round-robin. So the global batches are the same as
+without the service. The hosts must have the dataset under the same path.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _FLAG = "--data_service"
 
 
 def refuse_unreachable(addresses: Sequence[str]) -> None:
-    """Refuses, with a UserError, what is no address of a host that serves: TensorFlow itself would try for ever."""
+    """Raises a UserError for a malformed, repeated or unreachable address, which TensorFlow would retry without end."""
     if len(set(addresses)) < len(addresses):
         raise UserError(_FLAG, expected="every host once", found=", ".join(addresses))
     for address in addresses:
@@ -37,7 +37,7 @@ def refuse_unreachable(addresses: Sequence[str]) -> None:
         cure = f"on that host: python -m flexseg.launch.data_service --port={port}"
         try:
             socket.create_connection((host, port), timeout=_PATIENCE_SECONDS).close()
-        except (OSError, UnicodeError) as error:  # a name that is none, in the encoding of host names
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a host name
             raise UserError(_FLAG, expected=f"a server at {address}", found=str(error), cure=cure) from error
         if not _gives_an_element(address):
             cure += f" --host=NAME, a name or address of it that this host knows; is port {port + 1} open too?"
@@ -45,28 +45,28 @@ def refuse_unreachable(addresses: Sequence[str]) -> None:
 
 
 def _gives_an_element(address: str) -> bool:
-    """Whether one element comes from the worker behind a dispatcher: the worker has a port of its own, under the name that it gave itself."""
-    came = threading.Event()
+    """Whether the worker of a dispatcher sends an element. It has another port, and may announce a host name that is unknown here."""
+    received = threading.Event()
 
     def fetch() -> None:
         with contextlib.suppress(tf.errors.OpError):
             for _ in striped(lambda *_: tf.data.Dataset.range(1), [address]).take(1):
-                came.set()
+                received.set()
 
-    threading.Thread(target=fetch, daemon=True).start()  # nothing ends a fetch that waits
-    return came.wait(_PATIENCE_SECONDS)
+    threading.Thread(target=fetch, daemon=True).start()  # a waiting fetch cannot be cancelled
+    return received.wait(_PATIENCE_SECONDS)
 
 
 def striped(make: Callable[[int, int], tf.data.Dataset], addresses: Sequence[str]) -> tf.data.Dataset:
-    """The elements of `make(0, 1)`, computed on the hosts at `addresses`, or here where there are none.
+    """The dataset `make(0, 1)`, computed on the hosts at `addresses`, or on this host if there are none.
 
     Args:
-      make: (stripe, stripes) -> a dataset of elements stripe, stripe + stripes, stripe + 2 · stripes, … of an endless sequence.
+      make: (stripe, stripes) -> dataset of elements stripe, stripe + stripes, stripe + 2 · stripes, … of an endless sequence.
       addresses: grpc://host:port of each host.
     """
     if not addresses:
         return make(0, 1)
-    off = tf.data.experimental.service.ShardingPolicy.OFF  # the one worker of a host computes all that it is given
+    off = tf.data.experimental.service.ShardingPolicy.OFF  # the single worker of a host computes its whole stripe
     stripes = [
         make(number, len(addresses)).apply(tf.data.experimental.service.distribute(processing_mode=off, service=address))
         for number, address in enumerate(addresses)

@@ -1,10 +1,10 @@
-"""A built dataset, opened by name.
+"""BuiltDataset: reads a dataset that `flexseg build` wrote.
 
     dataset = open_dataset("my_set", data_dir)
     dataset.label_map.class_names, len(dataset.table("train"))
     records = dataset.records("train")
 
-It reads what `flexseg build` wrote: the TFDS files, `manifest.json`, and the LabelMap inside it. Plain TFDS opens the same directory.
+Its files are TFDS shards and `manifest.json`, which holds the LabelMap. Plain TFDS opens the same directory.
 """
 
 import contextlib
@@ -21,18 +21,22 @@ from flexseg.errors import UserError, suggest
 from flexseg.files.label_map import LabelMap
 from flexseg.files.manifest import Manifest, SplitTable
 
-# What reading a record from a damaged shard raises: a wrong checksum, a cut off record, an offset beyond the end.
+# Errors of reading a damaged shard: a wrong checksum, a truncated record, an offset beyond the end.
 _DAMAGE = (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
 
 
 class BuiltDataset:
-    """One version of one dataset on disk.
+    """One version of a dataset on disk.
 
     Args:
-      directory: where `manifest.json` and the shards lie.
+      directory: the folder of `manifest.json` and the shards.
+
+    Attributes:
+      manifest: content of `manifest.json`.
+      label_map: the LabelMap.
 
     Raises:
-      UserError: when there is no manifest or it is garbled.
+      UserError: the manifest is missing or invalid.
     """
 
     def __init__(self, directory: Path):
@@ -42,14 +46,14 @@ class BuiltDataset:
 
     @property
     def name(self) -> str:
-        """What `--dataset` names it."""
+        """The name for `--dataset`."""
         return self.manifest.dataset
 
     def table(self, split: str) -> SplitTable:
-        """The manifest's columns of `split`.
+        """The columns of a split in the manifest.
 
         Raises:
-          UserError: when the dataset has no such split, or it is empty.
+          UserError: the dataset has no such split, or it is empty.
         """
         splits = self.manifest.splits
         if split not in splits or not len(splits[split]):
@@ -59,11 +63,15 @@ class BuiltDataset:
         return splits[split]
 
     def has(self, split: str) -> bool:
-        """Whether `split` holds any record."""
+        """Whether `split` exists and is not empty."""
         return split in self.manifest.splits and len(self.manifest.splits[split]) > 0
 
     def records(self, split: str) -> Records:
-        """The records of `split`, by number."""
+        """The records of a split.
+
+        Raises:
+          UserError: no such split, or a shard is missing.
+        """
         table = self.table(split)
         files = [str(self.directory / name) for name in table.files]
         missing = [name for name in files if not Path(name).is_file()]
@@ -77,9 +85,11 @@ class BuiltDataset:
 
     @contextlib.contextmanager
     def naming_damage(self, split: str, indices: Callable[[], Iterable[int]] | None = None) -> Iterator[None]:
-        """Around reading: when a record of `split` turns out to be damaged, the UserError names shard, record and case.
+        """Turns read errors inside the context into a UserError that names shard, record and case; TensorFlow's error names no file.
 
-        TensorFlow's own error names a byte, but no file. `indices` tells the records that were being read; default all of the split.
+        Args:
+          split: the split that is read.
+          indices: returns the indices of the records that may be damaged; default: all of the split.
         """
         try:
             yield
@@ -99,14 +109,18 @@ class BuiltDataset:
             raise
 
     def sizes(self, split: str) -> np.ndarray:
-        """int64 [N, 2]: (height, width) of every record."""
+        """(height, width) of every record, int64 [N, 2]."""
         table = self.table(split)
         return np.stack([np.array(table.height, np.int64), np.array(table.width, np.int64)], axis=1)
 
     def refuse_larger(self, split: str, size: tuple[int, int], *, binding: str, otherwise: str) -> None:
-        """Refuses a padded input of `size` = (height, width) that is smaller than an image of `split`, with a UserError naming the case.
+        """Raises a UserError that names the case if an image of `split` is larger than the padded input `size` = (height, width).
 
-        `binding` is what sets the size, `otherwise` a binding that does without padding.
+        Args:
+          split: the split to check.
+          size: (height, width) in pixels.
+          binding: gin binding of the size, for the message.
+          otherwise: gin binding without padding, for the message.
         """
         table, sizes = self.table(split), self.sizes(split)
         for index in np.flatnonzero((sizes > np.array(size)).any(axis=1))[:1]:
@@ -118,7 +132,7 @@ class BuiltDataset:
             )
 
     def largest(self) -> tuple[int, int]:
-        """The largest height and the largest width over all splits."""
+        """(largest height, largest width) over all splits."""
         sizes = np.concatenate([self.sizes(name) for name in self.manifest.splits if self.has(name)])
         return int(sizes[:, 0].max()), int(sizes[:, 1].max())
 
@@ -128,12 +142,12 @@ def _version(folder: Path) -> tuple[int, ...]:
 
 
 def built_datasets(data_dir: Path) -> dict[str, Path]:
-    """{name: directory of the newest version} of everything built below `data_dir`."""
+    """{name: folder of the newest version} of the built datasets in `data_dir`."""
     found: dict[str, Path] = {}
     for manifest in sorted(Path(data_dir).glob("*/*/*/manifest.json")):
         folder = manifest.parent
         if folder.parents[1].name.startswith("."):
-            continue  # a build that did not end
+            continue  # an incomplete build
         name = folder.parent.name
         if name not in found or _version(folder) > _version(found[name]):
             found[name] = folder
@@ -141,10 +155,10 @@ def built_datasets(data_dir: Path) -> dict[str, Path]:
 
 
 def open_dataset(name: str, data_dir: str | Path) -> BuiltDataset:
-    """Opens the dataset that `flexseg build --name=NAME --data_dir=DIR` wrote.
+    """Opens the newest version of a built dataset by name.
 
     Raises:
-      UserError: when there is none of that name; it lists those there are.
+      UserError: there is no dataset of that name; the error lists all.
     """
     found = built_datasets(Path(data_dir))
     if name not in found:
@@ -159,6 +173,6 @@ def open_dataset(name: str, data_dir: str | Path) -> BuiltDataset:
 
 
 def _shipped(name: str) -> bool:
-    """Whether flexseg has a builder of that name for data that are not the user's own."""
+    """Whether flexseg ships a dataset builder of that name."""
     spec = importlib.util.find_spec(f"flexseg.datasets.{name}") if name.isidentifier() and name != "image_mask_folder" else None
     return spec is not None and spec.submodule_search_locations is not None

@@ -1,9 +1,9 @@
-"""Bringing a decoded example to the network's size, and a prediction back to the case's own size.
+"""Resize, pad and random crop to the network's input size, and the inverse for predictions.
 
     image, mask = fit_example(image, mask, size=(512, 512), fit="pad")
     probabilities = map_back(probabilities, own_size=(797, 644), fit="pad")
 
-Pixels that no source pixel covers are 255 in the mask and count nowhere; the image is reflected there.
+Padding reflects the image and is 255 (ignored) in the mask.
 """
 
 import tensorflow as tf
@@ -13,14 +13,14 @@ from flexseg.files.label_map import IGNORE
 
 
 def _reflected(start: tf.Tensor, count: int, length: tf.Tensor) -> tf.Tensor:
-    """Source coordinates of `count` pixels from `start` on, in a line of `length` pixels reflected without repeating its ends."""
+    """Source indices of `count` pixels from `start` on, in a line of `length` pixels with reflect padding (reflect 101)."""
     period = tf.maximum(2 * (length - 1), 1)
     offset = tf.math.floormod(start + tf.range(count), period)
     return tf.minimum(offset, period - offset)
 
 
 def _window(image: tf.Tensor, mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
-    """The window of `size` whose corner stands at (top, left), reflected image and ignored mask beyond the border."""
+    """The window of `size` with its corner at (top, left); beyond the border the image is reflected and the mask is 255."""
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     rows, columns = top + tf.range(size[0]), left + tf.range(size[1])
     inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
@@ -32,10 +32,15 @@ def _window(image: tf.Tensor, mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, 
 
 
 def fit_example(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], fit: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Brings uint8 image [h, w, C] and mask [h, w, 1] to `size` = (height, width) by `resize` or `pad` (top left corner kept).
+    """Resizes or pads image uint8 [h, w, C] and mask uint8 [h, w, 1] to `size` = (height, width).
+
+    Args:
+      image, mask: the example.
+      size: (height, width) in pixels.
+      fit: `resize`, or `pad` at the bottom and on the right.
 
     Raises:
-      tf.errors.InvalidArgumentError: under `pad` when the image is larger than `size` (callers check sizes beforehand).
+      tf.errors.InvalidArgumentError: under `pad`, the image is larger than `size`; callers check sizes before.
     """
     channels = image.shape[-1]
     if fit == "resize":
@@ -49,10 +54,14 @@ def fit_example(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], fit
 def random_crop(
     image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], key: tf.Tensor, foreground_probability: float, background: int | None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """A crop of `size`, a pure function of `key` (int64 [2]).
+    """Random crop, a pure function of `key`.
 
-    With `foreground_probability` the crop is centred on a pixel drawn from those that are neither background nor ignored;
-    otherwise, and where there is none, it falls anywhere. A side shorter than the crop is centred and padded.
+    Args:
+      image, mask: uint8 [h, w, C] and uint8 [h, w, 1]. A side that is shorter than the crop is centred and padded.
+      size: (height, width) in pixels.
+      key: stateless seed, int64 [2].
+      foreground_probability: probability that the crop is centred on a random foreground pixel, if there is one; otherwise its place is uniform.
+      background: class id of the background, or None; foreground pixels are neither background nor ignored.
     """
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     draw = tf.random.stateless_uniform([4], seed=key)
@@ -81,13 +90,13 @@ def random_crop(
 
 
 def _place(draw: tf.Tensor, spare: tf.Tensor) -> tf.Tensor:
-    """A corner from 0 to `spare`, or half of the negative `spare` where the image is smaller than the crop."""
+    """A corner from 0 to `spare`; half of `spare` if it is negative because the image is smaller than the crop."""
     inside = tf.cast(draw * tf.cast(spare + 1, tf.float32), tf.int32)
     return tf.where(spare > 0, tf.minimum(inside, spare), spare // 2)
 
 
 def map_back(probabilities: tf.Tensor, *, own_size: tuple[int, int], fit: str) -> tf.Tensor:
-    """Brings class probabilities float32 [H, W, K] of the network's input back to the case's own (height, width)."""
+    """Inverse of `fit_example` for probabilities float32 [H, W, K]: crops or resizes to `own_size` = (height, width) of the case."""
     if fit == "pad":
         return probabilities[: own_size[0], : own_size[1]]
     if tuple(probabilities.shape[:2]) == tuple(own_size):

@@ -1,10 +1,10 @@
-"""The one decode and the one resize: training, evaluation, prediction and export all go through here.
+"""Decoding and resizing of images and masks, for training, evaluation, prediction and export.
 
     image = decode_image(data, channels=3)          # uint8 [h, w, 3]
     image = resize_image(image, (512, 512))         # uint8 [512, 512, 3]
 
-Two decoders of one JPEG differ in most pixels unless the accurate integer DCT is asked for, and two ways of
-halving an image differ by up to 49 grey levels unless both antialias; one function each keeps train and test alike.
+Training and test images must be processed equally. JPEG decoders differ in most pixels unless they use the accurate integer DCT. Two ways of halving
+an image differ by up to 49 grey levels unless both antialias.
 """
 
 import tensorflow as tf
@@ -21,12 +21,12 @@ def decode_image(data: tf.Tensor, *, channels: int) -> tf.Tensor:
 
 
 def decode_mask(data: tf.Tensor) -> tf.Tensor:
-    """Decodes a PNG of class ids (scalar string) to uint8 [h, w, 1]."""
+    """Decodes PNG bytes of class ids (scalar string) to uint8 [h, w, 1]."""
     return tf.ensure_shape(tf.io.decode_png(data, channels=1), [None, None, 1])
 
 
 def resize_values(values: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Antialiased bilinear resize of [..., h, w, c] to float32 [..., height, width, c]; `size` = (height, width)."""
+    """Resizes [..., h, w, c] to float32 [..., height, width, c], bilinear with antialiasing; `size` = (height, width)."""
     return tf.image.resize(tf.cast(values, tf.float32), size, method="bilinear", antialias=True)
 
 
@@ -36,5 +36,5 @@ def resize_image(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def resize_mask(mask: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Resizes class ids uint8 [h, w, 1] to [height, width, 1] by the nearest pixel: ids are never blended."""
+    """Resizes class ids uint8 [h, w, 1] to [height, width, 1] by nearest neighbour."""
     return tf.image.resize(mask, size, method="nearest")

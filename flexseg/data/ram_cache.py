@@ -1,9 +1,9 @@
-"""Decoded examples of a split kept in memory: `input.cache = "ram"`.
+"""RamCache: keeps the decoded examples of a split in memory: `input.cache = "ram"`.
 
-    records = RamCache(records, sizes=dataset.sizes("train"))       # reads like Records, decodes nothing any more
+    records = RamCache(records, sizes=dataset.sizes("train"))       # same interface as Records
 
-Examples lie at their own size, so that crops, padding and mixed sizes work as without it, in a list of tensors: one constant of
-all bytes would be copied twice on its way from NumPy into TensorFlow.
+Examples are cached at their own size, before cropping, padding and augmentation. They are a list of tensors, because one constant of all bytes would
+be copied twice on the way from NumPy to TensorFlow.
 """
 
 import numpy as np
@@ -14,18 +14,18 @@ from flexseg.data.records import Records
 from flexseg.data.tuning import parallel, untuned
 from flexseg.errors import UserError
 
-_SHARE = 0.7  # of the memory that is free now; the model and the input pipeline need the rest
+_SHARE = 0.7  # of the free memory; model and input pipeline need the rest
 
 
 class RamCache:
-    """A drop-in for Records over decoded pixels.
+    """A drop-in replacement for Records with decoded pixels.
 
     Args:
-      records: the split's records.
-      sizes: int [N, 2], (height, width) of each.
+      records: the records of the split.
+      sizes: (height, width) of each record, int [N, 2].
 
     Raises:
-      UserError: when the pixels would not fit into the memory that is free now.
+      UserError: the decoded examples do not fit into the free memory.
     """
 
     def __init__(self, records: Records, *, sizes: np.ndarray):
@@ -49,16 +49,16 @@ class RamCache:
                 pixels = pixels.write(tf.cast(i, tf.int32), example)
             return pixels.flow
 
-        with tf.device("CPU:0"):  # not the memory of a GPU
+        with tf.device("CPU:0"):  # not in GPU memory
             self._pixels = filled()
 
     def read(self, index: tf.Tensor) -> tf.Tensor:
-        """uint8 [h, w, C + 1]: image and mask of record `index` (int64 scalar)."""
+        """Image and mask of record `index` (int64 scalar) as uint8 [h, w, C + 1]."""
         depth = self.channels + 1
         index = tf.cast(index, tf.int32)
         pixels = tf.raw_ops.TensorListGetItem(input_handle=self._pixels, index=index, element_shape=[-1, -1, depth], element_dtype=tf.uint8)
         return tf.ensure_shape(pixels, [None, None, depth])
 
     def decode(self, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """uint8 image [h, w, C] and class ids [h, w, 1]."""
+        """Splits `read` into image uint8 [h, w, C] and class ids uint8 [h, w, 1]."""
         return pixels[..., : self.channels], pixels[..., self.channels :]

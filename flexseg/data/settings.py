@@ -1,8 +1,9 @@
-"""How a stored example becomes a network input: the bindings `input.*`.
+"""Settings of input size and preprocessing: the bindings `input.*`.
 
-Usage:
     input.image_size = (512, 512)
     input.fit = "random_crop"
+
+Augmentation has settings of its own: `augment.*`.
 """
 
 import dataclasses
@@ -16,22 +17,20 @@ from flexseg.errors import UserError
 @gin.configurable("input")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputSettings:
-    """The network's input and how examples are brought to it.
+    """Input size, resizing, preprocessing and caching.
 
     Attributes:
       image_size: (height, width) of the training input in pixels.
-      fit: how a training example of another size is brought to `image_size`: `resize` (antialiased bilinear, nearest for the
-        mask), `pad` (reflected at the border, 255 in the mask; refused where an image is larger) or `random_crop` (a new
-        crop every time the example is drawn; smaller images are padded).
-      foreground_crop_probability: share of the random crops that are centred on a foreground pixel; the others fall
-        anywhere. Needs `fit = "random_crop"`.
-      eval_fit: the same for evaluation and prediction, `resize` or `pad`; default `resize` where `fit` is, else `pad`.
-      eval_image_size: (height, width) of the evaluation input; default `image_size`, and where `fit` is `random_crop` the
-        smallest multiple of 32 that covers every image of the dataset.
-      color_order: `RGB`, or `BGR` for weights trained with the reference's OpenCV order.
-      gamma: the reference's gamma table ((i / 255) ** gamma * 255) on every image, 0 for none.
-      sharpening: the reference's sharpening kernel strength on every image, 0 for none.
-      cache: `ram` keeps every decoded training example in memory, `off` decodes each time it is drawn.
+      fit: transform of training examples to `image_size`: `resize` (bilinear with antialiasing, nearest neighbour for the mask), `pad` (reflected
+        image, 255 in the mask; larger images are an error) or `random_crop` (a new crop in every pass; smaller images are padded).
+      foreground_crop_probability: probability that a random crop is centred on a foreground pixel; requires `fit = "random_crop"`.
+      eval_fit: transform for evaluation and prediction, `resize` or `pad`; default: `resize` if `fit` is `resize`, else `pad`.
+      eval_image_size: (height, width) of the evaluation input; default: `image_size`, or for `random_crop` with `pad` the smallest multiple of 32
+        that covers every image of the dataset.
+      color_order: channel order, `RGB`, or `BGR` for weights that the reference trained (OpenCV's order).
+      gamma: gamma correction of every image, (i / 255) ** gamma * 255 as in the reference; 0 for none.
+      sharpening: strength of the reference's sharpening filter, on every image; 0 for none.
+      cache: `ram` keeps the decoded training examples in memory; `off` decodes them in every pass.
     """
 
     image_size: tuple[int, int] = (512, 512)
@@ -58,11 +57,11 @@ class InputSettings:
 
     @property
     def evaluation_fit(self) -> str:
-        """`resize` or `pad`."""
+        """`eval_fit` or its default: `resize` or `pad`."""
         return self.eval_fit or ("resize" if self.fit == "resize" else "pad")
 
     def evaluation_size(self, largest: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the evaluation input, given the largest height and the largest width of the dataset."""
+        """(height, width) of the evaluation input; `largest` = (largest height, largest width) of the dataset."""
         if self.eval_image_size is not None:
             height, width = self.eval_image_size
         elif self.fit == "random_crop" and self.evaluation_fit == "pad":

@@ -1,12 +1,11 @@
-"""Global batch k as a pure function of (seed, k), for any number of replicas, workers and restarts.
+"""Training and evaluation batches with `tf.data`. A global batch is a pure function of (seed, global step), for any number of replicas and workers.
 
     stream = Stream(records, inputs=InputSettings(), augment=Augment(), background=0, seed=7, global_batch_size=8)
     per_replica = stream.batches(first_step=100, replicas=2)      # tf.data: replica 0 of step 100, replica 1 of step 100, ...
 
-The stream is endless: the permutation of pass 0, then of pass 1, and so on. Position p holds record order(seed, p // N)[p % N], and
-p, with the seed, is the key of every random draw made for it (crop, augmentation). A start at any step reads nothing before it
-and memory holds the N record numbers of one pass. `index_shuffle` is not used: below 65,536 records it looks at 8 bits of each
-key word, so its orders repeat after 256 passes.
+The stream is endless: every pass shuffles the N records anew. Position p of the stream is record order(seed, p // N)[p % N]. (seed, p) is also the
+key of all random numbers of the example (crop, augmentation). So a resumed run starts at any step at no cost, and memory holds the record indices of
+one pass. `index_shuffle` is not used: below 65,536 records it uses 8 bits of each key word, so its permutations repeat after 256 passes.
 """
 
 from collections.abc import Sequence
@@ -23,24 +22,24 @@ from flexseg.data.records import Records
 from flexseg.data.settings import InputSettings
 from flexseg.data.tuning import parallel, untuned
 
-_CROP_KEY = 0x63726F70  # "crop": keeps the crop's draws apart from the order's and the augmentation's
+_CROP_KEY = 0x63726F70  # "crop": other random numbers than those of order and augmentation
 
 
 def order(seed: int, pass_number: tf.Tensor, count: int) -> tf.Tensor:
-    """The record numbers int64 [count] of one pass over the split, in the order they are drawn."""
+    """The shuffled record indices int64 [count] of a pass over the split."""
     return tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), pass_number]))
 
 
 class Stream:
-    """The endless training stream of one split.
+    """The endless training stream of a split.
 
     Args:
-      records: the split's records, or its `RamCache`.
-      inputs: how an example becomes an input.
-      augment: the augmentation, applied here and nowhere else.
-      background: the class id that crops are not centred on, or None.
-      seed: the run's seed.
-      global_batch_size: examples a step, over all replicas.
+      records: the records of the split, or its `RamCache`.
+      inputs: settings of the preprocessing.
+      augment: the augmentation.
+      background: class id of the background, for foreground crops, or None.
+      seed: seed of the run.
+      global_batch_size: examples per step over all replicas.
     """
 
     def __init__(
@@ -57,30 +56,30 @@ class Stream:
         self._seed, self.global_batch_size = seed, global_batch_size
 
     def indices(self, step: int) -> list[int]:
-        """The record numbers of the global batch of `step`, on the host."""
+        """The record indices of the global batch of `step`."""
         positions, count = range(step * self.global_batch_size, (step + 1) * self.global_batch_size), self._records.count
         orders = {n: order(self._seed, tf.constant(n, tf.int64), count).numpy() for n in {p // count for p in positions}}
         return [int(orders[p // count][p % count]) for p in positions]
 
     def batches(self, first_step: int, *, replicas: int, workers: int = 1, worker: int = 0, hosts: Sequence[str] = ()) -> tf.data.Dataset:
-        """This worker's batches from `first_step` on: step by step, replica by replica, B / (replicas · workers) examples each.
+        """The batches of this worker, ordered by step and replica, of B / (replicas · workers) examples each.
 
         Args:
-          first_step: the step whose batch comes first; costs the same for any step.
-          replicas: replicas of this worker.
-          workers, worker: how many workers share the global batch, and which one this is.
-          hosts: where they are computed (see data_service.py); default here.
+          first_step: global step of the first batch.
+          replicas: number of replicas of this worker.
+          workers, worker: number of workers, and index of this worker.
+          hosts: addresses of tf.data service hosts (see data_service.py); default: this host.
         """
         size, count = self.global_batch_size, self._records.count
-        share = size // workers
-        per_replica = share // replicas
+        per_worker = size // workers
+        per_replica = per_worker // replicas
         start = first_step * size
 
         def positions(pass_number: tf.Tensor, stripe: int, stripes: int) -> tf.data.Dataset:
             position = pass_number * count + tf.range(count, dtype=tf.int64)
-            within = position % size - worker * share
+            within = position % size - worker * per_worker
             batch = (position - start) // size * replicas + within // per_replica
-            mine = (position >= start) & (within >= 0) & (within < share) & (batch % stripes == stripe)
+            mine = (position >= start) & (within >= 0) & (within < per_worker) & (batch % stripes == stripe)
             return tf.data.Dataset.from_tensor_slices((tf.boolean_mask(order(self._seed, pass_number, count), mine), tf.boolean_mask(position, mine)))
 
         def stripe_of(stripe: int, stripes: int) -> tf.data.Dataset:
@@ -89,11 +88,11 @@ class Stream:
 
         dataset = striped(stripe_of, hosts).prefetch(2 * replicas)
         dataset = dataset if hosts else untuned(dataset)
-        # Else several workers ask each other before every batch whether anybody has one left.
+        # Otherwise several workers communicate before every batch to find out if a dataset has ended.
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     def example(self, index: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Record `index` drawn at `position` (int64 scalars) as one example of the batch contract."""
+        """The training example of record `index` at `position` of the stream (int64 scalars): image, mask, weight, index, position."""
         image, mask = self._records.decode(self._records.read(index))
         image, mask = preprocess(
             image, mask, self._inputs, fit=self._fit(position), augment=lambda i, m: self._augment(i, m, seed=self._seed, position=position)
@@ -112,15 +111,17 @@ class Stream:
 def evaluation_batches(
     records: Records, *, inputs: InputSettings, size: tuple[int, int], batch_size: int, replicas: int, workers: int = 1, worker: int = 0
 ) -> tf.data.Dataset:
-    """Every record once over all workers, in order: this worker's, step by step, replica by replica; what fills up the last batch weighs 0.
+    """The evaluation batches of this worker, ordered by step and replica: every record once over all workers.
 
-    A step holds `batch_size` records whatever the number of replicas: where it does not divide, replicas are padded too.
+    A step has `batch_size` records for any number of replicas. The last batch, and replicas that do not divide it, are padded with weight 0.
 
     Args:
-      records, inputs, size: what is evaluated, and how it becomes an input of `size` = (height, width).
-      batch_size: records a step, over all replicas.
-      replicas: replicas of this worker.
-      workers, worker: how many workers share a step, and which one this is.
+      records: the records of the split.
+      inputs: settings of the preprocessing.
+      size: (height, width) of the evaluation input.
+      batch_size: records per step over all replicas.
+      replicas: number of replicas of this worker.
+      workers, worker: number of workers, and index of this worker.
     """
     count, per_replica = records.count, -(-batch_size // (replicas * workers))
     slots = np.arange(-(-count // batch_size) * per_replica * replicas * workers)

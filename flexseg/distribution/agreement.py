@@ -29,14 +29,14 @@ def agree(replicas: Replicas, facts: Mapping[str, str], *, refusal: UserError | 
     if refusal is not None and replicas.workers == 1:
         raise refusal
     fields = None if refusal is None else [refusal.where, refusal.expected, refusal.found, refusal.cure]
-    told = [json.loads(content) for content in replicas.gather(json.dumps({"facts": dict(facts), "refusal": fields}).encode())]
-    for worker, other in enumerate(told):
+    messages = [json.loads(content) for content in replicas.gather(json.dumps({"facts": dict(facts), "refusal": fields}).encode())]
+    for worker, other in enumerate(messages):
         if other["refusal"] is not None:
             where, expected, found, cure = other["refusal"]
             who = where if worker == replicas.worker else f"worker {worker}: {where}"
             raise UserError(who, expected=expected, found=found, cure=cure) from refusal
-    chief = told[0]["facts"]
-    for worker, other in enumerate(told):
+    chief = messages[0]["facts"]
+    for worker, other in enumerate(messages):
         for name in sorted({*chief, *other["facts"]}):
             mine, theirs = chief.get(name, "nothing"), other["facts"].get(name, "nothing")
             if mine != theirs:

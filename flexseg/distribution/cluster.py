@@ -117,7 +117,7 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
     port = _FIRST_PORT + (job * 64 + step * 8) % _PORTS  # different ports for jobs that share a node
     placed = [host for host, count in zip(hosts, tasks, strict=True) for _ in range(count)]
     found = Cluster(tuple(f"{host}:{port + task}" for task, host in enumerate(placed)), index, "Slurm")
-    own, told = environment.get("SLURMD_NODENAME"), found.addresses[index].rpartition(":")[0]
-    if own and own != told:
-        raise UserError("Slurm", expected=f"task {index} on {told}", found=f"on {own}", cure="srun --distribution=block")
+    own, host_of_task = environment.get("SLURMD_NODENAME"), found.addresses[index].rpartition(":")[0]
+    if own and own != host_of_task:
+        raise UserError("Slurm", expected=f"task {index} on {host_of_task}", found=f"on {own}", cure="srun --distribution=block")
     return found

@@ -3,6 +3,8 @@
     communication = Communication(all_reduce="nccl", pack_mib=32)
     communication.check(devices=8, on_gpu=True, workers=1)
     context.all_reduce(op, gradients, communication.options())
+
+The options apply to gradients; collectives of evaluation and of `Replicas` use TensorFlow's defaults.
 """
 
 import dataclasses

@@ -62,9 +62,9 @@ class ExponentialMovingAverage:
     def _exchange_all(self) -> None:
         def exchange(weight: tf.Variable, index: int) -> None:
             average = self.variables[index]
-            kept = tf.identity(weight)
+            previous = tf.identity(weight)
             weight.assign(average)
-            average.assign(kept)
+            average.assign(previous)
 
         for index, weight in enumerate(self._weights):
             self._replicas.strategy.extended.update(weight.value, exchange, args=(index,), group=False)

@@ -89,12 +89,12 @@ class Replicas:
         """Shards a global batch of host arrays evenly over replicas."""
         size = len(next(iter(batch.values()))) // self.count
 
-        def share(value: np.ndarray) -> tf.Tensor:
+        def per_replica(value: np.ndarray) -> tf.Tensor:
             return self.strategy.experimental_distribute_values_from_function(
                 lambda context: tf.constant(value[context.replica_id_in_sync_group * size : (context.replica_id_in_sync_group + 1) * size])
             )
 
-        return {name: share(value) for name, value in batch.items()}
+        return {name: per_replica(value) for name, value in batch.items()}
 
     def read(self, variable: Variable) -> np.ndarray:
         """The value of a mirrored variable as a NumPy array."""
@@ -145,8 +145,8 @@ class Replicas:
         if self.workers == 1:
             return array
         words = np.frombuffer(array.tobytes() + bytes(-array.nbytes % 4), np.int32)  # sums of floats would turn -0 into 0
-        told = self.sum_over_workers(words if self.is_chief else np.zeros_like(words)).tobytes()[: array.nbytes]
-        return np.frombuffer(told, array.dtype).reshape(array.shape)
+        received = self.sum_over_workers(words if self.is_chief else np.zeros_like(words)).tobytes()[: array.nbytes]
+        return np.frombuffer(received, array.dtype).reshape(array.shape)
 
     def take_from_chief(self, variables: Iterable[Variable]) -> None:
         """Broadcasts the chief's values of variables. All workers must call it."""
@@ -162,5 +162,5 @@ class Replicas:
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError, tf.errors.CancelledError) as error:
             if self.workers == 1:
                 raise
-            told = next((line for line in str(error).splitlines() if "task:" in line), "").strip()
-            raise WorkerLost(f"another worker was lost; the same command goes on from the last checkpoint ({told[:200]})") from error
+            line_of_task = next((line for line in str(error).splitlines() if "task:" in line), "").strip()
+            raise WorkerLost(f"another worker was lost; the same command goes on from the last checkpoint ({line_of_task[:200]})") from error

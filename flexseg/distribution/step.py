@@ -150,8 +150,8 @@ class TrainStep:
         if self._loss_scale.dynamic:  # dividing a hundred tensors by 1 would cost a small step a percent
             gradients = [g / tf.cast(scale, g.dtype) for g in gradients]
         moving, values = reduced[len(weights) : -1], reduced[-1]
-        # values[0] is the loss: a non-finite loss skips the step even if its gradients are finite. NaN and infinity survive every sum, so one check of
-        # the sum of all tensors is enough; a check of each tensor would cost a small step a percent.
+        # values[0] is the loss: a non-finite loss skips the step even if its gradients are finite. NaN and infinity survive every sum, so one check
+        # of the sum of all tensors is enough; a check of each tensor would cost a small step a percent.
         finite = tf.math.is_finite(tf.add_n([tf.reduce_sum(t) for t in [*gradients, *moving, values[:1]]]))
         return self._clip(gradients), moving, values, finite
 

@@ -2,6 +2,8 @@
 
     replicas = open_replicas(global_batch_size=8, replicas=0)     # 0: as many GPUs as divide the batch, else one CPU
     replicas = open_replicas(global_batch_size=64, cluster=find_cluster(...), communication=Communication(all_reduce="nccl"))
+
+Parameter servers, TPUs and model parallelism are not supported.
 """
 
 import functools

@@ -1,1 +1,1 @@
-"""Scores, reports, curves and pictures; `evaluate.py` runs the model over a split, the rest is NumPy, Pillow and matplotlib."""
+"""Evaluation: scores of cases, reports and bootstrap confidence intervals. `evaluate.py` runs the model; the rest is NumPy."""

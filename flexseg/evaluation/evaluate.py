@@ -1,9 +1,9 @@
-"""Evaluation of one split: every case once, at its own size.
+"""Evaluates a split: scores every case once, at its own size.
 
     report = evaluate_split(predictor, dataset, "valid", settings=EvaluationSettings(), step_metrics=step_metrics)
     report.result()["mean_foreground_dice"]
 
-The validation of every epoch and `flexseg evaluate` are this one function.
+Validation during training and `flexseg evaluate` use the same function.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ from flexseg.objectives.step_metrics import StepMetrics
 @gin.configurable("eval")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How splits are evaluated: the bindings `eval.*`.
+    """Settings of evaluation: the bindings `eval.*`.
 
     Attributes:
-      batch_size: examples a step over all replicas; the values of batch-dependent metrics of the reference change with it.
+      batch_size: examples per step over all replicas; the reference's batch-dependent metrics depend on it.
     """
 
     batch_size: int = 4
@@ -49,18 +49,22 @@ def evaluate_split(
     loss_name: str = "loss",
     between_batches: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Scores `split`.
+    """Evaluates a split. All workers must call it.
 
     Args:
-      predictor: made with `step_metrics`.
-      dataset: built; its split is not empty.
-      settings: the batch.
+      predictor: a predictor made with `step_metrics`.
+      dataset: a built dataset.
+      split: a split that is not empty.
+      settings: the batch size.
       step_metrics: loss and metrics.
-      loss_name: under which the loss enters `evaluation.csv`.
-      between_batches: called after each; what it raises ends the evaluation.
+      loss_name: name of the loss in `evaluation.csv`.
+      between_batches: called after each batch; an exception from it ends the evaluation.
 
     Returns:
-      The report, with loss and metrics filled in.
+      The report, with loss and metrics.
+
+    Raises:
+      UserError: no such split, an image larger than the padded input, a damaged record, or out of memory.
     """
     if predictor.inputs.evaluation_fit == "pad":
         dataset.refuse_larger(split, predictor.size, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
@@ -75,7 +79,7 @@ def evaluate_split(
         workers=replicas.workers,
         worker=replicas.worker,
     )
-    numbers = np.zeros([len(table), CaseCounts.length(dataset.label_map.num_classes)], np.int64)  # each worker fills its own rows
+    numbers = np.zeros([len(table), CaseCounts.length(dataset.label_map.num_classes)], np.int64)  # each worker fills the rows of its cases
     report, epoch_metrics = Report(dataset.label_map, leaked=dataset.manifest.leaked), EpochMetrics(step_metrics)
     with progress(f"evaluating {split}", total=len(table), unit="case") as bar, dataset.naming_damage(split):
         for batch in replicas.distribute(batches):

@@ -1,26 +1,26 @@
-"""Bootstrap intervals over groups: how far a score would move had other patients been drawn.
+"""Bootstrap confidence intervals over groups.
 
     bootstrap_groups(numerators, denominators)   # [G, M], [G, M] -> [M, 2]
 
-Groups (patients, slides), not images, are drawn again: images of one patient are no independent evidence. With few groups the interval is
-rough, and below `MIN_GROUPS` none is given. It says nothing about another training run with another seed.
+Groups (patients, slides) are resampled, not images, because images of one patient are not independent. With few groups the interval is rough; with
+fewer than `MIN_GROUPS` there is none. It does not cover the variance between training runs.
 """
 
 import numpy as np
 
 RESAMPLES, LEVEL, SEED, MIN_GROUPS = 2000, 0.95, 0, 3
-_ENTRIES_AT_ONCE = 4_000_000  # weights held at once: 32 MB, however many groups there are
+_ENTRIES_AT_ONCE = 4_000_000  # weights in memory at a time: 32 MB for any number of groups
 
 
 def bootstrap_groups(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
-    """Percentile intervals (Efron 1979) of M scores, each the quotient of two sums over groups.
+    """Percentile bootstrap (Efron 1979) of M scores, each a quotient of two sums over G groups.
 
     Args:
-      numerators: float [G, M], for a mean over cases the sum over the group's cases, for a mean over groups the group's value.
-      denominators: float [G, M], the number of cases, or 1; 0 where the group says nothing about the score.
+      numerators: float [G, M]: sum over the cases of the group (for a mean over cases), or score of the group (for a mean over groups).
+      denominators: float [G, M]: number of cases of the group, or 1; 0 where the score is undefined for the group.
 
     Returns:
-      float64 [M, 2], lower and upper bound; nan where no resample has a value. The same input gives the same bounds.
+      Lower and upper bounds float64 [M, 2], deterministic; nan where no resample has a value.
     """
     groups = len(numerators)
     generator = np.random.default_rng(SEED)

@@ -1,4 +1,4 @@
-"""The Report: scores of a split per case, group and class, with the definitions they follow.
+"""Report: scores of a split per case, group and class, with their definitions.
 
     report = Report(label_map, leaked=manifest.leaked)
     for case in cases:
@@ -7,15 +7,15 @@
     print(report.table())
     report.write("runs/a/evaluation/test")                             # report.json, per_case.csv, evaluation.csv
 
-With D(i, c) the Dice of case i and class c, where it is defined (see scores.py; what is undefined is left out of every mean):
+D(i, c) is the Dice of case i and class c (see scores.py). Undefined values are left out of every mean.
 
     per_class.{c}.dice            mean of D(i, c) over the cases i
-    per_class.{c}.pooled_dice     Dice of all pixels of all cases counted together
+    per_class.{c}.pooled_dice     Dice over the pixels of all cases
     per_group.{g}.dice.{c}        D(g, c) = mean of D(i, c) over the cases i of group g
     per_group.{g}.mean_foreground_dice = mean of D(g, c) over the foreground classes c
     mean_foreground_dice          = mean of per_group.{g}.mean_foreground_dice over the groups g
 
-IoU the same. The order in which cases are added changes nothing. It does not compute losses: the caller fills them in.
+IoU likewise. The order of cases does not matter. The caller computes loss and metrics and calls `fill`.
 """
 
 import csv
@@ -55,11 +55,11 @@ DEFINITIONS = (
 
 
 class Report:
-    """Scores of a set of cases, each counted once.
+    """Scores of a set of cases.
 
     Args:
-      label_map: the dataset's LabelMap; its `class_names` and `background` (class id or None) are used.
-      leaked: whether the dataset was built with `split.allow_leak`: then everything written carries a LEAKED stamp.
+      label_map: the dataset's LabelMap, or a report of the same classes; gives `class_names` and `background` (class id or None).
+      leaked: whether the dataset was built with `split.allow_leak`; all output then has a LEAKED stamp.
     """
 
     def __init__(self, label_map: "LabelMap | Report", *, leaked: bool = False):
@@ -73,9 +73,10 @@ class Report:
         self._cases: dict[str, tuple[str, CaseCounts]] = {}
 
     def add(self, case_id: str, group_id: str | None, truth: np.ndarray, prediction: np.ndarray) -> CaseCounts:
-        """Counts one case; truth and prediction are uint8 [H, W] class ids at the case's own size.
+        """Counts and adds a case; truth and prediction are class ids uint8 [H, W] at the case's own size.
 
-        Raises ValueError as `count_case` and `add_counts` do, naming the case.
+        Raises:
+          ValueError: as `count_case` and `add_counts`, with the name of the case.
         """
         try:
             counts = count_case(truth, prediction, len(self.class_names))
@@ -85,7 +86,11 @@ class Report:
         return counts
 
     def add_counts(self, case_id: str, group_id: str | None, counts: CaseCounts) -> None:
-        """Adds a case counted elsewhere. Without a group (None or empty) the case is its own. Raises ValueError for a case that is already in."""
+        """Adds the counts of a case. A case without group_id (None or empty) is its own group.
+
+        Raises:
+          ValueError: the case was added before, or its number of classes differs.
+        """
         if case_id in self._cases:
             raise ValueError(f"case {case_id} is counted twice")
         if counts.num_classes != len(self.class_names):
@@ -93,7 +98,11 @@ class Report:
         self._cases[case_id] = (group_id or case_id, counts)
 
     def __add__(self, other: "Report") -> "Report":
-        """The report of both sets of cases, which must not overlap. Loss and metrics are to be filled in anew."""
+        """The report of the cases of both reports, which must be disjoint; without loss and metrics.
+
+        Raises:
+          ValueError: the classes differ, or a case is in both.
+        """
         if (self.class_names, self.background) != (other.class_names, other.background):
             raise ValueError(f"the reports' classes differ: {self.class_names} and {other.class_names}")
         joined = Report(self, leaked=self.leaked or other.leaked)
@@ -106,10 +115,13 @@ class Report:
         return len(self._cases)
 
     def fill(self, *, loss: float | None, metrics: Mapping[str, float], loss_name: str = "loss", notes: Sequence[str] = ()) -> None:
-        """Sets what is computed from logits elsewhere: the loss and the configured metrics, under the names they are configured by.
+        """Sets loss and metrics, which are computed from logits.
 
-        A metric called `mean_foreground_dice` or `mean_foreground_iou` gets the report's own value: one name, one number.
-        `notes` are sentences on metrics whose name promises something else (a "Dice" that is none).
+        Args:
+          loss: the loss, or None.
+          metrics: {metric name: value}. `mean_foreground_dice` and `mean_foreground_iou` are replaced by the report's values.
+          loss_name: name of the loss.
+          notes: warnings about metrics with misleading names.
         """
         self.notes = tuple(notes)
         self.loss_name, self.loss = loss_name, None if loss is None else float(loss)
@@ -117,11 +129,11 @@ class Report:
 
     @property
     def foreground(self) -> list[int]:
-        """Class ids of all classes but the background."""
+        """Class ids without the background."""
         return [k for k in range(len(self.class_names)) if k != self.background]
 
     def result(self) -> dict:
-        """The report as a JSON-able dict: an undefined score is None. Keys as in the module's docstring and DESIGN.md, "Scores"."""
+        """The report as JSON values; undefined scores are None. The module's docstring defines the keys."""
         case_ids = sorted(self._cases)
         groups, member = np.unique([self._cases[i][0] for i in case_ids], return_inverse=True) if case_ids else (np.array([]), np.array([], int))
         counts = [self._cases[i][1] for i in case_ids]
@@ -188,7 +200,7 @@ class Report:
         )
 
     def definitions(self) -> list[str]:
-        """The sentences that say what the numbers mean; LEAKED first where it applies."""
+        """The definitions of the scores as sentences, with the LEAKED warning first if it applies."""
         if self.background is None:
             classes = "The label map names no background class: every class is foreground."
         else:
@@ -203,7 +215,7 @@ class Report:
         ]
 
     def table(self) -> str:
-        """The report for a terminal: one row a class, then the means. No line break at the end."""
+        """The report as text: one row per class, then the means. No final line break."""
         result = self.result()
         header = ("class", "Dice", "IoU", "precision", "recall", "pooled Dice", "cases", "true empty")
         rows = [header]
@@ -228,9 +240,9 @@ class Report:
         return "\n".join([*([LEAKED, ""] if self.leaked else []), *lines])
 
     def write(self, directory: str | os.PathLike, *, provenance: Mapping[str, object] | None = None) -> dict:
-        """Writes report.json, per_case.csv and evaluation.csv, each whole or not at all.
+        """Writes report.json, per_case.csv and evaluation.csv, each atomically, and returns the content of report.json.
 
-        `provenance` says what was scored (weights, epoch, overrides) and stands in report.json. Returns what stands there.
+        `provenance` (weights, epoch, overrides) is added to report.json.
         """
         directory = Path(directory)
         result = {**self.result(), "provenance": dict(provenance or {})}
@@ -241,7 +253,7 @@ class Report:
         return result
 
     def _named(self, result: dict) -> list[tuple[str, float]]:
-        """The loss, where one was filled in, and the metrics."""
+        """(name, value) of the loss, if there is one, and of the metrics."""
         metrics = [(name, math.nan if value is None else value) for name, value in result["metrics"].items()]
         return metrics if self.loss is None else [(self.loss_name, self.loss), *metrics]
 
@@ -257,7 +269,7 @@ class Report:
 
 
 def _intervals(quotients: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, list]:
-    """Per name and column [low, high], or None where fewer than MIN_GROUPS groups have a value."""
+    """{name: [[low, high] or None for each column]}; None where fewer than MIN_GROUPS groups have a value."""
     numerators, denominators = (np.hstack(parts).astype(np.float64) for parts in zip(*quotients.values(), strict=True))
     pairs: list[list[float] | None] = [None] * numerators.shape[1]
     if len(numerators) >= MIN_GROUPS:
@@ -278,7 +290,7 @@ def _csv(rows: Iterable[Iterable[object]]) -> bytes:
 
 
 def _without_nan(value: object) -> Any:
-    """`value` with NumPy scalars as Python's and every non-finite number as None: JSON has no NaN."""
+    """Converts NumPy scalars to Python numbers and non-finite numbers to None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,5 +1,6 @@
 """Helpers for checks of all cases: a thread pool, file hashes, the size of a mask.
 
+Usage:
     for finding in in_threads(check, cases): ...             # in order; a few cases are in memory at a time
     refuse_other_size(case, image_size, mask_size)
     sha256(case.image)

@@ -1,5 +1,6 @@
 """Lists the image files of a command's arguments, which are files and folders.
 
+Usage:
     image_files(["new_images", "one_more.tif"])      # [Path, ...], by folder and name
 """
 

@@ -163,19 +163,19 @@ def tfrecord_offsets(path: str | Path) -> list[tuple[int, int]]:
     Raises:
       UserError: the file ends inside a record, or the checksum of a length is wrong.
     """
-    records, size, at = [], os.path.getsize(path), 0
+    records, size, offset = [], os.path.getsize(path), 0
     with open(path, "rb") as file:
-        while at < size:
-            file.seek(at)
+        while offset < size:
+            file.seek(offset)
             head = file.read(_FRAME.size)
             length, checksum = _FRAME.unpack(head) if len(head) == _FRAME.size else (size, 0)
             if len(head) == _FRAME.size and _masked_crc(head[:8]) != checksum:
-                raise UserError(path, expected="a TFRecord file", found=f"a damaged record at byte {at}", cure=_REBUILD)
-            end = at + _FRAME.size + length + 4
+                raise UserError(path, expected="a TFRecord file", found=f"a damaged record at byte {offset}", cure=_REBUILD)
+            end = offset + _FRAME.size + length + 4
             if end > size:
-                raise UserError(path, expected="whole records", found=f"an end after {size} bytes, inside the record at byte {at}", cure=_REBUILD)
-            records.append((at, length))
-            at = end
+                raise UserError(path, expected="whole records", found=f"an end after {size} bytes, inside the record at byte {offset}", cure=_REBUILD)
+            records.append((offset, length))
+            offset = end
     return records
 
 

@@ -1,5 +1,6 @@
 """Checks names that become folders: letters, digits, `_`, `-` and `.`, so that no name leads out of its directory.
 
+Usage:
     check_name("--name", "my_set")
 """
 

@@ -79,7 +79,7 @@ class Predictor:
         """Runs the forward pass on a distributed batch.
 
         Returns:
-          (values float [n] of `StepMetrics` over the global batch, [(record index, probabilities float32 [H, W, K])] without padding examples).
+          (values float [n] of `StepMetrics` over the global batch, [(index, probabilities float32 [H, W, K])] of the examples that are not padding).
 
         Raises:
           UserError: out of memory.

@@ -61,8 +61,8 @@ def _elastic(reader: Reader, key: str, value: Any) -> None:
     alpha = round(reader.get("deformation.alpha", 1300) / 13, 2)  # the filter also ran over the three channels, see Derive.elastic_alpha
     reader.bind(key, "derive", "derive.elastic_sigmas", sigmas)
     reader.bind(key, "derive", "derive.elastic_alpha", alpha)
-    # Uniform noise from -1 to 1, filtered by a Gaussian of sigma, has the standard deviation alpha / (sqrt(3) 2 sigma sqrt(pi)). Its correlation halves
-    # after 1.67 sigma; that of a field interpolated between independent nodes halves after half of their spacing.
+    # Uniform noise from -1 to 1, filtered by a Gaussian of sigma, has the standard deviation alpha / (sqrt(3) 2 sigma sqrt(pi)). Its correlation
+    # halves after 1.67 sigma; that of a field interpolated between independent nodes halves after half of their spacing.
     amplitudes = [round(alpha / (2 * math.sqrt(3 * math.pi) * sigma), 2) for sigma in sigmas]
     spacing = max(round(3.3 * max(sigmas)), math.ceil(8 * max(amplitudes)), 8)
     _augment(reader, key, "elastic", 0.5, {"elastic_amplitude": _span(amplitudes), "elastic_spacing": spacing})

@@ -1,5 +1,6 @@
 """Maps each key of the reference system's configuration to gin bindings of a command, or to the reason why it is dropped.
 
+Usage:
     rule = KEYS["train.patience"]            # a function that binds it, or a text: the reason why it is dropped
     rule(reader, "train.patience", 10)       # reader.bindings["train"]["train.patience"] == 10
 """

@@ -1,5 +1,6 @@
 """Reader: collects gin bindings while the keys of a reference configuration are converted.
 
+Usage:
     reader = Reader({"train.epochs": 100})
     reader.bind("train.epochs", "train", "train.epochs", 100)
     reader.bindings["train"], reader.became["train.epochs"]      # {"train.epochs": 100}, ["train.epochs = 100"]

@@ -3,6 +3,8 @@
     epoch_metrics = EpochMetrics(step_metrics)
     epoch_metrics.add(values)                       # after every step, see step_metrics.py
     epoch_metrics.results()                         # {"loss": 0.31, "mean_foreground_dice": 0.82}
+
+Values are at the network's input size; flexseg.evaluation computes scores at each case's own size.
 """
 
 import numpy as np

@@ -3,6 +3,8 @@
     Head(num_classes=1, background=0).foreground      # (1,): one sigmoid logit, class ids 0 and 1
     Head(num_classes=6, background=5).foreground      # (0, 1, 2, 3, 4)
     Head(num_classes=3, background=None).foreground   # (0, 1, 2): no class is background
+
+A head has one sigmoid logit or softmax logits; there is no multi-label form.
 """
 
 from dataclasses import dataclass

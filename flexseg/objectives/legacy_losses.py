@@ -1,5 +1,8 @@
 """The reference's losses (the published sarah-antillia experiments) with its names and values, for comparison.
 
+    objective.loss = "bce_dice_loss"
+    objective.reduction = "batch"
+
 With `objective.reduction = "batch"` the values are the reference's: the overlap is that of the flattened global batch. With "example" the same
 formula is applied to each example. With one logit, y is (id == 1). With K >= 2 channels all channels are pooled, background included, as in the
 reference with one-hot masks.

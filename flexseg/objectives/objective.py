@@ -8,6 +8,8 @@
     loss = objective.bind(num_classes=6, background=5)            # from the dataset's LabelMap
     loss.example_loss(logits, mask)                               # reduction = "example"
     loss.batch_loss(logits, mask, weight, sum_over_replicas)      # reduction = "batch"
+
+Losses are in legacy_losses.py, pixel_losses.py and region_losses.py.
 """
 
 import math

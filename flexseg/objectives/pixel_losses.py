@@ -1,5 +1,8 @@
 """Pixel losses: cross-entropy under Keras's names, and focal loss.
 
+    objective.loss = "focal"
+    objective.class_weights = (0.5, 2.0)
+
 They are computed from logits, without clipping. Keras's losses from probabilities clip p to [1e-7, 1 - 1e-7] (in float32 to 1 - 1.2e-7): the loss of
 a pixel is at most 16.1 and has no gradient beyond. Otherwise the values are equal.
 

@@ -1,5 +1,8 @@
 """Dice and Tversky losses over the foreground classes, without background (MONAI's `include_background=False`): `ce_dice`, `tversky`.
 
+    objective.loss = "tversky"
+    objective.tversky_beta = 0.8
+
 The loss is the mean over foreground classes, equal or by class weight, whatever their number of pixels. For a class that is absent from an example
 the smoothing makes the loss 0 if it is not predicted, and up to 1 if it is.
 """
@@ -53,10 +56,10 @@ def _foreground_index(name: str, head: Head, class_weights: tuple[float, ...] | 
     weights = [1.0 if class_weights is None else class_weights[c] for c in classes]
     if sum(weights) == 0:
         raise UserError("objective.class_weights", expected="a weight above 0 for at least one foreground class", found=str(class_weights))
-    shares = [weight / sum(weights) for weight in weights]
+    normalized = [weight / sum(weights) for weight in weights]
 
     def value(overlap: tf.Tensor) -> tf.Tensor:
         per_class = tversky_index(overlap, alpha=alpha, beta=beta, smooth=smooth)
-        return 1.0 - tf.reduce_sum(per_class * tf.constant(shares, per_class.dtype), axis=-1)
+        return 1.0 - tf.reduce_sum(per_class * tf.constant(normalized, per_class.dtype), axis=-1)
 
     return Loss(name=name, size=3 * len(classes), sums=lambda pixels: class_overlap(pixels, classes), value=value)

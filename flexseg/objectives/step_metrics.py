@@ -1,7 +1,7 @@
 """StepMetrics: loss and metrics of a step as one vector of sums, for a single all-reduce.
 
     step_metrics = StepMetrics(loss=loss, reduction="example", metrics=[...])
-    share, values = step_metrics(logits, mask, weight, total_weight=8.0, replicas=2, sum_over_replicas=...)
+    loss, values = step_metrics(logits, mask, weight, total_weight=8.0, replicas=2, sum_over_replicas=...)
 
 `values` is [Σ weight · loss, Σ weight, sums of metric 0, …]. Its sum over replicas is that of the global batch.
 """
@@ -54,19 +54,19 @@ class StepMetrics:
           sum_over_replicas: all-reduces a vector by sum; called under `batch` only.
 
         Returns:
-          (share, values). The sum of `share` over replicas is the loss of the global batch, and the same holds for gradients. Under `batch` every
-          replica computes the whole loss, so `share` is the loss / replicas; under `example` it is None without `total_weight`.
+          (replica_loss, values). The sum of `replica_loss` over replicas is the loss of the global batch, and likewise for its gradients. Under
+          `batch` every replica computes the whole loss, so `replica_loss` is loss / replicas. Under `example` it is None without `total_weight`.
         """
         if self.reduction == "example":
             losses = self.loss.example_loss(outputs, mask)
             weight = tf.cast(weight, losses.dtype)
             weighted = tf.reduce_sum(weight * losses)
-            share = None if total_weight is None else weighted / tf.cast(total_weight, losses.dtype)
+            replica_loss = None if total_weight is None else weighted / tf.cast(total_weight, losses.dtype)
         else:
             whole = self.loss.batch_loss(outputs, mask, weight, sum_over_replicas)
             weight = tf.cast(weight, whole.dtype)
             weighted = whole * tf.reduce_sum(weight)
-            share = whole / replicas
+            replica_loss = whole / replicas
         dtype, logits = weighted.dtype, main_output(outputs)
         parts = [tf.cast(metric.sums(logits, mask, weight), dtype) for metric in self.metrics]
-        return share, tf.concat([tf.stack([weighted, tf.reduce_sum(weight)]), *parts], axis=0)
+        return replica_loss, tf.concat([tf.stack([weighted, tf.reduce_sum(weight)]), *parts], axis=0)

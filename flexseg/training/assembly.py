@@ -3,6 +3,8 @@
     experiment = Experiment.from_gin()
     assembly = Assembly(experiment, dataset, replicas, precision="mixed_bfloat16", xla="auto")
     assembly.model, assembly.step_metrics, assembly.predictor
+
+It has no optimizer and no input pipeline; these are in `Steps`.
 """
 
 import contextlib

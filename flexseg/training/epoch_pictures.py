@@ -3,6 +3,8 @@
     epoch_change_infer.num_infer_images = 6
     epoch_change_infer.images = "mini_test/images"
     epoch_change_infer.masks = "mini_test/masks"
+
+Scores in the captions are of single cases; the report of the validation split has the means.
 """
 
 import dataclasses

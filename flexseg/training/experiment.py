@@ -2,6 +2,8 @@
 
     experiment, configuration, notes = read_experiment(["default.gin"], ["train.epochs=3"], user_modules=[])
     experiment.train.epochs, configuration.text
+
+Values are checked when the settings are made, but not against a dataset or machine.
 """
 
 import dataclasses

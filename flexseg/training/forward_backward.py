@@ -2,6 +2,8 @@
 
     forward_backward = make_forward_backward(model, step_metrics, replicas=2, accumulation_steps=4)
     values, gradients, state = forward_backward(weights, state, batch, scale, total_weight)
+
+It has no all-reduce, except for losses of the global batch and synchronized batch normalization.
 """
 
 from collections.abc import Callable
@@ -35,11 +37,11 @@ def make_forward_backward(model: keras.Model, step_metrics: StepMetrics, *, repl
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             outputs, state = model.stateless_call(weights, state, tf.cast(batch["image"], dtype), training=True)
-            share, values = step_metrics(
+            loss, values = step_metrics(
                 outputs, batch["mask"], batch["weight"], total_weight=total_weight, replicas=replicas, sum_over_replicas=summed
             )
-            assert share is not None  # there is a total_weight
-            scaled = share * tf.cast(scale, share.dtype)
+            assert loss is not None  # there is a total_weight
+            scaled = loss * tf.cast(scale, loss.dtype)
         return tf.stop_gradient(values), tape.gradient(scaled, weights), state
 
     if accumulation_steps == 1:

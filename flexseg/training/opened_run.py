@@ -3,6 +3,8 @@
     with open_run("runs/my_run", gin_param=[], checkpoint="best", replicas=0, logical_cpus=0) as opened:
         opened.assembly.predictor, opened.facts
         dataset_of(opened, data_dir=None)
+
+It does not restore the optimizer: training resumes from a checkpoint in `Trainer`.
 """
 
 import contextlib

@@ -3,6 +3,8 @@
     policy = resolve_precision("auto", on_gpu=False)      # "mixed_bfloat16" on a CPU with AVX-512 BF16
     with precision_scope(policy):
         model = build_model(...)
+
+`auto` reads hardware features and measures nothing.
 """
 
 import contextlib

@@ -3,6 +3,8 @@
     reporter = Reporter(run, metrics=["dice_coef", "mean_foreground_dice"], leaked=False)
     reporter.start(epoch=3)                                # removes rows of later epochs, after a resume
     reporter.epoch(4, step=1600, train={...}, valid={...}, facts={"learning_rate": 1e-3, ...})
+
+Only the chief has a Reporter. It does not decide when to validate or plot.
 """
 
 import time

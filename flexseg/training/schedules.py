@@ -2,6 +2,8 @@
 
     schedule.name = "cosine"
     schedule.warmup_steps = 200
+
+A schedule is a pure function of the global step and has no state. Plateaus are in `plateau.py`.
 """
 
 import dataclasses

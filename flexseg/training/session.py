@@ -4,6 +4,8 @@
     session = Session(experiment, dataset, run, replicas, config=text, user_modules=[])
     session.train(claim, init_from=None, operative_config=configuration.operative)
     session.dry_run()
+
+The run directory must exist and be claimed before `train`.
 """
 
 import json
@@ -202,25 +204,26 @@ class Session:
     def _print_facts(self, assembly: Assembly, trainer: Trainer) -> None:
         dataset, manifest = self._dataset, self._dataset.manifest
         pixels = manifest.class_pixels[TRAIN]
-        every = max(1, sum(pixels.values()))
+        total_pixels = max(1, sum(pixels.values()))
         head = main_output(assembly.model.output).shape[-1]
-        steps, optimizer, cuts = trainer.steps, self._experiment.optimizer, self._experiment.train.accumulation_steps
-        share = steps.batch_size // self._replicas.count
+        steps, optimizer, micro_batches = trainer.steps, self._experiment.optimizer, self._experiment.train.accumulation_steps
+        examples = steps.batch_size // self._replicas.count
+        accumulation = f" × {micro_batches} micro-batches" if micro_batches > 1 else ""
         onednn = machine.onednn_in_use()
         scaling = f": {optimizer.learning_rate:.4g} of a batch of {optimizer.base_batch_size}, scaling {optimizer.scaling}"
         scaling = scaling if optimizer.base_batch_size else ""
         encoder = ""
         if optimizer.singles_out_encoder:
-            waits = f" from step {optimizer.encoder_frozen_steps + 1} on" if optimizer.encoder_frozen_steps else ""
-            encoder = f"; of the encoder {steps.base_rate * optimizer.encoder_rate_factor:.4g}{waits}"
+            start = f" from step {optimizer.encoder_frozen_steps + 1} on" if optimizer.encoder_frozen_steps else ""
+            encoder = f"; of the encoder {steps.base_rate * optimizer.encoder_rate_factor:.4g}{start}"
         facts = {
             "dataset": f"{dataset.name}, {dataset.directory}",
             "cases": ", ".join(f"{name} {len(table)}" for name, table in manifest.splits.items()),
-            "classes": ", ".join(f"{name} {count / every:.2%}" for name, count in pixels.items()),
+            "classes": ", ".join(f"{name} {count / total_pixels:.2%}" for name, count in pixels.items()),
             "devices": self._replicas.description,
             "onednn": f"{'on' if onednn else 'off'} for CPU kernels; {machine.VARIABLE}={int(not onednn)} turns it {'off' if onednn else 'on'}",
             "precision": f"{self._precision}, XLA {'on' if assembly.xla else 'off'}",
-            "batch": f"{steps.batch_size} = {self._replicas.count} × {share // cuts}{f' × {cuts} micro-batches' if cuts > 1 else ''}, "
+            "batch": f"{steps.batch_size} = {self._replicas.count} × {examples // micro_batches}{accumulation}, "
             f"{steps.per_epoch} step{'' if steps.per_epoch == 1 else 's'} an epoch",
             "rate": f"{steps.base_rate:.4g}{scaling}{encoder}",
             "model": f"{assembly.model.name}, {assembly.parameters:,} parameters, {head} {'sigmoid logit' if head == 1 else 'softmax logits'}",

@@ -2,6 +2,8 @@
 
     train.epochs = 100
     train.global_batch_size = 8
+
+Optimizer, schedule, loss and input have settings of their own: `optimizer.*`, `schedule.*`, `objective.*`, `input.*`.
 """
 
 import dataclasses

@@ -262,13 +262,13 @@ class Steps:
                 )
 
     def _check_accumulation(self) -> None:
-        count, share = self._settings.accumulation_steps, self.batch_size // self._replicas.count
+        count, per_replica = self._settings.accumulation_steps, self.batch_size // self._replicas.count
         if count == 1:
             return
         binding, one = "train.accumulation_steps", '--gin_param="train.accumulation_steps=1"'
-        if share % count:
-            divisors = ", ".join(str(n) for n in range(1, share + 1) if share % n == 0)
-            raise UserError(binding, expected=f"a divisor of the {share} examples of a replica: {divisors}", found=str(count))
+        if per_replica % count:
+            divisors = ", ".join(str(n) for n in range(1, per_replica + 1) if per_replica % n == 0)
+            raise UserError(binding, expected=f"a divisor of the {per_replica} examples of a replica: {divisors}", found=str(count))
         if self._assembly.step_metrics.reduction == "batch":
             found = f"{count} with objective.reduction = 'batch', whose loss needs the whole batch at once"
             raise UserError(binding, expected="1, or objective.reduction = 'example'", found=found, cure=one)

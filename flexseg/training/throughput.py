@@ -3,6 +3,8 @@
     throughput.add(examples=8, waited=0.001)     # after every call
     throughput.pause()                           # before validation, checkpoints, …
     throughput.facts()                           # {"images_per_second": 93.1, "input_wait_fraction": 0.01}
+
+Times are wall-clock times of the host, per call of the step.
 """
 
 import math
