@@ -116,7 +116,7 @@ def measure(combination: dict, data_dir: str, replicas) -> dict:
         trainer = Trainer(assembly, experiment, dataset, RunDirectory(os.devnull))
         batches = trainer.steps.batches()
         for number in range(FLAGS.steps):
-            outcome = trainer.steps.function(
+            outcome = trainer.steps.train_step(
                 next(batches), global_step=number, learning_rate=trainer.steps.learning_rate(number), total_weight=float(trainer.steps.batch_size)
             )
             losses.append(float(outcome.values[0] / outcome.values[1]))

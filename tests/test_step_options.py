@@ -201,7 +201,7 @@ def test_several_steps_in_one_call_are_the_same_steps(count, xla):
                     values.append(outcome.values.numpy())
                 else:
                     ahead = [*rates[first:], 9.0, 9.0, 9.0, 9.0][:4]
-                    outcome = made.step.many(batches, first=first, count=size, learning_rates=ahead, **given)
+                    outcome = made.step.run_steps(batches, first=first, count=size, learning_rates=ahead, **given)
                     assert outcome.applied.numpy().tolist() == [True] * size and outcome.stop_requests.shape == (size, 2)
                     values += list(outcome.values.numpy())
             found.append((values, made.everything()))
@@ -213,8 +213,8 @@ def test_several_steps_in_one_call_are_the_same_steps(count, xla):
 def test_a_run_with_several_steps_in_a_call_ends_where_one_with_single_steps_ends(toy, tmp_path, monkeypatch, precision):
     params = ("train.steps_per_epoch=5", "train.checkpoint_steps=2", "flex_unet.dropout_rate=0.1", f"train.precision='{precision}'")
     toy_runs.train(toy, tmp_path / "single", *params, "train.epochs=2")
-    many, sizes = TrainStep.many, []
-    monkeypatch.setattr(TrainStep, "many", lambda self, *batches, **given: sizes.append(given["count"]) or many(self, *batches, **given))
+    many, sizes = TrainStep.run_steps, []
+    monkeypatch.setattr(TrainStep, "run_steps", lambda self, *batches, **given: sizes.append(given["count"]) or many(self, *batches, **given))
     toy_runs.train(toy, tmp_path / "run", *params, "train.epochs=1", "train.steps_per_execution=3")
     toy_runs.train(toy, tmp_path / "run", *params, "train.epochs=2", "train.steps_per_execution=2")
     assert sizes == [2, 2, 1, 1, 2, 2], "a call ends where a checkpoint or an epoch does"

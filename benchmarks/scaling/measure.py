@@ -44,7 +44,7 @@ def main() -> None:
         given = {"learning_rate": 1e-3, "total_weight": float(steps.batch_size)}
 
         def step() -> None:
-            bool(steps.function(constant, global_step=0, **given).applied)
+            bool(steps.train_step(constant, global_step=0, **given).applied)
 
         gradients = [tuple(weight.shape) for weight in assembly.model.trainable_variables]
         found = {

@@ -1,14 +1,13 @@
-"""Resize, pad and random crop to the network's input size, and the inverse for predictions.
+"""Resize, pad and random crop of a case to the input size.
 
     image, mask = fit_example(image, mask, size=(512, 512), fit="pad")
-    probabilities = map_back(probabilities, own_size=(797, 644), fit="pad")
 
 Padding reflects the image and is 255 (ignored) in the mask.
 """
 
 import tensorflow as tf
 
-from flexseg.data.images import resize_image, resize_mask, resize_values
+from flexseg.data.images import resize_image, resize_mask
 from flexseg.files.label_map import IGNORE
 
 
@@ -93,12 +92,3 @@ def _place(draw: tf.Tensor, spare: tf.Tensor) -> tf.Tensor:
     """A corner from 0 to `spare`; half of `spare` if it is negative because the image is smaller than the crop."""
     inside = tf.cast(draw * tf.cast(spare + 1, tf.float32), tf.int32)
     return tf.where(spare > 0, tf.minimum(inside, spare), spare // 2)
-
-
-def map_back(probabilities: tf.Tensor, *, own_size: tuple[int, int], fit: str) -> tf.Tensor:
-    """Inverse of `fit_example` for probabilities float32 [H, W, K]: crops or resizes to `own_size` = (height, width) of the case."""
-    if fit == "pad":
-        return probabilities[: own_size[0], : own_size[1]]
-    if tuple(probabilities.shape[:2]) == tuple(own_size):
-        return probabilities
-    return resize_values(probabilities, own_size)

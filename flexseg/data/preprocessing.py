@@ -16,12 +16,12 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from flexseg.data.color import apply_gamma, sharpen
-from flexseg.data.fit import fit_example, map_back
+from flexseg.data.fit import fit_example
+from flexseg.data.images import resize_values
 from flexseg.data.settings import InputSettings
 
 # (image uint8 [h, w, C], class ids uint8 [h, w, 1]) of a case -> image [H, W, C] and class ids [H, W, 1] of an input
 Fit = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-to_own_size = map_back
 
 
 def fitted_to(size: tuple[int, int], fit: str) -> Fit:
@@ -57,3 +57,12 @@ def preprocess(
     """
     image, mask = augment(*fit(adjust(image, settings), mask))
     return order_channels(image, settings), mask
+
+
+def to_own_size(probabilities: tf.Tensor, *, own_size: tuple[int, int], fit: str) -> tf.Tensor:
+    """Inverse of `fit_example` for probabilities float32 [H, W, K]: crops or resizes to `own_size` = (height, width) of the case."""
+    if fit == "pad":
+        return probabilities[: own_size[0], : own_size[1]]
+    if tuple(probabilities.shape[:2]) == tuple(own_size):
+        return probabilities
+    return resize_values(probabilities, own_size)

@@ -102,7 +102,7 @@ class TrainStep:
         """
         return self._compiled(batch, *self._scalars(global_step, learning_rate, total_weight, stop_requests))
 
-    def many(
+    def run_steps(
         self,
         batches: Iterator[dict],
         *,

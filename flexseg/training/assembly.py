@@ -28,7 +28,7 @@ from flexseg.runs.variables import model_variables
 from flexseg.training.experiment import Experiment
 from flexseg.training.precision import resolve_xla
 
-HONEST_METRIC = "mean_foreground_dice"  # computed in every run
+ALWAYS_FOLLOWED = "mean_foreground_dice"  # computed in every run
 
 
 class Assembly:
@@ -64,7 +64,7 @@ class Assembly:
             expected = f"'RGB' with {encoder.source.owner}.encoder_weights, whose pixel normalization knows red from blue"
             raise UserError("input.color_order", expected=expected, found="'BGR'", cure="--gin_param=\"input.color_order='RGB'\"")
         head = {"num_classes": main_output(self.model.output).shape[-1], "background": dataset.label_map.background}
-        names = list(dict.fromkeys([*experiment.train.metrics, HONEST_METRIC]))
+        names = list(dict.fromkeys([*experiment.train.metrics, ALWAYS_FOLLOWED]))
         self.step_metrics = StepMetrics(
             loss=objective.bind(**head, outputs=len(keras.tree.flatten(self.model.output))),
             reduction=objective.reduction,

@@ -163,7 +163,7 @@ class Session:
         memory = f"{psutil.Process().memory_info().rss / 2**30:.2f} GiB of host memory"
         if self._replicas.on_gpu:
             memory += f", {tf.config.experimental.get_memory_info('GPU:0')['peak'] / 2**30:.2f} GiB at most on GPU 0"
-        epoch = times[1] * steps.per_epoch
+        epoch = times[1] * steps.steps_per_epoch
         say(
             "first step %.2f s (with tracing and compilation), second step %.2f s; %s; about %.0f s an epoch without validation",
             *times,
@@ -197,7 +197,7 @@ class Session:
             "precision": self._precision,
             "xla": assembly.xla,
             "global_batch_size": trainer.steps.batch_size,
-            "steps_per_epoch": trainer.steps.per_epoch,
+            "steps_per_epoch": trainer.steps.steps_per_epoch,
             "parameters": assembly.parameters,
         }
 
@@ -224,7 +224,7 @@ class Session:
             "onednn": f"{'on' if onednn else 'off'} for CPU kernels; {machine.VARIABLE}={int(not onednn)} turns it {'off' if onednn else 'on'}",
             "precision": f"{self._precision}, XLA {'on' if assembly.xla else 'off'}",
             "batch": f"{steps.batch_size} = {self._replicas.count} × {examples // micro_batches}{accumulation}, "
-            f"{steps.per_epoch} step{'' if steps.per_epoch == 1 else 's'} an epoch",
+            f"{steps.steps_per_epoch} step{'' if steps.steps_per_epoch == 1 else 's'} an epoch",
             "rate": f"{steps.base_rate:.4g}{scaling}{encoder}",
             "model": f"{assembly.model.name}, {assembly.parameters:,} parameters, {head} {'sigmoid logit' if head == 1 else 'softmax logits'}",
             "input": f"{assembly.model.input.shape[1]} × {assembly.model.input.shape[2]} × {assembly.model.input.shape[3]}, "

@@ -77,7 +77,7 @@ class Steps:
             raise UserError("--data_service", expected="input.cache = 'off' beside it, since the memory of other hosts is not filled", found="'ram'")
         stored = dataset.records(TRAIN)
         records: Records | RamCache = stored
-        self.per_epoch = self._settings.steps_per_epoch or -(-stored.count // self.batch_size)
+        self.steps_per_epoch = self._settings.steps_per_epoch or -(-stored.count // self.batch_size)
         if experiment.inputs.cache == "ram":
             with dataset.naming_damage(TRAIN):
                 records = RamCache(stored, sizes=dataset.sizes(TRAIN))
@@ -102,7 +102,7 @@ class Steps:
             self.ema = ExponentialMovingAverage(self._replicas, assembly.model, momentum=momentum) if momentum is not None else None
         if self.ema:
             self.ema.restart()
-        self.function = TrainStep(
+        self.train_step = TrainStep(
             self._replicas,
             assembly.model,
             self.optimizer,
@@ -136,7 +136,7 @@ class Steps:
                 found=f"{model.name}, whose encoder is frozen or has no weights" if encoder else model.name,
                 cure="leave them out, or train some of its layers: encoder_trainable_layers=None trains all" if encoder else "leave them out",
             )
-        steps = self._settings.epochs * self.per_epoch
+        steps = self._settings.epochs * self.steps_per_epoch
         if (frozen := self._experiment.optimizer.encoder_frozen_steps) >= steps:
             raise UserError(
                 "optimizer.encoder_frozen_steps",
@@ -162,7 +162,7 @@ class Steps:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate at `step`: `base_rate`, which is scaled to the global batch, times schedule and plateau factor."""
-        factor = self._experiment.schedule.factor(step, epochs=self._settings.epochs, steps_per_epoch=self.per_epoch)
+        factor = self._experiment.schedule.factor(step, epochs=self._settings.epochs, steps_per_epoch=self.steps_per_epoch)
         return self.base_rate * factor * self._plateau.factor
 
     def rates(self, step: int) -> dict[str, float]:
@@ -182,11 +182,11 @@ class Steps:
                 batch = next(batches)
                 waited = time.perf_counter() - began
                 rate = self.learning_rate(self.global_step)
-                outcome = self.function(batch, global_step=self.global_step, learning_rate=rate, total_weight=weight, stop_requests=stops)
+                outcome = self.train_step(batch, global_step=self.global_step, learning_rate=rate, total_weight=weight, stop_requests=stops)
             else:  # always steps_per_execution rates: fewer in the last call of an epoch would retrace the function
                 waited = None
                 rates = [self.learning_rate(self.global_step + ahead) for ahead in range(self._settings.steps_per_execution)]
-                outcome = self.function.many(
+                outcome = self.train_step.run_steps(
                     batches, first=self.global_step, count=count, learning_rates=rates, total_weight=weight, stop_requests=stops
                 )
         self.wait_for_pending()

@@ -157,7 +157,7 @@ class Trainer:
         return reason
 
     def _run_steps(self, batches: Iterator[dict], epoch: int) -> None:
-        steps, per_epoch = self.steps, self.steps.per_epoch
+        steps, per_epoch = self.steps, self.steps.steps_per_epoch
         last = epoch * per_epoch
         with progress(f"epoch {epoch}/{self._settings.epochs}", total=per_epoch, done=steps.global_step - (last - per_epoch)) as bar:
             while steps.global_step < last:
