@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = (  # a room imports only from itself and from what stands before it; DESIGN.md's table
+ROOMS = (  # a room imports only from itself and from what stands before it; the table of docs/contributing.md
     "errors", "machine", "user_modules", "console", "configs", "config", "files", "pictures", "checks", "derivation", "migration", "datasets", "data",
     "models", "objectives", "distribution", "runs", "inference", "evaluation", "training", "commands", "launch",
 )  # fmt: skip

@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from flexseg.data import ram_cache
 from flexseg.data.augmentation import Augment
+from flexseg.data.evaluation_batches import evaluation_batches
 from flexseg.data.ram_cache import RamCache
 from flexseg.data.records import Records
 from flexseg.data.settings import InputSettings
-from flexseg.data.stream import Stream, evaluation_batches
+from flexseg.data.stream import Stream
 from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
 

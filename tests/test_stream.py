@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from flexseg.data.augmentation import Augment
+from flexseg.data.evaluation_batches import evaluation_batches
 from flexseg.data.settings import InputSettings
-from flexseg.data.stream import Stream, evaluation_batches, order
+from flexseg.data.stream import Stream, order
 from flexseg.distribution.strategies import open_replicas
 
 CROPS = InputSettings(image_size=(24, 24), fit="random_crop", foreground_crop_probability=0.5)

@@ -30,7 +30,7 @@ from absl import flags
 
 from flexseg.errors import UserError, choose, suggest
 
-_ORDER = ("import_config", "check", "derive", "build", "train", "evaluate", "predict", "export")  # in order of use; others follow by name
+_ORDER = ("import_config", "check", "derive", "build", "train", "evaluate", "predict")  # in order of use; others follow by name
 _DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.ESTALE)
 _traceback_file: Path | None = None
 
@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
         )
         return 0
     if name == "--version":
-        facts = importlib.import_module("flexseg.commands.version").version_facts()
+        facts = importlib.import_module("flexseg.commands.version_facts").version_facts()
         _show("\n".join(f"{name:<10} {value}" for name, value in facts.items()))
         return 0
     program = f"flexseg {name}"

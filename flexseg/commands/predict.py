@@ -48,7 +48,7 @@ def run(
     from flexseg.training.opened_run import open_run
 
     with open_run(workdir, gin_param=gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus) as opened:
-        from flexseg.inference.prediction import predict_files
+        from flexseg.inference.predict_files import predict_files
 
         folder = Path(output) if output else opened.run.predictions
         if folder.exists() and not folder.is_dir():

@@ -88,10 +88,14 @@ class Configuration:
 
     def is_own(self, name: str) -> bool:
         """Whether a name is a configurable of flexseg; False for the user's and for unknown names."""
+        return self.module_of(name).startswith("flexseg.")
+
+    def module_of(self, name: str) -> str:
+        """The module of a configurable; empty where gin knows no such name."""
         try:
-            return inspect.unwrap(gin.get_configurable(name)).__module__.startswith("flexseg.")
-        except ValueError:  # gin knows no such name
-            return False
+            return inspect.unwrap(gin.get_configurable(name)).__module__
+        except ValueError:
+            return ""
 
     def operative(self) -> str:
         """gin's operative config: the values that were used, with defaults. Empty until the configured functions are called."""

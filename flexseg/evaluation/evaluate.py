@@ -14,7 +14,7 @@ import numpy as np
 
 from flexseg.console import progress
 from flexseg.data.dataset import BuiltDataset
-from flexseg.data.stream import evaluation_batches
+from flexseg.data.evaluation_batches import evaluation_batches
 from flexseg.errors import UserError
 from flexseg.evaluation.report import Report
 from flexseg.evaluation.scores import CaseCounts, count_case

@@ -3,7 +3,7 @@
     loss_named("bce_dice_loss", num_classes=1, background=0)
     loss_named("focal", num_classes=6, background=5, focal_gamma=1.5)
 
-A loss is a function `name(head, *, setting=…) -> Loss` in the `__all__` of legacy_losses.py, pixel_losses.py or region_losses.py. Its keywords are
+A loss is a function `name(head, *, setting=…) -> Loss` in the `__all__` of reference_losses.py, pixel_losses.py or region_losses.py. Its keywords are
 settings of `objective`. A custom loss is registered in a module named with `--user_module`:
 
     @register_loss
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from flexseg.errors import UserError, suggest
-from flexseg.objectives import legacy_losses, pixel_losses, region_losses
+from flexseg.objectives import pixel_losses, reference_losses, region_losses
 from flexseg.objectives.head import Head
 from flexseg.objectives.loss import Loss
 
@@ -26,7 +26,7 @@ def _losses_of(module: ModuleType) -> dict[str, Callable[..., Loss]]:
     return {name: getattr(module, name) for name in module.__all__}
 
 
-_BUILDERS: dict[str, Callable[..., Loss]] = {**_losses_of(legacy_losses), **_losses_of(pixel_losses), **_losses_of(region_losses)}
+_BUILDERS: dict[str, Callable[..., Loss]] = {**_losses_of(reference_losses), **_losses_of(pixel_losses), **_losses_of(region_losses)}
 _BUILDERS["sparse_categorical_crossentropy"] = pixel_losses.categorical_crossentropy
 
 

@@ -9,7 +9,7 @@
     loss.example_loss(logits, mask)                               # reduction = "example"
     loss.batch_loss(logits, mask, weight, sum_over_replicas)      # reduction = "batch"
 
-Losses are in legacy_losses.py, pixel_losses.py and region_losses.py.
+Losses are in reference_losses.py, pixel_losses.py and region_losses.py.
 """
 
 import math

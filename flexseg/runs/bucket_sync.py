@@ -39,6 +39,7 @@ from flexseg.runs.checkpoint_format import (
     checkpoint_folders,
     damage,
     forget_replaced,
+    is_complete,
     name_replaced,
     read_facts,
     recover,
@@ -165,7 +166,7 @@ class BucketSync:
             recover(folder)
             forget_replaced(folder)
         for folder in list(self._here.glob(_STEP)):
-            if not (folder / CHECKSUMS).is_file():
+            if not is_complete(folder):
                 shutil.rmtree(folder)
 
     def _returns_to_replaced(self) -> bool:

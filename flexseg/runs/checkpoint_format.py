@@ -179,6 +179,11 @@ def _hidden(name: str, what: str) -> str:
     return f".{name.removeprefix('.')}.{what}"
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a write ended: its checksums, which come last, are there. What they say is not looked at; see `damage`."""
+    return (folder / CHECKSUMS).is_file()
+
+
 def damage(folder: Path) -> str:
     """What is wrong with a folder, in words; empty when every file has its checksum.
 
@@ -230,7 +235,7 @@ def read_facts(folder: Path) -> dict:
 
 
 def _sums(folder: Path) -> str:
-    if not (folder / CHECKSUMS).is_file():
+    if not is_complete(folder):
         raise FileNotFoundError(f"{CHECKSUMS} is not there")
     return (folder / CHECKSUMS).read_text()
 

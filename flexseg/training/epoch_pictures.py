@@ -23,7 +23,7 @@ from flexseg.files.cases import discover_pairs
 from flexseg.files.headers import MAX_PIXELS
 from flexseg.files.images import read_mask
 from flexseg.files.label_map import LabelMap
-from flexseg.inference.prediction import load_image
+from flexseg.inference.predict_files import load_image
 from flexseg.inference.predictor import Predictor
 from flexseg.pictures.panels import panel, save_png, sheet, tile_boxes
 from flexseg.runs.directory import RunDirectory

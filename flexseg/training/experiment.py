@@ -22,7 +22,7 @@ from flexseg.training.plateau import PlateauSettings
 from flexseg.training.schedules import Schedule
 from flexseg.training.settings import TrainSettings
 
-BUILD_ONLY = ("label_map", "split", "synthetic_nuclei", "volumes", "breastdm", "malignant_breastdm")
+_OF_BUILD = ("flexseg.files.", "flexseg.datasets.")  # where the configurables of `flexseg build` are
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def read_experiment(
         gin_file, gin_param, modules=("flexseg.training.experiment", "flexseg.training.assembly"), user_modules=user_modules, recorded=recorded
     )
     for key in configuration.bindings:
-        if key.split(".")[0] in BUILD_ONLY:
+        if configuration.module_of(key.rpartition(".")[0]).startswith(_OF_BUILD):
             raise UserError(key, expected="bindings of training", found="one of `flexseg build`", cure="give it to `flexseg build`, not here")
     refuse_supplied(configuration)
     notes = idle_bindings(configuration)
