@@ -11,8 +11,9 @@ from flexseg.errors import UserError
 from flexseg.models.abstract_build import abstract_build
 from flexseg.models.build import build_model
 from flexseg.models.flex_unet import flex_unet
-from flexseg.models.layers.blocks import ACTIVATIONS, ConvStyle, level_dilations, level_kernels
+from flexseg.models.layers.conv_style import ACTIVATIONS, ConvStyle
 from flexseg.models.layers.convolutions import Conv2D, Conv2DTranspose, Dense, SeparableConv2D
+from flexseg.models.layers.levels import level_dilations, level_kernels
 
 # REFERENCE_SYSTEM.md sections 2 and 4: counts of the published networks (PanNuke's stands in its published summary.txt).
 REFERENCE = {
@@ -64,11 +65,11 @@ def test_dropout_grows_with_the_level_and_each_layer_owns_a_seed_state():
     assert not any(isinstance(layer, keras.layers.Dropout) for layer in small(dropout_rate=0.0).layers)
 
 
-def test_the_decoder_joins_the_raised_map_before_the_skip_of_its_level():
+def test_the_decoder_joins_the_upsampled_map_before_the_skip_of_its_level():
     model = small()
     for level in range(2):
-        raised, skip = model.get_layer(f"decoder_{level}_concat").input
-        assert raised is model.get_layer(f"decoder_{level}_up").output and skip is model.get_layer(f"encoder_{level}_act_b").output
+        upsampled, skip = model.get_layer(f"decoder_{level}_concat").input
+        assert upsampled is model.get_layer(f"decoder_{level}_up").output and skip is model.get_layer(f"encoder_{level}_act_b").output
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16", "float64"])

@@ -280,7 +280,7 @@ def test_xla_gives_the_same_logits_and_gradients(name, policy):
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 16])
-def test_raising_is_that_of_tensorflow(factor):
+def test_upsampling_is_that_of_tensorflow(factor):
     x = pixels(size=(5, 7))
     np.testing.assert_allclose(BilinearUpsampling(factor, name="up")(x), tf.image.resize(x, (5 * factor, 7 * factor)), rtol=1e-5, atol=1e-3)
 
@@ -344,7 +344,9 @@ def dice(model, images, masks) -> float:
     return 2 * np.sum(found * masks[..., 0]) / (found.sum() + masks.sum())
 
 
-def test_every_architecture_is_here():
-    assert set(MODELS) == set(ARCHITECTURES)
-    files = {path.stem for path in Path(models.__file__).parent.glob("*.py")}
-    assert set(ARCHITECTURES) <= files
+def test_every_network_is_found_by_its_file():
+    folder = Path(models.__file__).parent
+    decorated = {path.stem for path in folder.glob("*.py") if "@architecture" in path.read_text().splitlines()}
+    assert decorated == set(MODELS) == set(ARCHITECTURES)
+    assert list(ARCHITECTURES) == ["flex_unet", *sorted(set(ARCHITECTURES) - {"flex_unet"})]
+    assert all(hasattr(function, "shared_arguments") and function.__name__ == name for name, function in ARCHITECTURES.items())

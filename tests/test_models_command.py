@@ -87,7 +87,7 @@ def test_convolutions_in_groups_are_counted_though_keras_compiles_them_by_themse
     assert cost_of(keras.Model(inputs, x)).macs == 8 * 10 * 12 * 9 * 2
 
 
-def test_raising_is_not_counted_however_it_is_computed():
+def test_upsampling_is_not_counted_however_it_is_computed():
     inputs = keras.Input((8, 10, 6))
     cost = cost_of(keras.Model(inputs, BilinearUpsampling(2, name="up")(keras.layers.Conv2D(6, 1)(inputs))))
     assert cost.macs == 8 * 10 * 6 * 6 and cost.activation_bytes >= 4 * 16 * 20 * 6
@@ -190,8 +190,8 @@ def test_the_parts_of_a_drawing_follow_on_what_they_come_from_and_outputs_are_ma
     with abstract_build():
         model = small(name)
     parts, flows = network_plot._parts(model)
-    place = {part: number for number, part in enumerate(parts)}
-    assert all(place[source] < place[target] for source, target in flows)
+    index = {part: number for number, part in enumerate(parts)}
+    assert all(index[source] < index[target] for source, target in flows)
     assert {target for _, target in flows} == set(parts) - {"image"}
     assert sum(part["parameters"] for part in parts.values()) == model.count_params()
     assert 1 <= sum(part["output"] for part in parts.values()) <= len(model.outputs)
@@ -201,9 +201,9 @@ def test_the_parts_of_a_drawing_follow_on_what_they_come_from_and_outputs_are_ma
 
 def test_a_part_that_would_flow_back_into_itself_goes_on_under_another_name():
     inputs = keras.Input((8, 8, 3))
-    raised = keras.layers.UpSampling2D(2, name="x_up")(inputs)
-    between = keras.layers.Conv2D(3, 3, padding="same", name="y_conv")(raised)
-    model = keras.Model(inputs, keras.layers.Add(name="x_add")([between, raised]))
+    upsampled = keras.layers.UpSampling2D(2, name="x_up")(inputs)
+    between = keras.layers.Conv2D(3, 3, padding="same", name="y_conv")(upsampled)
+    model = keras.Model(inputs, keras.layers.Add(name="x_add")([between, upsampled]))
     parts, flows = network_plot._parts(model)
     assert list(parts)[1:] == ["x", "y", "x_add"] and ("y", "x_add") in flows and ("x", "x_add") in flows and parts["x_add"]["output"]
 

@@ -1,1 +1,1 @@
-"""Architectures: one builder function a file, raw pixels in, logits out; `build_model` holds each to that contract."""
+"""Networks: one function a file, raw pixels in, logits out. `build_model` checks that contract."""

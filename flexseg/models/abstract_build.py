@@ -1,4 +1,4 @@
-"""Networks of which only the shapes are wanted: no weight is drawn, neither then nor later.
+"""An abstract build of a network: it has shapes, and no weights are drawn, neither then nor later.
 
 Usage:
     with abstract_build():
@@ -16,7 +16,7 @@ _PENDING = "uninitialized_variables"
 
 @contextlib.contextmanager
 def abstract_build() -> Iterator[None]:
-    """Models made inside have shapes and no values."""
+    """Abstract build: no weights are drawn for the models made inside."""
     pending = list(global_state.get_global_attribute(_PENDING) or ())
     try:
         with keras.StatelessScope(initialize_variables=False):

@@ -7,14 +7,16 @@ bridge. Mended here: the reference's needed a package that is gone, and had sigm
 which takes them out again, are left out: the authors' 87,060,360 weights are this one's plus theirs. Their hybrid loss is `basnet_hybrid_loss`.
 """
 
-from typing import Literal
-
 import gin
 import keras
 
-from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_unit
+from flexseg.models.layers.architecture import architecture
+from flexseg.models.layers.arguments import Count, Rate, check_image_size
+from flexseg.models.layers.blocks import conv_unit
+from flexseg.models.layers.conv_style import ConvStyle
 from flexseg.models.layers.convolutions import Conv2D
-from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, full_precision, image_input, logits
+from flexseg.models.layers.inputs_outputs import full_precision, logits
+from flexseg.models.layers.task import Task
 from flexseg.models.layers.upsampling import BilinearUpsampling
 
 _REPEATS = (3, 4, 6, 3, 3, 3)  # residual blocks of each stage: those of ResNet-34 and two stages more
@@ -22,54 +24,32 @@ _STAGES = len(_REPEATS)
 
 
 @gin.configurable("basnet")
+@architecture
 def basnet(
     *,
-    image_size: tuple[int, int],
-    image_channels: int,
-    num_classes: int,
-    base_filters: int = 16,
-    dropout_rate: float = 0.0,
-    normalization: Literal["none", "batch", "sync_batch", "group"] = "batch",
-    activation: str = "relu",
+    task: Task,
+    base_filters: Count = 16,
+    dropout_rate: Rate = 0.0,
+    style: ConvStyle = ConvStyle(normalization="batch"),
     deep_supervision: bool = True,
-    input_normalize: bool = True,
-    group_count: int = 8,
-    normalization_momentum: float = 0.99,
 ) -> keras.Model:
-    """Builds a BASNet under the global dtype policy. Depth, kernels and dilations are the paper's.
+    """Builds a BASNet under the global dtype policy: raw pixels [B, H, W, C] to logits [B, H, W, num_classes].
+
+    Depth, kernels and dilations are the paper's. Height and width are multiples of 32.
 
     Args:
-      image_size: (height, width) in pixels, both multiples of 32.
-      image_channels: channels of the image.
-      num_classes: 1 = one sigmoid logit; 2 or more = softmax over all classes.
-      base_filters: of the first stage: 64 in the paper; the deepest three have eight times as many.
-      dropout_rate: behind every stage; the paper drops nothing.
-      normalization: "none", "batch", "sync_batch" or "group", before every activation.
-      activation: any Keras name of ACTIVATIONS.
-      deep_supervision: the side outputs of decoder and bridge beside the refined one, for `objective.output_weights`.
-      input_normalize: the network divides pixels by 255 itself.
-      group_count: groups of channels for normalization="group".
-      normalization_momentum: share of the moving statistics that "batch" and "sync_batch" keep at each step.
-
-    Returns:
-      keras.Model: float32 [B, height, width, image_channels] of raw pixels 0..255 -> float32 logits [B, height, width, num_classes], or with
-      deep supervision a list of eight such: refined, the decoder's six from fine to coarse, the bridge's.
-
-    Raises:
-      UserError: a value out of range, or an image size that cannot be halved five times.
+      base_filters: channels of the first stage: 64 in the paper; the deepest three have eight times as many.
+      dropout_rate: dropout behind every stage; the paper drops nothing.
+      deep_supervision: the side outputs of decoder and bridge beside the refined one, for `objective.output_weights`: a list of eight logits:
+        refined, the decoder's six from fine to coarse, the bridge's.
     """
-    owner = "basnet"
-    check_head(image_channels, num_classes, owner=owner)
-    check_whole(base_filters, 1, owner=owner, name="base_filters")
-    check_rate(dropout_rate, owner=owner)
-    check_image_size(image_size, 2 ** (_STAGES - 1), because=f"2**5, the halvings of {owner}")
-    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
+    check_image_size(task.image_size, 2 ** (_STAGES - 1), because="2**5, the halvings of basnet")
     widths = [base_filters * 2 ** min(stage, 3) for stage in range(_STAGES)]
 
     def ended(x, name: str):
         return keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x) if dropout_rate else x
 
-    inputs, x = image_input(image_size, image_channels, scale=input_normalize)
+    inputs, x = task.inputs()
     x = conv_unit(x, style, name="entry_a", filters=base_filters)
     skips = []
     for stage, (repeats, filters) in enumerate(zip(_REPEATS, widths, strict=True)):
@@ -83,7 +63,7 @@ def basnet(
     for letter in "abc":
         x = conv_unit(x, style, name=f"bridge_{letter}", filters=widths[-1], dilation=(2, 2))
     deepest = _STAGES - 1
-    sides = [logits(x, num_classes, kernel=3, name="side_bridge", upsample_factor=2**deepest)]
+    sides = [logits(x, task.num_classes, kernel=3, name="side_bridge", upsample_factor=2**deepest)]
     for stage in reversed(range(_STAGES)):
         if stage < deepest:
             x = BilinearUpsampling(2, name=f"decoder_{stage}_up")(x)
@@ -93,16 +73,16 @@ def basnet(
             dilation = (2, 2) if stage == deepest and letter != "a" else (1, 1)
             x = conv_unit(x, style, name=f"decoder_{stage}_{letter}", filters=width, dilation=dilation)
         x = ended(x, f"decoder_{stage}")
-        sides.insert(0, logits(x, num_classes, kernel=3, name=f"side_{stage}", upsample_factor=2**stage))
+        sides.insert(0, logits(x, task.num_classes, kernel=3, name=f"side_{stage}", upsample_factor=2**stage))
     refined = _refined(sides[0], style, filters=base_filters)
-    return keras.Model(inputs, [refined, *sides] if deep_supervision else refined, name=owner)
+    return keras.Model(inputs, [refined, *sides] if deep_supervision else refined, name="basnet")
 
 
 def _residual_block(x, style: ConvStyle, *, name: str, filters: int, strides: int):
     """The basic block of ResNet-34 (He et al. 2015, arXiv:1512.03385, figure 5, left)."""
     shortcut = x
     if strides > 1 or x.shape[-1] != filters:
-        shortcut = Conv2D(filters, 1, strides=strides, use_bias=style.normalization == "none", name=f"{name}_shortcut_conv")(x)
+        shortcut = Conv2D(filters, 1, strides=strides, use_bias=style.use_bias, name=f"{name}_shortcut_conv")(x)
         shortcut = style.normalize(shortcut, name=f"{name}_shortcut_norm")
     x = conv_unit(x, style, name=f"{name}_a", filters=filters, strides=strides)
     return conv_unit(x, style, name=f"{name}_b", filters=filters, shortcut=shortcut)

@@ -1,10 +1,10 @@
-"""Builds the configured architecture and holds it to the contract of all model builders.
+"""Builds the configured network and checks the contract of all networks.
 
     build_model.architecture = @flex_unet                                     # in a gin file
     model = build_model(image_size=(512, 512), channels=3, classes=2)         # what the dataset has
 
-An architecture is a function `name(*, image_size, image_channels, num_classes, ...) -> keras.Model` made with Keras's functional
-API: raw pixels in, logits out, deep supervision as a list with the main logits first. What the model computes is not looked at.
+A network is a function `name(*, image_size, image_channels, num_classes, ...) -> keras.Model` that uses Keras's functional API:
+raw pixels in, logits out, deep supervision as a list with the main logits first. What the model computes is not looked at.
 """
 
 import inspect
@@ -15,6 +15,7 @@ import keras
 
 from flexseg.errors import UserError
 from flexseg.models.architectures import ARCHITECTURES
+from flexseg.models.layers.inputs_outputs import full_precision
 from flexseg.user_modules import explain
 
 WHERE = "build_model.architecture"
@@ -85,7 +86,7 @@ def build_model(
     outputs = model.output  # as the caller of the model sees it
     require(isinstance(outputs, (list, tuple, keras.KerasTensor)), "one output, or a list with the main logits first", type(outputs).__name__)
     outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-    full = "float64" if keras.config.dtype_policy().variable_dtype == "float64" else "float32"
+    full = full_precision()
     main = (None, *image_size, num_classes)
     require(outputs[0].shape == main, f"main logits of shape {main}", outputs[0].shape)
     for output in outputs:

@@ -1,4 +1,4 @@
-"""What a network costs, from its graph alone: no weight is drawn, so that networks of any size are told in seconds.
+"""What a network costs, from its graph alone. No weight is drawn: a network of any size takes seconds.
 
 Usage:
     with abstract_build():
@@ -22,7 +22,7 @@ class Cost:
 
     Attributes:
       parameters: trainable weights and moving statistics.
-      macs: multiply-accumulate operations of convolutions and matrix products in one forward pass of one image, raising left out; a training step
+      macs: multiply-accumulate operations of convolutions and matrix products in one forward pass of one image, upsampling left out; a training step
         takes about three times as many.
       activation_bytes: what the operations of that pass put out in training, in the precision they compute in: what the backward pass can want,
         before a compiler fuses anything.
@@ -34,7 +34,7 @@ class Cost:
 
 
 def cost_of(model: keras.Model) -> Cost:
-    """The cost of a model of the builders' contract, made under the precision that it is to be told for."""
+    """The cost of a model of `build_model`'s contract, built under the precision that the cost is wanted for."""
     image = tf.TensorSpec((1, *model.input.shape[1:]), model.input.dtype)
     weights, state = ([tf.TensorSpec(v.shape, v.dtype) for v in group] for group in (model.trainable_variables, model.non_trainable_variables))
 
@@ -69,7 +69,7 @@ def _counted(graph: tf.Graph, downstream: set) -> tuple[int, int]:
 def _macs(operation: tf.Operation) -> int:
     """Products that an operation adds up."""
     shapes = [tensor.shape.as_list() for tensor in operation.inputs if tensor.shape.rank is not None]
-    output = operation.outputs[0].shape if operation.outputs else None
+    output = operation.outputs[0].shape.as_list() if operation.outputs and operation.outputs[0].shape.rank is not None else []
     match operation.type:
         case "Conv2D":  # kernel [h, w, in / groups, out]
             return math.prod(output) * math.prod(shapes[1][:3])
@@ -97,7 +97,7 @@ def _einsum_macs(equation: str, shapes: list[list[int]]) -> int:
     for letters, shape in zip(operands, shapes, strict=True):
         if "." in letters:  # the dimensions of "..." belong to the front
             hidden = len(shape) - len(letters.replace("...", ""))
-            letters = letters.replace("...", "".join(chr(0x100 + place) for place in range(hidden)))
+            letters = letters.replace("...", "".join(chr(0x100 + i) for i in range(hidden)))
         for letter, size in zip(letters, shape, strict=True):
             sizes[letter] = max(size, sizes.get(letter, 1))
     return math.prod(sizes.values())

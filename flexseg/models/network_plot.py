@@ -11,6 +11,7 @@ import itertools
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import keras
 from matplotlib.figure import Figure
@@ -39,12 +40,12 @@ def plot_network(model: keras.Model, path: Path) -> None:
     axes = figure.add_subplot()
     largest = max(part["parameters"] for part in parts.values()) or 1
     boxes = {}
-    for place, (name, part) in enumerate(parts.items()):
+    for index, (name, part) in enumerate(parts.items()):
         text = "\n".join([name, *part["source"], " × ".join(map(str, part["shape"])), _short(part["parameters"])])
         share = math.sqrt(part["parameters"] / largest)
-        box = {"boxstyle": "round,pad=0.35", "facecolor": (1 - 0.45 * share, 1 - 0.25 * share, 1.0)}
+        box: dict[str, Any] = {"boxstyle": "round,pad=0.35", "facecolor": (1 - 0.45 * share, 1 - 0.25 * share, 1.0)}
         box |= {"edgecolor": _OUTPUT, "linewidth": 2.5} if part["output"] else {"edgecolor": _PLAIN}
-        words = axes.text(place, -heights[name], text, ha="center", va="center", fontsize=7, bbox=box, zorder=4)  # arrows pass behind
+        words = axes.text(index, -heights[name], text, ha="center", va="center", fontsize=7, bbox=box, zorder=4)  # arrows pass behind
         boxes[name] = words.get_bbox_patch()
     axes.set(xlim=(-0.7, len(names) - 0.3), ylim=(-max(heights.values()) - 0.6, 0.6))
     axes.axis("off")
@@ -55,7 +56,7 @@ def plot_network(model: keras.Model, path: Path) -> None:
             bend = min(0.2, 0.03 * distance) if distance > 1 else 0.0
         elif any(heights[name] == heights[source] for name in names[first + 1 : last]):  # a straight one would end behind these
             bend = -min(0.25, 0.8 / distance)
-        arrow = {"arrowstyle": "-|>", "color": "0.55" if distance > 1 else "0.2", "connectionstyle": f"arc3,rad={bend}"}
+        arrow: dict[str, Any] = {"arrowstyle": "-|>", "color": "0.55" if distance > 1 else "0.2", "connectionstyle": f"arc3,rad={bend}"}
         arrow |= {"patchA": boxes[source], "patchB": boxes[target], "shrinkA": 1, "shrinkB": 1}
         axes.annotate("", (last, -heights[target]), (first, -heights[source]), arrowprops=arrow)
     total = sum(part["parameters"] for part in parts.values())
@@ -75,8 +76,8 @@ def _parts(model: keras.Model) -> tuple[dict[str, dict], list[tuple[str, str]]]:
     outputs = {id(tensor) for tensor in model.outputs}
     for operation, name in zip(model.operations, _part_names(model.operations), strict=True):
         shape = tuple(keras.tree.flatten(operation.output)[-1].shape[1:])
-        part = {"shape": (), "parameters": 0, "output": False, "source": []}
-        part = parts[name] = parts.pop(name, part)  # to the end: a part stands where its last layer does
+        new: dict[str, Any] = {"shape": (), "parameters": 0, "output": False, "source": []}
+        part = parts[name] = parts.pop(name, new)  # to the end: a part stands where its last layer does
         if math.prod(shape[:-1]) >= math.prod(part["shape"][:-1]):  # a pooled map is the next part's
             part["shape"] = shape
         part["parameters"] += sum(math.prod(v.shape) for v in getattr(operation, "weights", ()) if not v.path.endswith("seed_generator_state"))
@@ -127,8 +128,8 @@ def _without_cycles(operations: list, keys: list[str]) -> list[str]:
         sources = {made_by[id(tensor)] for tensor in _inputs(operation) if id(tensor) in made_by}
         name = present.setdefault(key, key)
         if any(name in before[source] for source in sources - {name}):
-            others = itertools.chain([operation.name], (f"{key}_{number}" for number in itertools.count(2)))
-            name = present[key] = next(name for name in others if name not in before)
+            candidates = itertools.chain([operation.name], (f"{key}_{number}" for number in itertools.count(2)))
+            name = present[key] = next(name for name in candidates if name not in before)
         come = before.setdefault(name, set())
         for source in sources - {name}:
             come |= {source} | before[source]

@@ -7,65 +7,45 @@ to, for several classes too, had no normalization, and doubled the width without
 before a batch normalization, which takes them out again, are left out: the authors' 44,009,869 weights are this one's plus theirs.
 """
 
-from typing import Literal
+from typing import Annotated
 
 import gin
 import keras
 
-from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_unit
-from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, image_input, logits
+from flexseg.models.layers.architecture import architecture
+from flexseg.models.layers.arguments import AtLeast, Rate, check_halvings
+from flexseg.models.layers.blocks import conv_unit
+from flexseg.models.layers.conv_style import ConvStyle
+from flexseg.models.layers.inputs_outputs import logits
+from flexseg.models.layers.task import Task
 from flexseg.models.layers.upsampling import BilinearUpsampling
 
 
 @gin.configurable("u2net")
+@architecture
 def u2net(
     *,
-    image_size: tuple[int, int],
-    image_channels: int,
-    num_classes: int,
-    base_filters: int = 16,
-    num_layers: int = 6,
-    dropout_rate: float = 0.0,
-    normalization: Literal["none", "batch", "sync_batch", "group"] = "batch",
-    activation: str = "relu",
+    task: Task,
+    base_filters: Annotated[int, AtLeast(4)] = 16,
+    num_layers: Annotated[int, AtLeast(4)] = 6,
+    dropout_rate: Rate = 0.0,
+    style: ConvStyle = ConvStyle(normalization="batch", group_count=4),
     deep_supervision: bool = True,
-    input_normalize: bool = True,
-    group_count: int = 4,
-    normalization_momentum: float = 0.99,
 ) -> keras.Model:
-    """Builds a U²-Net under the global dtype policy.
+    """Builds a U²-Net under the global dtype policy: raw pixels [B, H, W, C] to logits [B, H, W, num_classes].
 
     Kernels are 3 x 3 and dilations 1, 2, 4 and 8, as the blocks are made of them. Of `num_layers` stages the last two are dilated and of the
-    width of the one before; stage i before them is a U of num_layers + 1 - i levels and base_filters * 2**i channels.
+    width of the one before; stage i before them is a U of num_layers + 1 - i levels and base_filters * 2**i channels. Height and width are multiples
+    of 2**(num_layers - 1).
 
     Args:
-      image_size: (height, width) in pixels, both multiples of 2**(num_layers - 1).
-      image_channels: channels of the image.
-      num_classes: 1 = one sigmoid logit; 2 or more = softmax over all classes.
-      base_filters: of stage 0, 4 or more: 64 in the paper.
+      base_filters: channels of stage 0, 4 or more: 64 in the paper.
       num_layers: stages, 4 or more: 6 in the paper.
-      dropout_rate: behind every stage; the paper drops nothing.
-      normalization: "none", "batch", "sync_batch" or "group", before every activation.
-      activation: any Keras name of ACTIVATIONS.
-      deep_supervision: the side outputs of all stages beside what they are fused to, for `objective.output_weights`.
-      input_normalize: the network divides pixels by 255 itself.
-      group_count: groups of channels for normalization="group".
-      normalization_momentum: share of the moving statistics that "batch" and "sync_batch" keep at each step.
-
-    Returns:
-      keras.Model: float32 [B, height, width, image_channels] of raw pixels 0..255 -> float32 logits [B, height, width, num_classes], or with
-      deep supervision a list of 1 + num_layers such.
-
-    Raises:
-      UserError: a value out of range, or an image size that the depth cannot halve often enough.
+      dropout_rate: dropout behind every stage; the paper drops nothing.
+      deep_supervision: the side outputs of all stages beside what they are fused to, for `objective.output_weights`: a list of 1 + num_layers
+        logits.
     """
-    owner = "u2net"
-    check_head(image_channels, num_classes, owner=owner)
-    check_whole(base_filters, 4, owner=owner, name="base_filters")
-    check_whole(num_layers, 4, owner=owner, name="num_layers")
-    check_rate(dropout_rate, owner=owner)
-    check_image_size(image_size, 2 ** (num_layers - 1), because=f"2**(num_layers - 1), with {owner}.num_layers = {num_layers}")
-    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
+    check_halvings(task.image_size, num_layers, owner="u2net")
     dilated = num_layers - 2  # the first of the two dilated stages
     widths = [base_filters * 2 ** min(stage, dilated - 1) for stage in range(num_layers)]
 
@@ -76,21 +56,21 @@ def u2net(
             x = _u_block(x, style, name=name, filters=filters, inner=inner, depth=num_layers + 1 - stage)
         return keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x) if dropout_rate else x
 
-    inputs, x = image_input(image_size, image_channels, scale=input_normalize)
+    inputs, x = task.inputs()
     skips = []
     for stage, filters in enumerate(widths):
         x = stage_of(x, stage, name=f"encoder_{stage}", filters=filters, inner=max(filters // 4, base_filters // 2))
         skips.append(x)
         if stage < num_layers - 1:
             x = keras.layers.MaxPooling2D(name=f"encoder_{stage}_pool")(x)
-    sides = [logits(x, num_classes, kernel=3, name=f"side_{num_layers - 1}", upsample_factor=2 ** (num_layers - 1))]
+    sides = [logits(x, task.num_classes, kernel=3, name=f"side_{num_layers - 1}", upsample_factor=2 ** (num_layers - 1))]
     for stage in reversed(range(num_layers - 1)):
         x = BilinearUpsampling(2, name=f"decoder_{stage}_up")(x)
         x = keras.layers.Concatenate(name=f"decoder_{stage}_concat")([x, skips[stage]])
         x = stage_of(x, stage, name=f"decoder_{stage}", filters=widths[max(0, stage - 1)], inner=widths[stage] // 4)
-        sides.insert(0, logits(x, num_classes, kernel=3, name=f"side_{stage}", upsample_factor=2**stage))
-    fused = logits(keras.layers.Concatenate(name="sides", dtype=sides[0].dtype)(sides), num_classes)
-    return keras.Model(inputs, [fused, *sides] if deep_supervision else fused, name=owner)
+        sides.insert(0, logits(x, task.num_classes, kernel=3, name=f"side_{stage}", upsample_factor=2**stage))
+    fused = logits(keras.layers.Concatenate(name="sides", dtype=sides[0].dtype)(sides), task.num_classes)
+    return keras.Model(inputs, [fused, *sides] if deep_supervision else fused, name="u2net")
 
 
 def _u_block(x, style: ConvStyle, *, name: str, filters: int, inner: int, depth: int):

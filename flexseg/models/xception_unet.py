@@ -7,71 +7,44 @@ Mended here: the reference's trainer could not import it, its `diation` was miss
 a batch normalization, which takes them out again, are left out: the reference's parameter count is this one's plus theirs.
 """
 
-from typing import Literal
-
 import gin
 import keras
 
-from flexseg.models.layers.blocks import ConvStyle, check_whole, conv_unit, level_dilations, level_kernels
+from flexseg.models.layers.architecture import architecture
+from flexseg.models.layers.arguments import Rate, check_image_size
+from flexseg.models.layers.blocks import conv_unit
+from flexseg.models.layers.conv_style import ConvStyle
 from flexseg.models.layers.convolutions import Conv2D, Conv2DTranspose, SeparableConv2D
-from flexseg.models.layers.inputs_outputs import check_head, check_image_size, check_rate, image_input, logits
+from flexseg.models.layers.inputs_outputs import logits
+from flexseg.models.layers.levels import Levels
+from flexseg.models.layers.task import Task
 
 
 @gin.configurable("xception_unet")
+@architecture
 def xception_unet(
     *,
-    image_size: tuple[int, int],
-    image_channels: int,
-    num_classes: int,
-    base_filters: int = 16,
-    base_kernels: int | tuple[int, int] = (3, 3),
-    num_layers: int = 4,
-    dropout_rate: float = 0.0,
-    dilation: int | tuple[int, int] = (1, 1),
-    normalization: Literal["none", "batch", "sync_batch", "group"] = "batch",
-    activation: str = "relu",
-    input_normalize: bool = True,
-    group_count: int = 8,
-    normalization_momentum: float = 0.99,
+    task: Task,
+    levels: Levels = Levels(base_filters=16, num_layers=4),
+    dropout_rate: Rate = 0.0,
+    style: ConvStyle = ConvStyle(normalization="batch"),
 ) -> keras.Model:
-    """Builds an XceptionLikeUNet under the global dtype policy.
+    """Builds an XceptionLikeUNet under the global dtype policy: raw pixels [B, H, W, C] to logits [B, H, W, num_classes].
 
-    The entry halves the image; each of num_layers - 1 blocks halves it again, at base_filters * 2**i channels; num_layers blocks raise it again.
+    The entry halves the image; each of num_layers - 1 blocks halves it again; num_layers blocks upsample it again. Level i lies at 1 / 2**(i + 1) of
+    the image size. Height and width are multiples of 2**num_layers.
 
     Args:
-      image_size: (height, width) in pixels, both multiples of 2**num_layers.
-      image_channels: channels of the image.
-      num_classes: 1 = one sigmoid logit; 2 or more = softmax over all classes.
-      base_filters: of the entry.
-      base_kernels: kernel of the entry, a number or (height, width), at least 3; level i has max(3, base - 2 * i).
       num_layers: the entry and the blocks that halve, 2 or more; 4 on keras.io.
-      dropout_rate: behind every block; keras.io drops nothing.
-      dilation: of the separable convolutions, a number or (height, width); level i, from 1, has max(1, dilation - i + 1).
-      normalization: "none", "batch", "sync_batch" or "group", behind every convolution.
-      activation: any Keras name of ACTIVATIONS.
-      input_normalize: the network divides pixels by 255 itself.
-      group_count: groups of channels for normalization="group".
-      normalization_momentum: share of the moving statistics that "batch" and "sync_batch" keep at each step.
-
-    Returns:
-      keras.Model: float32 [B, height, width, image_channels] of raw pixels 0..255 -> float32 logits [B, height, width, num_classes].
-
-    Raises:
-      UserError: a value out of range, or an image size that the depth cannot halve often enough.
+      dropout_rate: dropout behind every block; keras.io drops nothing.
+      dilation: dilation of the separable convolutions, a number or (height, width). Level i, from 1, has max(1, dilation - i + 1).
     """
-    owner = "xception_unet"
-    check_head(image_channels, num_classes, owner=owner)
-    check_whole(base_filters, 1, owner=owner, name="base_filters")
-    check_whole(num_layers, 2, owner=owner, name="num_layers")
-    check_rate(dropout_rate, owner=owner)
-    check_image_size(image_size, 2**num_layers, because=f"2**num_layers, with {owner}.num_layers = {num_layers}")
-    style = ConvStyle(owner=owner, activation=activation, normalization=normalization, group_count=group_count, momentum=normalization_momentum)
-    kernels, dilations = level_kernels(base_kernels, num_layers, owner=owner), level_dilations(dilation, num_layers, owner=owner)
-    use_bias = normalization == "none"
+    num_layers, kernels = levels.num_layers, levels.kernels
+    check_image_size(task.image_size, 2**num_layers, because=f"2**num_layers, with xception_unet.num_layers = {num_layers}")
 
     def twice(x, make, *, name: str):
         for letter in "ab":
-            x = keras.layers.Activation(activation, name=f"{name}_act_{letter}")(x)
+            x = keras.layers.Activation(style.activation, name=f"{name}_act_{letter}")(x)
             x = style.normalize(make(f"{name}_conv_{letter}")(x), name=f"{name}_norm_{letter}")
         return x
 
@@ -79,19 +52,19 @@ def xception_unet(
         x = keras.layers.Add(name=f"{name}_add")([x, residual])
         return keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x) if dropout_rate else x
 
-    inputs, x = image_input(image_size, image_channels, scale=input_normalize)
-    x = previous = conv_unit(x, style, name="entry_a", filters=base_filters, kernel=kernels[0], strides=2)
+    inputs, x = task.inputs()
+    x = previous = conv_unit(x, style, name="entry_a", filters=levels.base_filters, kernel=kernels[0], strides=2)
     for level in range(1, num_layers):
-        name, filters = f"encoder_{level}", base_filters * 2**level
-        settings = {"padding": "same", "dilation_rate": dilations[level - 1], "use_bias": use_bias}
+        name, filters = f"encoder_{level}", levels.filters[level]
+        settings = {"padding": "same", "dilation_rate": levels.dilations[level - 1], "use_bias": style.use_bias}
         x = twice(x, lambda conv, f=filters, k=kernels[level], s=settings: SeparableConv2D(f, k, **s, name=conv), name=name)
         x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name=f"{name}_pool")(x)
         x = previous = ended(x, Conv2D(filters, 1, strides=2, name=f"{name}_residual")(previous), name=name)
     for level in reversed(range(num_layers)):
-        name, filters = f"decoder_{level}", base_filters * 2**level
-        settings = {"padding": "same", "use_bias": use_bias}
+        name, filters = f"decoder_{level}", levels.filters[level]
+        settings = {"padding": "same", "use_bias": style.use_bias}
         x = twice(x, lambda conv, f=filters, k=kernels[level], s=settings: Conv2DTranspose(f, k, **s, name=conv), name=name)
         x = keras.layers.UpSampling2D(2, name=f"{name}_up")(x)
         residual = Conv2D(filters, 1, name=f"{name}_residual")(keras.layers.UpSampling2D(2, name=f"{name}_residual_up")(previous))
         x = previous = ended(x, residual, name=name)
-    return keras.Model(inputs, logits(x, num_classes, kernel=3), name=owner)
+    return keras.Model(inputs, logits(x, task.num_classes, kernel=3), name="xception_unet")

@@ -1,11 +1,13 @@
-"""What the transformers among the architectures share: tokens on a grid, positions, a perceptron, attention within windows.
+"""Layers of transformers: an embedding of positions, attention within windows, a perceptron, and the block of attention and perceptron.
 
     x = PositionEmbedding(name="positions")(x)                                      # [B, H, W, C]
-    x = WindowAttention(num_heads=4, window=4, shift=2, name="block_0_attention")(x)
-    x = perceptron(x, 512, name="block_0_mlp")
+    attention = WindowAttention(num_heads=4, window=4, shift=2, name="block_0_attention")
+    x = transformer_block(x, attention, 512, activation="gelu", epsilon=1e-5, name="block_0")
 
-Maps stay [B, H, W, C] throughout; scores are taken in at least float32.
+Maps stay [B, H, W, C] throughout; scores are computed in at least float32.
 """
+
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -16,7 +18,7 @@ _FORBIDDEN = -1e4  # added to a score that must not count; far enough for a soft
 
 
 class PositionEmbedding(keras.layers.Layer):
-    """Adds a learnt vector to every place of the map. The weights belong to one size of map (Dosovitskiy et al. 2020, arXiv:2010.11929)."""
+    """Adds a learnt vector to every position of the map. The weights belong to one size of map (Dosovitskiy et al. 2020, arXiv:2010.11929)."""
 
     def build(self, input_shape):
         """Makes the vectors, started as Keras's Embedding starts its own."""
@@ -34,7 +36,7 @@ class WindowAttention(keras.layers.Layer):
     Args:
       num_heads: must divide the channels.
       window: side of the windows, which must divide both sides of the map.
-      shift: how far the windows are moved up and to the left; places that meet only because of it do not see each other.
+      shift: how far the windows are moved up and to the left; positions that meet only because of it do not see each other.
     """
 
     def __init__(self, *, num_heads: int, window: int, shift: int, name: str):
@@ -80,14 +82,14 @@ class WindowAttention(keras.layers.Layer):
 
 
 def _offsets(side: int) -> np.ndarray:
-    """int [side², side²]: the number of the offset between two places of a window."""
-    place = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij")).reshape(2, -1)
-    dy, dx = place[:, :, None] - place[:, None, :] + side - 1
+    """int [side², side²]: the index of the offset between two positions of a window."""
+    position = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij")).reshape(2, -1)
+    dy, dx = position[:, :, None] - position[:, None, :] + side - 1
     return dy * (2 * side - 1) + dx
 
 
 def _apart(height: int, width: int, side: int, shift: int) -> np.ndarray:
-    """float [windows, side², side²]: forbidden where two places of a shifted window come from opposite borders of the map."""
+    """float [windows, side², side²]: forbidden where two positions of a shifted window come from opposite borders of the map."""
     parts = [np.digitize(np.arange(length), (length - side, length - shift)) for length in (height, width)]
     region = parts[0][:, None] * 3 + parts[1][None, :]
     windows = region.reshape(height // side, side, width // side, side).transpose(0, 2, 1, 3).reshape(-1, side * side)
@@ -104,3 +106,23 @@ def perceptron(x, hidden: int, *, activation: str, name: str, dropout_rate: floa
         if dropout_rate:
             x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout_{letter}")(x)
     return x
+
+
+def transformer_block(x, attention: Callable, hidden: int, *, activation: str, epsilon: float, name: str, dropout_rate: float = 0.0):
+    """x + attention(normalized x), then plus a perceptron of that, normalized (Dosovitskiy et al. 2020, arXiv:2010.11929, figure 1).
+
+    Args:
+      x: [B, ..., C].
+      attention: a function of the normalized x.
+      hidden: units between the two layers of the perceptron.
+      activation: of the perceptron.
+      epsilon: of both LayerNormalizations.
+      dropout_rate: of the perceptron.
+
+    Returns: as x.
+    """
+    y = attention(keras.layers.LayerNormalization(epsilon=epsilon, name=f"{name}_norm_a")(x))
+    x = keras.layers.Add(name=f"{name}_add_a")([x, y])
+    y = keras.layers.LayerNormalization(epsilon=epsilon, name=f"{name}_norm_b")(x)
+    y = perceptron(y, hidden, activation=activation, dropout_rate=dropout_rate, name=f"{name}_mlp")
+    return keras.layers.Add(name=f"{name}_add_b")([x, y])

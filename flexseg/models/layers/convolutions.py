@@ -7,7 +7,7 @@ sum in the dtype of its input: in bfloat16 it stops growing at a few hundred, so
 Here the sum runs in float32 and is rounded once.
 
 The gradient of a 1x1 convolution with strides (8 channels to 16, strides 2, oneDNN) writes outside its memory: `malloc(): unaligned tcache chunk`,
-or a segmentation fault. Here the places that count are taken first. Architectures take these layers from this file.
+or a segmentation fault. Here the positions that count are taken first. Networks import these layers from this file.
 """
 
 import keras

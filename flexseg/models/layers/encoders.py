@@ -1,26 +1,26 @@
-"""Encoders: the networks of keras.applications without their heads, as feature maps at 1/2 to 1/32 of the image, with or without learnt weights.
+"""Encoder: a network of keras.applications without its head gives feature maps at 1/2 to 1/32 of the image, with learnt weights or random ones.
 
     encoder = Encoder(owner="encoder_unet", name="ResNet50", weights="imagenet")
     maps = encoder(inputs, image_size)              # {2: [B, H/2, W/2, 64], 4: ..., 8: ..., 16: ..., 32: [B, H/32, W/32, 2048]}
 
-The layers are Keras's, so that its published files fit, but for some that keep their weights and are computed otherwise here: convolutions, Dense
-(convolutions.py) and batch normalization (normalization.py). Building draws random weights and never looks at `weights`: where these come from is
-noted at the network, and `pretrained.py` reads them when a training begins.
+The layers are Keras's, so that its published files fit. Convolutions and Dense (convolutions.py) and batch normalization (normalization.py) keep
+their weights and are computed otherwise here. Building draws random weights and never looks at `weights`; `pretrained.py` reads them when a training
+begins.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import keras
 import numpy as np
 
 from flexseg.errors import UserError
 from flexseg.models.abstract_build import abstract_build
-from flexseg.models.layers.blocks import check_choice, check_whole
+from flexseg.models.layers.arguments import Settings, check_choice, check_image_size, check_rate, check_whole
 from flexseg.models.layers.convolutions import Conv2D, Dense
-from flexseg.models.layers.inputs_outputs import check_image_size, check_rate, full_precision
+from flexseg.models.layers.inputs_outputs import full_precision
 from flexseg.models.layers.normalization import BatchNormalization
 
 # What the published weights were learnt on: (factor, offset) of raw RGB pixels, from each family's preprocess_input and own first layers.
@@ -47,21 +47,24 @@ STRIDE = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Encoder:
-    """Which network, how it is normalised, and how much of it is trained.
+class Encoder(Settings):
+    """The encoder of a network, its normalization, and how much of it is trained.
+
+    `@architecture` gives a network the fields of ARGUMENTS as arguments of its own.
 
     Attributes:
-      owner: the builder's gin name; errors name `owner.encoder…`.
-      name: a key of ENCODERS.
-      weights: None for random ones, "imagenet" for those that Keras publishes, or the path of a file of their layout.
-      normalization: of its batch normalizations: "batch", "sync_batch" (over all replicas) or "frozen", by the moving statistics that came with the
-        weights and that stay (for batches of a few images). ConvNeXts have none, and take "batch" alone.
+      owner: the gin name of the network. Errors name `owner.encoder…`.
+      name: the network of keras.applications, a key of ENCODERS.
+      weights: weights that a training starts from: None for random ones, "imagenet" for those that Keras publishes, or the path of a file of
+        their layout.
+      normalization: batch normalizations of the encoder: "batch", "sync_batch" (over all replicas) or "frozen", which normalizes by the moving
+        statistics of the learnt weights and keeps them (for batches of a few images). ConvNeXts have none, and take "batch" alone.
       momentum: share of the moving statistics kept at each step.
       trainable_layers: how many of the last layers of the keras.applications network are trained, as its `layers` lists them; None for all. The
         others keep weights and moving statistics.
-      dropout_rate: share of residual branches that the deepest block drops (stochastic depth); None for the published one.
+      dropout_rate: share of residual branches that the encoder's deepest block drops (stochastic depth); None for the published one.
       atrous: no stride in the last stage, and its 3x3 kernels dilated by 2 (Chen et al. 2018, arXiv:1802.02611): its map has 1/16.
-      strides: those of the maps wanted; None for all there are. Nothing behind the last of them is computed, or has weights.
+      strides: strides of the maps wanted; None for all. Nothing behind the last of them is computed, or has weights.
       taps: {stride: name of the layer whose output is the map} instead of the last map of each size.
       binding: what the owner calls `name`.
 
@@ -69,7 +72,16 @@ class Encoder:
       UserError: a value that the encoder does not have.
     """
 
-    owner: str
+    ARGUMENTS: ClassVar = {
+        "encoder": "name",
+        "encoder_weights": "weights",
+        "encoder_normalization": "normalization",
+        "encoder_trainable_layers": "trainable_layers",
+        "encoder_dropout_rate": "dropout_rate",
+        "normalization_momentum": "momentum",
+    }
+
+    owner: str = "Encoder"
     name: str
     weights: str | None = None
     normalization: Literal["batch", "sync_batch", "frozen"] = "batch"
@@ -148,7 +160,7 @@ class Encoder:
             layer.trainable = layer.name in names and not frozen
         if self.trainable_layers and not clone.trainable_variables:
             used = {layer.name for layer in clone.layers if layer.weights}
-            least = count - max(place for place, layer in enumerate(application.layers) if layer.name in used)
+            least = count - max(index for index, layer in enumerate(application.layers) if layer.name in used)
             expected = f"0 for none, or {least} or more: the last {least - 1} of {self.name} are not used by this network or have no weights"
             raise UserError(f"{self.owner}.encoder_trainable_layers", expected=expected, found=str(self.trainable_layers))
 
@@ -184,7 +196,7 @@ def headless(application: keras.Model, encoder: Encoder) -> tuple[keras.Model, l
         return keras.Model(entry, [application.get_layer(encoder.taps[stride]).output for stride in strides], name="encoder"), strides
     last = {}
     for operation in application.operations:
-        shape = getattr(operation.output, "shape", ())
+        shape: tuple[int, ...] = getattr(operation.output, "shape", ())
         if len(shape) == 4 and not isinstance(operation, keras.layers.ZeroPadding2D):
             last[2 ** round(math.log2(entry.shape[1] / shape[1]))] = operation.output  # rounded: Xception's maps lack their border there
     last[16 if encoder.atrous else STRIDE] = application.output

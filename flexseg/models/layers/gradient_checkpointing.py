@@ -1,9 +1,9 @@
-"""GradientCheckpointing: a block of a network whose activations are computed again in the backward pass instead of being kept.
+"""GradientCheckpointing: a block of a network computes its activations again in the backward pass instead of keeping them.
 
-    x = recomputed(lambda x: conv_block(x, style, name="encoder_0", filters=16), x, name="encoder_0")
+    x = with_gradient_checkpointing(lambda x: conv_block(x, style, name="encoder_0", filters=16), x, name="encoder_0")
 
-The layers of the block keep their names and weights, so that a checkpoint does not tell whether it was written with recomputation. What is kept of
-a block is its input (Chen et al. 2016, arXiv 1604.06174); the backward pass costs one more forward pass.
+The layers of the block keep their names and weights: a checkpoint is the same with and without gradient checkpointing. What is kept of a block is
+its input (Chen et al. 2016, arXiv 1604.06174); the backward pass costs one more forward pass.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ import tensorflow as tf
 
 
 class GradientCheckpointing(keras.layers.Layer):
-    """A functional model as one layer with recomputed activations.
+    """A functional model as one layer that keeps only its input for the backward pass.
 
-    `tf.recompute_grad` under a stateless call, with the block's weights as arguments: weights that it captures would get no gradient, and
+    `tf.recompute_grad` runs a stateless call that takes the block's weights as arguments: weights that it captures would get no gradient, and
     `keras.RematScope` gives none at all there. Moving statistics and dropout seeds are captured, so that the second pass sees what the first
     one saw.
     """
@@ -45,7 +45,7 @@ class GradientCheckpointing(keras.layers.Layer):
         return output
 
 
-def recomputed(build: Callable, x, *, name: str):
+def with_gradient_checkpointing(build: Callable, x, *, name: str):
     """`build(x)`, a function of one Keras tensor, as one GradientCheckpointing layer of that name."""
     inputs = keras.Input(x.shape[1:], batch_size=x.shape[0], dtype=x.dtype)
     return GradientCheckpointing(keras.Model(inputs, build(inputs), name=name), name=name)(x)

@@ -1,4 +1,4 @@
-"""Raising a map bilinearly by a whole factor, as two products with fixed matrices.
+"""BilinearUpsampling: bilinear upsampling of a map by a whole factor, as two products with fixed matrices.
 
     x = BilinearUpsampling(2, name="decoder_0_up")(x)            # [B, H, W, C] to [B, 2 H, 2 W, C]
 
@@ -37,6 +37,6 @@ class BilinearUpsampling(keras.layers.Layer):
 
 
 def interpolation(length: int, factor: int) -> np.ndarray:
-    """float64 [factor · length, length]: what each raised place takes of which place."""
+    """float64 [factor · length, length]: the weight of each input position at each upsampled position."""
     centres = np.clip((np.arange(factor * length) + 0.5) / factor - 0.5, 0, length - 1)
     return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(length)))
