@@ -8,11 +8,8 @@ return keras.Model(inputs, logits(x, num_classes), name="my_net")
 import keras
 import numpy as np
 
-from flexseg.models.layers.arguments import check_image_size
 from flexseg.models.layers.convolutions import Conv2D
 from flexseg.models.layers.upsampling import BilinearUpsampling
-
-__all__ = ["check_image_size", "full_precision", "image_input", "logits", "scaled"]  # the first for networks of users, from one module
 
 
 def full_precision() -> str:
