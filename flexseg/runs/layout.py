@@ -1,7 +1,8 @@
 """RunLayout: the names and paths of a run directory, and which names a run may hold. Opens no file.
 
-layout = RunLayout("runs/my_run")
-layout.config, layout.checkpoints, layout.best, layout.tensorboard, ...
+Usage:
+    layout = RunLayout("runs/my_run")
+    layout.config, layout.checkpoints, layout.best, layout.tensorboard, ...
 """
 
 from collections.abc import Set

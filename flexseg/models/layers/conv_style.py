@@ -1,7 +1,8 @@
 """ConvStyle: normalization and activation behind every convolution of a network.
 
-style = ConvStyle(owner="my_net", activation="mish", normalization="group")
-x = style.normalize(x, name="encoder_0_norm_a")
+Usage:
+    style = ConvStyle(owner="my_net", activation="mish", normalization="group")
+    x = style.normalize(x, name="encoder_0_norm_a")
 """
 
 import dataclasses

@@ -1,8 +1,9 @@
 """Input and head of every network: raw pixels in, logits out, both in full precision.
 
-inputs, x = image_input(image_size, image_channels, scale=True)
-...
-return keras.Model(inputs, logits(x, num_classes), name="my_net")
+Usage:
+    inputs, x = image_input(image_size, image_channels, scale=True)
+    ...
+    return keras.Model(inputs, logits(x, num_classes), name="my_net")
 """
 
 import keras

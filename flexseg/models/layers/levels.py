@@ -1,9 +1,10 @@
 """The levels of a U-Net: how many there are, and the channels, kernel and dilation on each.
 
-levels = Levels(owner="my_net", base_filters=16, base_kernels=(9, 9), num_layers=5)
-levels.filters                                                  # [16, 32, 64, 128, 256]
-levels.kernels                                                  # [(9, 9), (7, 7), (5, 5), (3, 3), (3, 3)]
-x = conv_unit(x, style, name="encoder_2_a", **levels.conv(2))
+Usage:
+    levels = Levels(owner="my_net", base_filters=16, base_kernels=(9, 9), num_layers=5)
+    levels.filters                                                  # [16, 32, 64, 128, 256]
+    levels.kernels                                                  # [(9, 9), (7, 7), (5, 5), (3, 3), (3, 3)]
+    x = conv_unit(x, style, name="encoder_2_a", **levels.conv(2))
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 """Task: what every network is asked for. Images of a size and a number of channels come in, logits of a number of classes go out.
 
-task = Task(owner="my_net", image_size=(512, 512), image_channels=3, num_classes=2)
-inputs, x = task.inputs()                                       # both [B, 512, 512, 3]
+Usage:
+    task = Task(owner="my_net", image_size=(512, 512), image_channels=3, num_classes=2)
+    inputs, x = task.inputs()                                       # both [B, 512, 512, 3]
 """
 
 import dataclasses
