@@ -1,7 +1,7 @@
 """The generated pages of docs/reference/: every command's flags, and every gin binding with type, default and meaning.
 
 An mkdocs hook (`hooks:` in mkdocs.yml). A binding's sentence is its entry under `Args:` or `Attributes:` in the docstring of its configurable, of
-a class that this one derives from, or of a class that `shared_arguments` of the configurable names ({parameter: class}). The build fails where a
+a class that this one derives from, or of the settings that networks share (`argument_sentences`). The build fails where a
 binding has no sentence, and names it. The page of a configurable follows from the room of its file; nothing is listed here by name.
 
     PYTHONPATH=docs python -c "import reference; print(reference.without_sentence())"
@@ -126,24 +126,17 @@ def without_sentence() -> list[str]:
 def _configurable(name: str, target: object) -> Configurable:
     import gin
 
+    from flexseg.models.layers.architecture import argument_sentences
+
     source = inspect.unwrap(target)
-    sentences = sentences_of(source)
-    shared = getattr(source, "shared_arguments", None) or getattr(target, "shared_arguments", {})
+    sentences = argument_sentences(source) if hasattr(source, "shared_arguments") else sentences_of(source)
     bindings = []
     for parameter in inspect.signature(target, eval_str=True).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.default is parameter.empty:
             continue  # a parameter without a default is flexseg's to give
-        meaning = sentences.get(parameter.name, "")
-        if not meaning and parameter.name in shared:
-            meaning = _shared_sentence(shared[parameter.name], parameter.name)
         default = "to be bound" if parameter.default is gin.REQUIRED else default_text(parameter.default)
-        bindings.append(Binding(f"{name}.{parameter.name}", type_text(parameter.annotation), default, meaning))
+        bindings.append(Binding(f"{name}.{parameter.name}", type_text(parameter.annotation), default, sentences.get(parameter.name, "")))
     return Configurable(name, source.__module__, introduction(source.__doc__ or ""), tuple(bindings))
-
-
-def _shared_sentence(owner: object, parameter: str) -> str:
-    """Of the class that documents an argument for many; `ARGUMENTS` of the class names its field (normalization_momentum: momentum)."""
-    return sentences_of(owner).get(getattr(owner, "ARGUMENTS", {}).get(parameter, parameter), "")
 
 
 def type_text(annotation: object) -> str:

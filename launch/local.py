@@ -17,8 +17,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from types import FrameType
+
+from flexseg.runs.checkpoint_format import checkpoint_folders
+from flexseg.runs.layout import RunLayout
 
 AGAIN = 75
 _PASSED_ON = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
@@ -131,8 +133,8 @@ def newest_checkpoint(command: Sequence[str]) -> str:
     """Name of the newest checkpoint in the --workdir of a command; empty if there is none."""
     workdirs = [after for word, after in zip(command, [*command[1:], ""], strict=True) if word == "--workdir"]
     workdirs += [word.partition("=")[2] for word in command if word.startswith("--workdir=")]
-    folders = sorted(path.name for workdir in workdirs[-1:] for path in Path(workdir, "checkpoints").glob("step_*"))
-    return folders[-1] if folders else ""
+    folders = [folder for workdir in workdirs[-1:] for folder in checkpoint_folders(RunLayout(workdir).checkpoints)]
+    return folders[-1].name if folders else ""
 
 
 def visible_gpus() -> list[str]:

@@ -10,14 +10,15 @@ import json
 import re
 import statistics
 import sys
-from pathlib import Path
+
+from flexseg.runs.layout import RunLayout
 
 
-def summary(run: Path) -> str:
+def summary(run: RunLayout) -> str:
     """The table of a run that was evaluated on its test split."""
-    report = json.loads((run / "evaluation" / "test" / "report.json").read_text())
-    environment = json.loads((run / "environment.json").read_text())
-    speeds = [float(found) for found in re.findall(r" epoch \d+ .*? ([\d.]+) images/s", (run / "log.txt").read_text())]
+    report = json.loads((run.evaluation / "test" / "report.json").read_text())
+    environment = json.loads(run.environment.read_text())
+    speeds = [float(found) for found in re.findall(r" epoch \d+ .*? ([\d.]+) images/s", run.log.read_text())]
     width = max(17, *(len(name) for name in report["per_class"]))
     lines = [f"{report['cases']} test images of {report['groups']} groups that were not trained on", f"{'':{width}}  {'Dice':>6}  {'IoU':>6}"]
     lines += [f"{name:{width}}  {_score(scores['dice'])}  {_score(scores['iou'])}" for name, scores in report["per_class"].items()]
@@ -32,4 +33,4 @@ def _score(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    print(summary(Path(sys.argv[1])))
+    print(summary(RunLayout(sys.argv[1])))

@@ -42,7 +42,7 @@ def test_every_array_is_restored_as_it_was(run, checkpoint):
     folder = run / "best" if checkpoint == "best" else checkpoint_folders(run / "checkpoints")[-1]
     parts, facts = read_checkpoint(folder)
     expected = dict(parts["model"])
-    for name, average in parts.get("averages", {}).items():  # the EMA in the place of trainable weights
+    for name, average in parts.get("ema", {}).items():  # the EMA in the place of trainable weights
         path = name.split(" ", 1)[1].removeprefix("average/").split(":")[0]
         expected[next(own for own in expected if own.endswith(f" {path}"))] = average
     with toy_runs.command(), open_run(str(run), gin_param=[], checkpoint=checkpoint, replicas=0, logical_cpus=0) as opened:

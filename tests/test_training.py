@@ -86,7 +86,7 @@ def test_averages_are_what_is_validated_kept_as_best_and_evaluated(toy, tmp_path
     (checkpoint, _), (best, facts) = (
         read_checkpoint(folder) for folder in (tmp_path / "run" / "checkpoints" / "step_000000008", tmp_path / "run" / "best")
     )
-    averages, weights = checkpoint["averages"], checkpoint["model"]
+    averages, weights = checkpoint["ema"], checkpoint["model"]
     differ = [np.abs(average - weights[name.replace("average/", "").split(":")[0]]).max() for name, average in averages.items()]
     assert facts["epoch"] == 2 and max(differ) > 1e-3
     for name, average in averages.items():

@@ -68,7 +68,7 @@ def test_accumulation_averages_recomputation_and_calls_of_several_steps_change_n
     toy_runs.train(toy, tmp_path / "one", *EXACT, *params)
     options = ("train.accumulation_steps=2", "flex_unet.gradient_checkpointing=True", "train.steps_per_execution=3", "train.checkpoint_steps=0")
     several(toy, tmp_path / "two", *params, *options, count=2)
-    assert "averages" in parts(tmp_path / "two")
+    assert "ema" in parts(tmp_path / "two")
     assert_is(tmp_path / "two", tmp_path / "one")
 
 

@@ -26,7 +26,6 @@ def run(
     Args:
       split: The split to evaluate.
       data_dir: Directory of built datasets; default that of the training.
-      checkpoint: The weights to evaluate: best by train.monitor, or last.
       gin_param: A binding that overrides those of the run, e.g. eval.batch_size=8. Repeatable.
     """
     from flexseg.commands.quiet import load_tensorflow

@@ -28,7 +28,6 @@ def run(
     Args:
       images: A folder of images or an image. Repeatable.
       output: Folder for the masks; default predictions/ in the run directory.
-      checkpoint: The weights to use: best by train.monitor, or last.
       overwrite: Replace existing masks.
       gin_param: A binding that overrides those of the run, e.g. input.eval_fit='resize'. Repeatable.
     """

@@ -82,7 +82,7 @@ class Augment(_Bindings):
           image: uint8 [H, W, C], C of 1 or 3, all static, H and W at least 2.
           mask: uint8 [H, W, 1], class ids.
           seed: the run's seed, an integer.
-          position: int64 scalar tensor, the example's place in the endless stream.
+          position: int64 scalar tensor, the example's position in the endless stream.
 
         Returns:
           (image uint8 [H, W, C], mask uint8 [H, W, 1]); the mask holds ids that were in it, and 255.

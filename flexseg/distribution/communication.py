@@ -8,14 +8,13 @@ The options apply to gradients; collectives of evaluation and of `Replicas` use 
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import tensorflow as tf
 
 from flexseg.errors import UserError
 
 AllReduce = Literal["auto", "nccl", "ring", "hierarchical_copy"]
-ALL_REDUCE = get_args(AllReduce)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ CHECKSUMS = "SHA256SUMS"
 FOLDERS = "step_*"  # of the checkpoints in their directory
 _FACTS, _MODEL = "facts.json", "model.npz"
 _FACT_NAMES = {"epoch_metrics": "meter", "early_stopping": "best"}  # in the code: in facts.json, since 0.1
+_PART_NAMES = {"ema": "averages"}  # in the code: the archive's name, since 0.1
 _READS, _READ_AGAIN_SECONDS = 3, 0.2
 
 
@@ -77,7 +78,7 @@ def write_checkpoint(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]]
     writing.mkdir(parents=True)
     try:
         for name, arrays in parts.items():
-            with open(writing / f"{name}.npz", "wb") as stream:
+            with open(writing / f"{_PART_NAMES.get(name, name)}.npz", "wb") as stream:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]  # no name of theirs is allow_pickle
         (writing / _FACTS).write_text(json.dumps({_FACT_NAMES.get(name, name): value for name, value in facts.items()}, indent=1))
         files = sorted(writing.iterdir(), key=lambda path: path.name == _FACTS)  # facts last, so that a list cut off at any line lacks them
@@ -211,7 +212,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dic
     Raises:
       UserError: it is missing, damaged, or replaced at this moment (see `read_whole`).
     """
-    parts, facts = {}, {}
+    parts, facts, names = {}, {}, {stored: name for name, stored in _PART_NAMES.items()}
     try:
         sums = _sums(folder)
         wrong = damage(folder)
@@ -219,7 +220,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dic
             facts = read_facts(folder)
             for path in sorted(folder.glob("*.npz")):
                 with np.load(path, allow_pickle=False) as archive:
-                    parts[path.stem] = {name: archive[name] for name in archive.files}
+                    parts[names.get(path.stem, path.stem)] = {name: archive[name] for name in archive.files}
             wrong = "" if _sums(folder) == sums else "others, which came while they were read"
     except (FileNotFoundError, ValueError, zipfile.BadZipFile) as error:
         wrong = str(error) if folder.is_dir() else "no such folder"

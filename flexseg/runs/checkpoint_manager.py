@@ -56,7 +56,7 @@ class CheckpointManager:
         self._directory, self._replicas, self._keep = Path(directory), replicas, keep
         self._parts = {"model": model_variables(model), "optimizer": optimizer.variables, "loss_scale": [loss_scale.scale, loss_scale.good_steps]}
         if ema:
-            self._parts["averages"] = ema.variables
+            self._parts["ema"] = ema.variables
 
     def folders(self) -> list[Path]:
         """The folders of all checkpoints, oldest first."""

@@ -54,7 +54,7 @@ def load_weights(run: RunLayout, checkpoint: str, replicas: Replicas, model: ker
     """Assigns `best` or `last` to a model and returns the facts; raises as `read_weights` and `assign` do."""
     folder, parts, facts = read_weights(run, checkpoint)
     assign(replicas, model_variables(model), parts["model"], where=folder)
-    if "averages" in parts:  # the EMA, in a checkpoint
-        for weight, (_, average) in zip(model.trainable_variables, sorted(parts["averages"].items()), strict=True):
+    if "ema" in parts:
+        for weight, (_, average) in zip(model.trainable_variables, sorted(parts["ema"].items()), strict=True):
             replicas.write(weight, average)
     return facts

@@ -4,7 +4,7 @@
 
 The same as `keras.layers.UpSampling2D(interpolation="bilinear")` and `tf.image.resize`, whose gradient XLA cannot compute in 16 bits (TF 2.21: "Seen
 floating point types of different precisions", its ResizeBilinearGrad answers in float32) and which knows no float64. Sums of shifted copies
-took 3 to 12 times as long on a CPU (BUILD_NOTES.md).
+took 3 to 12 times as long on a CPU (docs/measurements.md).
 """
 
 import keras
