@@ -43,7 +43,7 @@ def attention_unet(
     """
     check_halvings(task.image_size, levels.num_layers, owner="attention_unet")
 
-    def block(x, level: int, name: str):
+    def block(x: keras.KerasTensor, level: int, name: str) -> keras.KerasTensor:
         x = conv_unit(x, style, name=f"{name}_a", **levels.conv(level))
         return conv_unit(x, style, name=f"{name}_b", **levels.conv(level), dropout_rate=dropout_rate)
 
@@ -64,7 +64,9 @@ def attention_unet(
     return keras.Model(inputs, logits(x, task.num_classes), name="attention_unet")
 
 
-def _gated(skip, signal, style: ConvStyle, *, name: str, filters: int, channels: int, dropout_rate: float):
+def _gated(
+    skip: keras.KerasTensor, signal: keras.KerasTensor, style: ConvStyle, *, name: str, filters: int, channels: int, dropout_rate: float
+) -> keras.KerasTensor:
     """The additive gate of the paper's figure 2, on a signal upsampled to the skip's size: [B, H, W, filters] twice -> [B, H, W, filters]."""
     sides = []
     for side, x in (("signal", signal), ("skip", skip)):

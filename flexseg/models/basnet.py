@@ -46,7 +46,7 @@ def basnet(
     check_image_size(task.image_size, 2 ** (_STAGES - 1), because="2**5, the halvings of basnet")
     widths = [base_filters * 2 ** min(stage, 3) for stage in range(_STAGES)]
 
-    def ended(x, name: str):
+    def ended(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x) if dropout_rate else x
 
     inputs, x = task.inputs()
@@ -78,7 +78,7 @@ def basnet(
     return keras.Model(inputs, [refined, *sides] if deep_supervision else refined, name="basnet")
 
 
-def _residual_block(x, style: ConvStyle, *, name: str, filters: int, strides: int):
+def _residual_block(x: keras.KerasTensor, style: ConvStyle, *, name: str, filters: int, strides: int) -> keras.KerasTensor:
     """The basic block of ResNet-34 (He et al. 2015, arXiv:1512.03385, figure 5, left)."""
     shortcut = x
     if strides > 1 or x.shape[-1] != filters:
@@ -88,7 +88,7 @@ def _residual_block(x, style: ConvStyle, *, name: str, filters: int, strides: in
     return conv_unit(x, style, name=f"{name}_b", filters=filters, shortcut=shortcut)
 
 
-def _refined(coarse, style: ConvStyle, *, filters: int):
+def _refined(coarse: keras.KerasTensor, style: ConvStyle, *, filters: int) -> keras.KerasTensor:
     """The paper's residual refinement module: a U of four halvings on the logits, added to them; [B, H, W, num_classes]."""
     x, skips = Conv2D(filters, 3, padding="same", name="refine_entry")(coarse), []
     for level in range(4):

@@ -99,7 +99,7 @@ def build_model(
     return model
 
 
-def _probability(layer) -> str | None:
+def _probability(layer: keras.layers.Layer) -> str | None:
     """ "softmax" or "sigmoid" where the layer ends in one."""
     if isinstance(layer, keras.layers.Softmax):
         return "softmax"

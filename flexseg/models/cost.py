@@ -9,6 +9,7 @@ Usage:
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -39,7 +40,7 @@ def cost_of(model: keras.Model) -> Cost:
     weights, state = ([tf.TensorSpec(v.shape, v.dtype) for v in group] for group in (model.trainable_variables, model.non_trainable_variables))
 
     @tf.function(autograph=False)
-    def forward(image, weights, state):
+    def forward(image: tf.Tensor, weights: list, state: list) -> Any:
         return model.stateless_call(weights, state, image, training=True)[0]
 
     graph = forward.get_concrete_function(image, weights, state).graph

@@ -60,7 +60,7 @@ def efficient_unet(
     pixels = task.raw_inputs()
     maps = encoder(pixels, task.image_size)
 
-    def block(x, level: int, name: str):
+    def block(x: keras.KerasTensor, level: int, name: str) -> keras.KerasTensor:
         filters = base_filters * 2**level if base_filters else maps[max(2, 2**level)].shape[-1]
         if decoder == "residual":
             return conv_block(x, style, name=name, filters=filters, dropout_rate=dropout_rate, residual=True)

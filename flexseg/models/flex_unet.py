@@ -60,7 +60,7 @@ def flex_unet(
         style, normalization=normalization, normalization_position=normalization_position, gradient_checkpointing=gradient_checkpointing
     )
 
-    def block(x, level: int, part: str):
+    def block(x: keras.KerasTensor, level: int, part: str) -> keras.KerasTensor:
         name = part if level == deepest else f"{part}_{level}"
         return conv_block(x, style, name=name, **levels.conv(level), dropout_rate=dropout_rate * level, residual=residual)
 
@@ -78,7 +78,7 @@ def flex_unet(
     return keras.Model(inputs, logits(x, task.num_classes), name="flex_unet")
 
 
-def _fewer_layers(image_size, num_layers: int) -> str:
+def _fewer_layers(image_size: tuple[int, int], num_layers: int) -> str:
     """The binding of the largest depth that the image size allows, "" where none does."""
     sides = image_size if isinstance(image_size, (tuple, list)) and all(isinstance(side, int) for side in image_size) else (1,)
     depth = next(n for n in range(num_layers, 0, -1) if not any(side % 2 ** (n - 1) for side in sides))

@@ -52,7 +52,7 @@ def multires_unet(
         raise UserError("multires_unet.normalization", expected="another one: no group divides its channels", found="'group'", cure=cure)
     style = dataclasses.replace(style, normalization=normalization)
 
-    def block(x, level: int, name: str):
+    def block(x: keras.KerasTensor, level: int, name: str) -> keras.KerasTensor:
         parts = [int(_ALPHA * levels.filters[level] * share) for share in _SHARES]
         x = _block(x, style, name=name, parts=parts, kernel=levels.kernels[level], dilation=levels.dilations[level])
         return keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x) if dropout_rate else x
@@ -71,7 +71,9 @@ def multires_unet(
     return keras.Model(inputs, logits(x, task.num_classes), name="multires_unet")
 
 
-def _block(x, style: ConvStyle, *, name: str, parts: list[int], kernel, dilation):
+def _block(
+    x: keras.KerasTensor, style: ConvStyle, *, name: str, parts: list[int], kernel: int | tuple[int, int], dilation: int | tuple[int, int]
+) -> keras.KerasTensor:
     """Figure 3c of the paper: three convolutions in a row, all concatenated, plus a projection of the input; [B, H, W, sum of parts]."""
     shortcut, found = _linear(x, style, name=f"{name}_shortcut", filters=sum(parts)), []
     for letter, filters in zip("abc", parts, strict=True):
@@ -81,7 +83,7 @@ def _block(x, style: ConvStyle, *, name: str, parts: list[int], kernel, dilation
     return _sum(x, shortcut, style, name=name)
 
 
-def _path(x, style: ConvStyle, *, name: str, filters: int, length: int):
+def _path(x: keras.KerasTensor, style: ConvStyle, *, name: str, filters: int, length: int) -> keras.KerasTensor:
     """Figure 4 of the paper: `length` residual convolutions on a skip; [B, H, W, filters]."""
     for number in range(length):
         part = f"{name}_{number}"
@@ -90,10 +92,10 @@ def _path(x, style: ConvStyle, *, name: str, filters: int, length: int):
     return x
 
 
-def _linear(x, style: ConvStyle, *, name: str, filters: int):
+def _linear(x: keras.KerasTensor, style: ConvStyle, *, name: str, filters: int) -> keras.KerasTensor:
     return style.normalize(Conv2D(filters, 1, use_bias=style.use_bias, name=f"{name}_conv")(x), name=f"{name}_norm")
 
 
-def _sum(x, shortcut, style: ConvStyle, *, name: str):
+def _sum(x: keras.KerasTensor, shortcut: keras.KerasTensor, style: ConvStyle, *, name: str) -> keras.KerasTensor:
     x = keras.layers.Activation(style.activation, name=f"{name}_act_sum")(keras.layers.Add(name=f"{name}_add")([x, shortcut]))
     return style.normalize(x, name=f"{name}_norm_sum")

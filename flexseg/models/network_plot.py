@@ -100,7 +100,7 @@ def _in_order(parts: dict[str, dict], flows: dict[tuple[str, str], None]) -> dic
     return done
 
 
-def _inputs(operation) -> list:
+def _inputs(operation: keras.Operation) -> list:
     return [tensor for node in operation._inbound_nodes for tensor in node.input_tensors]  # `.input` of a model within the model would be its own
 
 

@@ -7,6 +7,8 @@ their weights, reached no output. Its parameter count of 5,613,154 leaves them o
 up).
 """
 
+from typing import Any
+
 import gin
 import keras
 import numpy as np
@@ -37,7 +39,7 @@ def sharp_unet(
     """
     check_halvings(task.image_size, levels.num_layers, owner="sharp_unet")
 
-    def block(x, level: int, name: str):
+    def block(x: keras.KerasTensor, level: int, name: str) -> keras.KerasTensor:
         return conv_block(x, style, name=name, **levels.conv(level) | {"kernel": levels.kernels[0]}, dropout_rate=dropout_rate)
 
     inputs, x = task.inputs()
@@ -57,12 +59,12 @@ def sharp_unet(
 class Sharpening(keras.layers.Layer):
     """Every channel through the Laplacian of the paper's equation 3: eight times a value less its eight neighbours, zeros beyond the border."""
 
-    def call(self, x):
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """[B, H, W, C] to the same."""
         kernel = -np.ones((3, 3, 1, 1))
         kernel[1, 1] = 8
         return keras.ops.depthwise_conv(x, keras.ops.convert_to_tensor(np.tile(kernel, (1, 1, x.shape[-1], 1)), x.dtype), padding="same")
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """That of the input."""
         return input_shape

@@ -8,7 +8,7 @@ positions, has no normalization where patches are made, merged and expanded, and
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import gin
 import keras
@@ -69,7 +69,7 @@ def swin_unet(
     because = f"whole windows of {window_sizes} on {num_layers} levels of patches of {patch_size}"
     check_image_size(task.image_size, math.lcm(*steps), because=because)
 
-    def blocks(x, count: int, *, heads: int, window: int, name: str):
+    def blocks(x: keras.KerasTensor, count: int, *, heads: int, window: int, name: str) -> keras.KerasTensor:
         whole = window == min(x.shape[1:3])  # one window has nobody to shift to
         for number in range(count):
             part, shift = f"{name}_block_{number}", window // 2 if number % 2 and not whole else 0
@@ -94,7 +94,7 @@ def swin_unet(
     return keras.Model(inputs, logits(x, task.num_classes, use_bias=False), name="swin_unet")
 
 
-def _expanded(x, times: int, *, name: str):
+def _expanded(x: keras.KerasTensor, times: int, *, name: str) -> keras.KerasTensor:
     """[B, H, W, C] to [B, times · H, times · W, C / times]: a linear layer, then channels become positions."""
     x = Conv2D(times * x.shape[-1], 1, use_bias=False, name=f"{name}_expand")(x)
     return DepthToSpace(times, name=f"{name}_places")(x)
@@ -107,13 +107,13 @@ class DepthToSpace(keras.layers.Layer):
         super().__init__(name=name)
         self.times = times
 
-    def call(self, x):
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """[B, H, W, C] to [B, times · H, times · W, C / times²]."""
         _, height, width, channels = x.shape
         x = keras.ops.reshape(x, (-1, height, width, self.times, self.times, channels // self.times**2))
         return keras.ops.reshape(keras.ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height * self.times, width * self.times, channels // self.times**2))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """See call."""
         batch, height, width, channels = input_shape
         return batch, height * self.times, width * self.times, channels // self.times**2

@@ -59,7 +59,7 @@ def transunet(
         raise UserError("transunet.num_heads", expected=f"a divisor of embed_dim, {embed_dim}", found=repr(num_heads))
     check_halvings(task.image_size, levels.num_layers, owner="transunet")
 
-    def convolved(x, level: int, name: str, letters: str):
+    def convolved(x: keras.KerasTensor, level: int, name: str, letters: str) -> keras.KerasTensor:
         for letter in letters:
             x = conv_unit(x, style, name=f"{name}_{letter}", **levels.conv(level))
         return x

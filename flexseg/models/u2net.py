@@ -49,7 +49,7 @@ def u2net(
     dilated = num_layers - 2  # the first of the two dilated stages
     widths = [base_filters * 2 ** min(stage, dilated - 1) for stage in range(num_layers)]
 
-    def stage_of(x, stage: int, *, name: str, filters: int, inner: int):
+    def stage_of(x: keras.KerasTensor, stage: int, *, name: str, filters: int, inner: int) -> keras.KerasTensor:
         if stage >= dilated:
             x = _dilated_block(x, style, name=name, filters=filters, inner=filters // 2)
         else:
@@ -73,7 +73,7 @@ def u2net(
     return keras.Model(inputs, [fused, *sides] if deep_supervision else fused, name="u2net")
 
 
-def _u_block(x, style: ConvStyle, *, name: str, filters: int, inner: int, depth: int):
+def _u_block(x: keras.KerasTensor, style: ConvStyle, *, name: str, filters: int, inner: int, depth: int) -> keras.KerasTensor:
     """RSU-depth of the paper's figure 2: a U of depth - 2 halvings, plus its own input; [B, H, W, filters]."""
     x = entry = conv_unit(x, style, name=f"{name}_entry_a", filters=filters)
     skips = []
@@ -91,7 +91,7 @@ def _u_block(x, style: ConvStyle, *, name: str, filters: int, inner: int, depth:
     return keras.layers.Add(name=f"{name}_add")([x, entry])
 
 
-def _dilated_block(x, style: ConvStyle, *, name: str, filters: int, inner: int):
+def _dilated_block(x: keras.KerasTensor, style: ConvStyle, *, name: str, filters: int, inner: int) -> keras.KerasTensor:
     """RSU-4F of the paper: the same with dilations 1, 2, 4 and 8 in place of halvings; [B, H, W, filters]."""
     x = entry = conv_unit(x, style, name=f"{name}_entry_a", filters=filters)
     skips = []

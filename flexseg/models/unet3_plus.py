@@ -67,7 +67,7 @@ def unet3_plus(
     return keras.Model(inputs, outputs if deep_supervision else outputs[0], name="unet3_plus")
 
 
-def _branch(x, style: ConvStyle, *, at: int, of: int, filters: int):
+def _branch(x: keras.KerasTensor, style: ConvStyle, *, at: int, of: int, filters: int) -> keras.KerasTensor:
     """Level `of` at the size of level `at`, figure 2 of the paper: [B, H, W, filters]."""
     name = f"decoder_{at}_from_{of}"
     if of < at:
@@ -77,7 +77,7 @@ def _branch(x, style: ConvStyle, *, at: int, of: int, filters: int):
     return conv_unit(x, style, name=f"{name}_a", filters=filters)
 
 
-def _guided(outputs: list, deepest, num_classes: int) -> list:
+def _guided(outputs: list, deepest: keras.KerasTensor, num_classes: int) -> list:
     """Section 2.3 of the paper with a soft decision: log(p · present) = logit + log(present), up to the softmax's own normalization."""
     full = full_precision()
     x = keras.layers.Dropout(0.5, name="presence_dropout")(deepest)

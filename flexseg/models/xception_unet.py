@@ -7,6 +7,8 @@ Mended here: the reference's trainer could not import it, its `diation` was miss
 a batch normalization, which takes them out again, are left out: the reference's parameter count is this one's plus theirs.
 """
 
+from collections.abc import Callable
+
 import gin
 import keras
 
@@ -42,13 +44,13 @@ def xception_unet(
     num_layers, kernels = levels.num_layers, levels.kernels
     check_image_size(task.image_size, 2**num_layers, because=f"2**num_layers, with xception_unet.num_layers = {num_layers}")
 
-    def twice(x, make, *, name: str):
+    def twice(x: keras.KerasTensor, make: Callable, *, name: str) -> keras.KerasTensor:
         for letter in "ab":
             x = keras.layers.Activation(style.activation, name=f"{name}_act_{letter}")(x)
             x = style.normalize(make(f"{name}_conv_{letter}")(x), name=f"{name}_norm_{letter}")
         return x
 
-    def ended(x, residual, *, name: str):
+    def ended(x: keras.KerasTensor, residual: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
         x = keras.layers.Add(name=f"{name}_add")([x, residual])
         return keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x) if dropout_rate else x
 

@@ -13,7 +13,7 @@
 import dataclasses
 import typing
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from flexseg.errors import UserError, suggest
 
@@ -34,7 +34,7 @@ class AtLeast:
 
     least: int
 
-    def check(self, value, *, owner: str, name: str) -> None:
+    def check(self, value: Any, *, owner: str, name: str) -> None:
         """See check_whole."""
         check_whole(value, self.least, owner=owner, name=name)
 
@@ -43,7 +43,7 @@ class AtLeast:
 class Share:
     """An annotation: a share from 0 to below 1."""
 
-    def check(self, value, *, owner: str, name: str) -> None:
+    def check(self, value: Any, *, owner: str, name: str) -> None:
         """See check_rate."""
         check_rate(value, owner=owner, name=name)
 
@@ -54,7 +54,7 @@ class OneOf:
 
     choices: tuple[str, ...]
 
-    def check(self, value, *, owner: str, name: str) -> None:
+    def check(self, value: Any, *, owner: str, name: str) -> None:
         """See check_choice."""
         check_choice(value, self.choices, owner=owner, name=name)
 
@@ -63,7 +63,7 @@ Count = Annotated[int, AtLeast(1)]
 Rate = Annotated[float, Share()]
 
 
-def check_argument(value, annotation, *, owner: str, name: str) -> None:
+def check_argument(value: Any, annotation: Any, *, owner: str, name: str) -> None:
     """Applies the annotation's checks: those of Annotated, of the elements of a tuple, and of a Literal of strings. Plain types check nothing."""
     for check in getattr(annotation, "__metadata__", ()):
         check.check(value, owner=owner, name=name)
@@ -75,18 +75,18 @@ def check_argument(value, annotation, *, owner: str, name: str) -> None:
         check_choice(value, arguments, owner=owner, name=name)
 
 
-def check_whole(value, least: int, *, owner: str, name: str) -> None:
+def check_whole(value: Any, least: int, *, owner: str, name: str) -> None:
     """UserError unless `value` is an int (no bool) of at least `least`."""
     if not is_whole(value, least):
         raise UserError(f"{owner}.{name}", expected=f"a whole number of {least} or more", found=repr(value))
 
 
-def is_whole(value, least: int) -> bool:
+def is_whole(value: Any, least: int) -> bool:
     """Whether `value` is an int (no bool) of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def check_choice(value, choices: tuple[str, ...], *, owner: str, name: str) -> None:
+def check_choice(value: Any, choices: tuple[str, ...], *, owner: str, name: str) -> None:
     """UserError unless `value` is one of the strings in `choices`."""
     if value not in choices:
         raise UserError(f"{owner}.{name}", expected=" or ".join(map(repr, choices)), found=repr(value), cure=suggest(str(value), choices).strip())
@@ -98,7 +98,7 @@ def check_head(image_channels: int, num_classes: int, *, owner: str) -> None:
         check_whole(value, 1, owner=owner, name=name)
 
 
-def check_rate(value, *, owner: str, name: str = "dropout_rate", times: int = 1) -> None:
+def check_rate(value: Any, *, owner: str, name: str = "dropout_rate", times: int = 1) -> None:
     """UserError unless `value` is a share from 0 to below 1, and `times * value` is one too."""
     if not isinstance(value, (int, float)) or not 0 <= value * times < 1:
         bound = "1" if times == 1 else f"1/{times}, because the deepest level drops {times} times as much"
@@ -106,7 +106,7 @@ def check_rate(value, *, owner: str, name: str = "dropout_rate", times: int = 1)
         raise UserError(f"{owner}.{name}", expected=f"a share from 0 to below {bound}", found=repr(value), cure=cure)
 
 
-def check_image_size(image_size, step: int, *, because: str, alternative: str = "") -> None:
+def check_image_size(image_size: tuple[int, int], step: int, *, because: str, alternative: str = "") -> None:
     """Refuses a size whose sides are no multiples of `step`.
 
     Args:
@@ -135,7 +135,7 @@ def check_image_size(image_size, step: int, *, because: str, alternative: str = 
         )
 
 
-def check_halvings(image_size, num_layers: int, *, owner: str, alternative: str = "") -> None:
+def check_halvings(image_size: tuple[int, int], num_layers: int, *, owner: str, alternative: str = "") -> None:
     """Refuses a size that `num_layers` levels, each half the size of the one above, do not divide; see check_image_size."""
     because = f"2**(num_layers - 1), with {owner}.num_layers = {num_layers}"
     check_image_size(image_size, 2 ** (num_layers - 1), because=because, alternative=alternative)

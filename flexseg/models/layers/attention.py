@@ -8,6 +8,7 @@ Maps stay [B, H, W, C] throughout; scores are computed in at least float32.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,12 +21,12 @@ _FORBIDDEN = -1e4  # added to a score that must not count; far enough for a soft
 class PositionEmbedding(keras.layers.Layer):
     """Adds a learnt vector to every position of the map. The weights belong to one size of map (Dosovitskiy et al. 2020, arXiv:2010.11929)."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         """Makes the vectors, started as Keras's Embedding starts its own."""
         _, *grid, channels = input_shape
         self.vectors = self.add_weight(shape=(*grid, channels), initializer=keras.initializers.RandomUniform(-0.05, 0.05), name="vectors")
 
-    def call(self, x):
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """[B, H, W, C] to the same."""
         return x + keras.ops.cast(self.vectors, x.dtype)
 
@@ -43,7 +44,7 @@ class WindowAttention(keras.layers.Layer):
         super().__init__(name=name)
         self.num_heads, self.window, self.shift = num_heads, window, shift
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         """Makes the projections and a bias for every offset within a window, 0 at first."""
         channels = input_shape[-1]
         self.project_in = Dense(3 * channels, dtype=self.dtype_policy, name="qkv")
@@ -52,7 +53,7 @@ class WindowAttention(keras.layers.Layer):
         self.project_out.build((None, channels))
         self.offset_bias = self.add_weight(shape=((2 * self.window - 1) ** 2, self.num_heads), initializer="zeros", name="offset_bias")
 
-    def call(self, x):
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """[B, H, W, C] to the same."""
         ops, (_, height, width, channels) = keras.ops, x.shape
         side, heads, area = self.window, self.num_heads, self.window**2
@@ -76,7 +77,7 @@ class WindowAttention(keras.layers.Layer):
         x = ops.reshape(x, (-1, height, width, channels))
         return ops.roll(x, (self.shift, self.shift), (1, 2)) if self.shift else x
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """That of the input."""
         return input_shape
 
@@ -96,7 +97,7 @@ def _apart(height: int, width: int, side: int, shift: int) -> np.ndarray:
     return np.where(windows[:, :, None] == windows[:, None, :], 0.0, _FORBIDDEN)
 
 
-def perceptron(x, hidden: int, *, activation: str, name: str, dropout_rate: float = 0.0):
+def perceptron(x: keras.KerasTensor, hidden: int, *, activation: str, name: str, dropout_rate: float = 0.0) -> keras.KerasTensor:
     """Dense → activation → Dense back to the channels of [B, ..., C], with dropout behind both."""
     channels = x.shape[-1]
     for letter, units in (("a", hidden), ("b", channels)):
@@ -108,7 +109,9 @@ def perceptron(x, hidden: int, *, activation: str, name: str, dropout_rate: floa
     return x
 
 
-def transformer_block(x, attention: Callable, hidden: int, *, activation: str, epsilon: float, name: str, dropout_rate: float = 0.0):
+def transformer_block(
+    x: keras.KerasTensor, attention: Callable, hidden: int, *, activation: str, epsilon: float, name: str, dropout_rate: float = 0.0
+) -> keras.KerasTensor:
     """x + attention(normalized x), then plus a perceptron of that, normalized (Dosovitskiy et al. 2020, arXiv:2010.11929, figure 1).
 
     Args:

@@ -8,6 +8,7 @@ network, in a summary, a checkpoint and TensorBoard. Nothing here fixes a precis
 """
 
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -16,7 +17,18 @@ from flexseg.models.layers.convolutions import Conv2D
 from flexseg.models.layers.gradient_checkpointing import with_gradient_checkpointing
 
 
-def conv_unit(x, style: ConvStyle, *, name: str, filters: int, kernel=(3, 3), dilation=(1, 1), strides: int = 1, dropout_rate=0.0, shortcut=None):
+def conv_unit(
+    x: keras.KerasTensor,
+    style: ConvStyle,
+    *,
+    name: str,
+    filters: int,
+    kernel: int | tuple[int, int] = (3, 3),
+    dilation: int | tuple[int, int] = (1, 1),
+    strides: int = 1,
+    dropout_rate: float = 0.0,
+    shortcut: keras.KerasTensor | None = None,
+) -> keras.KerasTensor:
     """Convolution ("same", he_normal) [→ dropout] [→ normalization] [+ shortcut] → activation [→ normalization].
 
     Args:
@@ -48,7 +60,17 @@ def conv_unit(x, style: ConvStyle, *, name: str, filters: int, kernel=(3, 3), di
     return x if normalize_first else style.normalize(x, name=f"{part}_norm_{letter}")
 
 
-def conv_block(x, style: ConvStyle, *, name: str, filters: int, kernel=(3, 3), dilation=(1, 1), dropout_rate: float = 0.0, residual: bool = False):
+def conv_block(
+    x: keras.KerasTensor,
+    style: ConvStyle,
+    *,
+    name: str,
+    filters: int,
+    kernel: int | tuple[int, int] = (3, 3),
+    dilation: int | tuple[int, int] = (1, 1),
+    dropout_rate: float = 0.0,
+    residual: bool = False,
+) -> keras.KerasTensor:
     """Two conv_units "a" and "b" with dropout between them (no layer where the rate is 0).
 
     `residual` adds a 1x1 projection of the block's input, without bias (the second convolution or its normalization has one) and
@@ -58,7 +80,7 @@ def conv_block(x, style: ConvStyle, *, name: str, filters: int, kernel=(3, 3), d
     """
     if style.gradient_checkpointing:
         plain = dataclasses.replace(style, gradient_checkpointing=False)
-        options = {"filters": filters, "kernel": kernel, "dilation": dilation, "dropout_rate": dropout_rate, "residual": residual}
+        options: dict[str, Any] = {"filters": filters, "kernel": kernel, "dilation": dilation, "dropout_rate": dropout_rate, "residual": residual}
         return with_gradient_checkpointing(lambda x: conv_block(x, plain, name=name, **options), x, name=name)
     shortcut = Conv2D(filters, 1, use_bias=False, name=f"{name}_shortcut")(x) if residual else None
     x = conv_unit(x, style, name=f"{name}_a", filters=filters, kernel=kernel, dilation=dilation)

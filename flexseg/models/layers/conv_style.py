@@ -57,7 +57,7 @@ class ConvStyle(Settings):
     momentum: float = 0.99
     gradient_checkpointing: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self.normalization, NORMALIZATIONS, owner=self.owner, name="normalization")
         check_choice(self.normalization_position, POSITIONS, owner=self.owner, name="normalization_position")
         check_whole(self.group_count, 1, owner=self.owner, name="group_count")
@@ -83,7 +83,7 @@ class ConvStyle(Settings):
         """Whether a convolution directly before `normalize` has a bias: a normalization takes it out again."""
         return self.normalization == "none"
 
-    def normalize(self, x, *, name: str):
+    def normalize(self, x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
         """One normalization layer on [B, H, W, C]; x itself for "none"."""
         if self.normalization == "none":
             return x

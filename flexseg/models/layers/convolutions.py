@@ -18,14 +18,14 @@ import tensorflow as tf
 class Conv2D(keras.layers.Conv2D):
     """keras.layers.Conv2D; only the bias's gradient differs, and only in 16 bits."""
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs: keras.KerasTensor, kernel: keras.KerasTensor) -> keras.KerasTensor:
         """The convolution without bias and activation."""
         if self.kernel_size != (1, 1) or self.strides == (1, 1):
             return super().convolution_op(inputs, kernel)
         rows, columns = self.strides
         return keras.ops.conv(inputs[:, ::rows, ::columns], kernel, data_format=self.data_format)
 
-    def call(self, inputs):
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         """Features [B, H, W, channels] to [B, H', W', filters]."""
         x = self.convolution_op(inputs, self.kernel)
         return self.activation(add_bias(x, self.bias) if self.use_bias else x)
@@ -35,7 +35,7 @@ class Conv2D(keras.layers.Conv2D):
 class Conv2DTranspose(keras.layers.Conv2DTranspose):
     """keras.layers.Conv2DTranspose; only the bias's gradient differs, and only in 16 bits."""
 
-    def call(self, inputs):
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         """Features [B, H, W, channels] to [B, H', W', filters]."""
         x = keras.ops.conv_transpose(
             inputs,
@@ -53,7 +53,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
 class SeparableConv2D(keras.layers.SeparableConv2D):
     """keras.layers.SeparableConv2D; only the bias's gradient differs, and only in 16 bits."""
 
-    def call(self, inputs):
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         """Features [B, H, W, channels] to [B, H', W', filters]."""
         x = keras.ops.separable_conv(
             inputs,
@@ -71,13 +71,13 @@ class SeparableConv2D(keras.layers.SeparableConv2D):
 class Dense(keras.layers.Dense):
     """keras.layers.Dense; only the bias's gradient differs, and only in 16 bits."""
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: keras.KerasTensor, training: bool | None = None) -> keras.KerasTensor:
         """Features [..., channels] to [..., units]."""
         x = keras.ops.matmul(inputs, self.kernel)
         return self.activation(add_bias(x, self.bias) if self.use_bias else x)
 
 
-def add_bias(x, bias):
+def add_bias(x: keras.KerasTensor, bias: keras.KerasTensor) -> keras.KerasTensor:
     """x [..., C] + bias [C], in x's dtype; the bias's gradient is summed in at least float32."""
     if x.dtype not in (tf.bfloat16, tf.float16):
         return keras.ops.add(x, keras.ops.reshape(bias, (1,) * (len(x.shape) - 1) + (-1,)))
@@ -85,8 +85,8 @@ def add_bias(x, bias):
 
 
 @tf.custom_gradient
-def _add_bias_16(x, bias):
-    def gradient(upstream):
+def _add_bias_16(x: keras.KerasTensor, bias: keras.KerasTensor) -> keras.KerasTensor:
+    def gradient(upstream: keras.KerasTensor) -> tuple:
         return upstream, tf.cast(tf.reduce_sum(tf.cast(upstream, tf.float32), list(range(len(x.shape) - 1))), bias.dtype)
 
     return tf.nn.bias_add(x, bias), gradient

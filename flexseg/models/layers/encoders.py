@@ -93,7 +93,7 @@ class Encoder(Settings):
     taps: Mapping[int, str] | None = None
     binding: str = "encoder"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self.name, tuple(ENCODERS), owner=self.owner, name="encoder")
         check_choice(self.normalization, NORMALIZATIONS, owner=self.owner, name="encoder_normalization")
         if self.name.startswith("ConvNeXt") and self.normalization != "batch":
@@ -119,7 +119,7 @@ class Encoder(Settings):
         if self.atrous and self.name not in ATROUS:
             raise UserError(f"{self.owner}.atrous", expected=f"False, or an encoder of {', '.join(ATROUS)}", found=f"True with {self.name}")
 
-    def __call__(self, pixels, image_size: tuple[int, int]) -> dict[int, keras.KerasTensor]:
+    def __call__(self, pixels: keras.KerasTensor, image_size: tuple[int, int]) -> dict[int, keras.KerasTensor]:
         """Raw pixels [B, H, W, 1 or 3], 0 to 255, to {stride: map [B, H/stride, W/stride, channels]}, by rising stride."""
         check_image_size(image_size, STRIDE, because=f"the strides of {self.name}, {self.owner}.{self.binding}")
         if self.name == "Xception" and min(image_size) < 96:
@@ -137,7 +137,7 @@ class Encoder(Settings):
         clone.source = self
         return dict(zip(strides, keras.tree.flatten(clone(x)), strict=True))
 
-    def _normalized(self, pixels):
+    def _normalized(self, pixels: keras.KerasTensor) -> keras.KerasTensor:
         channels = pixels.shape[-1]
         if channels not in (1, 3):
             raise UserError(
@@ -164,7 +164,7 @@ class Encoder(Settings):
             expected = f"0 for none, or {least} or more: the last {least - 1} of {self.name} are not used by this network or have no weights"
             raise UserError(f"{self.owner}.encoder_trainable_layers", expected=expected, found=str(self.trainable_layers))
 
-    def _copied(self, layer):
+    def _copied(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         config, kind = layer.get_config(), type(layer)
         if kind is keras.layers.BatchNormalization:
             config |= {"momentum": self.momentum, "synchronized": self.normalization == "sync_batch"}

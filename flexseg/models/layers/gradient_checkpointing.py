@@ -7,6 +7,7 @@ its input (Chen et al. 2016, arXiv 1604.06174); the backward pass costs one more
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -24,18 +25,18 @@ class GradientCheckpointing(keras.layers.Layer):
         super().__init__(name=name)
         self.block = block
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """That of the block."""
         return self.block.compute_output_shape(input_shape)
 
-    def call(self, x, training=False):
+    def call(self, x: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
         """The block's output, [B, H, W, any]."""
         if not training:
             return self.block(x, training=False)
         variables = self.block.non_trainable_variables
         state = [tf.convert_to_tensor(v.value) for v in variables]
 
-        def run(x, weights):
+        def run(x: keras.KerasTensor, weights: list) -> tuple:
             output, after = self.block.stateless_call(weights, state, x, training=True)
             return (output, *after)
 
@@ -45,7 +46,7 @@ class GradientCheckpointing(keras.layers.Layer):
         return output
 
 
-def with_gradient_checkpointing(build: Callable, x, *, name: str):
+def with_gradient_checkpointing(build: Callable, x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
     """`build(x)`, a function of one Keras tensor, as one GradientCheckpointing layer of that name."""
     inputs = keras.Input(x.shape[1:], batch_size=x.shape[0], dtype=x.dtype)
     return GradientCheckpointing(keras.Model(inputs, build(inputs), name=name), name=name)(x)

@@ -18,20 +18,22 @@ def full_precision() -> str:
     return "float64" if keras.config.dtype_policy().variable_dtype == "float64" else "float32"
 
 
-def image_input(image_size: tuple[int, int], image_channels: int, *, scale: bool):
+def image_input(image_size: tuple[int, int], image_channels: int, *, scale: bool) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """(the model's input, the same divided by 255 where `scale` says so), both [B, H, W, C]."""
     full = full_precision()
     inputs = keras.Input((*image_size, image_channels), dtype=full, name="image")
     return inputs, scaled(inputs) if scale else inputs
 
 
-def scaled(pixels):
+def scaled(pixels: keras.KerasTensor) -> keras.KerasTensor:
     """Pixels divided by 255."""
     # A Python float would pass through float32 on its way to a float64 layer.
     return keras.layers.Rescaling(np.float64(1 / 255), dtype=full_precision(), name="scale_pixels")(pixels)
 
 
-def logits(x, num_classes: int, *, name: str = "logits", kernel: int = 1, use_bias: bool = True, upsample_factor: int = 1):
+def logits(
+    x: keras.KerasTensor, num_classes: int, *, name: str = "logits", kernel: int = 1, use_bias: bool = True, upsample_factor: int = 1
+) -> keras.KerasTensor:
     """A convolution, then bilinear upsampling: [B, h, w, C] to [B, h · upsample_factor, w · upsample_factor, num_classes]."""
     full = full_precision()
     x = Conv2D(num_classes, kernel, padding="same", use_bias=use_bias, dtype=full, name=name)(x)

@@ -39,7 +39,7 @@ class Levels(Settings):
     dilation: int | tuple[int, int] = (1, 1)
     least_filters: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_whole(self.base_filters, self.least_filters, owner=self.owner, name="base_filters")
         check_whole(self.num_layers, 2, owner=self.owner, name="num_layers")
         _pair(self.base_kernels, 3, owner=self.owner, name="base_kernels")
@@ -65,19 +65,19 @@ class Levels(Settings):
         return {"filters": self.filters[level], "kernel": self.kernels[level], "dilation": self.dilations[level]}
 
 
-def level_kernels(base_kernels, num_levels: int, *, owner: str) -> list[tuple[int, int]]:
+def level_kernels(base_kernels: int | tuple[int, int], num_levels: int, *, owner: str) -> list[tuple[int, int]]:
     """Kernel (height, width) of each level: max(3, base - 2 * level), so 9 gives 9, 7, 5, 3, 3. A number means a square."""
     height, width = _pair(base_kernels, 3, owner=owner, name="base_kernels")
     return [(max(3, height - 2 * level), max(3, width - 2 * level)) for level in range(num_levels)]
 
 
-def level_dilations(dilation, num_levels: int, *, owner: str) -> list[tuple[int, int]]:
+def level_dilations(dilation: int | tuple[int, int], num_levels: int, *, owner: str) -> list[tuple[int, int]]:
     """Dilation (height, width) of each level: max(1, base - level), so 3 gives 3, 2, 1, 1. A number means both axes."""
     height, width = _pair(dilation, 1, owner=owner, name="dilation")
     return [(max(1, height - level), max(1, width - level)) for level in range(num_levels)]
 
 
-def _pair(value, least: int, *, owner: str, name: str) -> tuple[int, int]:
+def _pair(value: Any, least: int, *, owner: str, name: str) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(is_whole(side, least) for side in pair):
         raise UserError(

@@ -17,7 +17,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Moving statistics take the biased variance, as Keras 3 does (the kernel returns the unbiased one).
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: keras.KerasTensor, training: bool | None = None, mask: keras.KerasTensor | None = None) -> keras.KerasTensor:
         """Normalizes [B, H, W, C]; in training by the batch's statistics, which enter the moving ones."""
         if mask is not None or self.synchronized or len(inputs.shape) != 4 or self.compute_dtype == "float64":
             return super().call(inputs, training=training, mask=mask)

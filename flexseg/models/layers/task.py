@@ -8,6 +8,8 @@ Usage:
 import dataclasses
 from typing import ClassVar
 
+import keras
+
 from flexseg.models.layers.arguments import Settings, check_head
 from flexseg.models.layers.inputs_outputs import image_input
 
@@ -35,13 +37,13 @@ class Task(Settings):
     num_classes: int
     input_normalize: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_head(self.image_channels, self.num_classes, owner=self.owner)
 
-    def inputs(self):
+    def inputs(self) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """(the model's input, what its first layer takes), both [B, H, W, C]; see image_input."""
         return image_input(self.image_size, self.image_channels, scale=self.input_normalize)
 
-    def raw_inputs(self):
+    def raw_inputs(self) -> keras.KerasTensor:
         """The model's input [B, H, W, C], as an encoder takes it."""
         return image_input(self.image_size, self.image_channels, scale=False)[0]

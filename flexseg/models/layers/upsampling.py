@@ -7,6 +7,8 @@ floating point types of different precisions", its ResizeBilinearGrad answers in
 took 3 to 12 times as long on a CPU (docs/measurements.md).
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -18,11 +20,11 @@ class BilinearUpsampling(keras.layers.Layer):
       factor: a whole number of 1 or more.
     """
 
-    def __init__(self, factor: int, *, name: str, dtype=None):
+    def __init__(self, factor: int, *, name: str, dtype: str | None = None) -> None:
         super().__init__(name=name, dtype=dtype)
         self.factor = factor
 
-    def call(self, x):
+    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """[B, H, W, C] to [B, factor · H, factor · W, C]."""
         ops, (_, height, width, channels) = keras.ops, x.shape
         rows, columns = (ops.convert_to_tensor(interpolation(length, self.factor), x.dtype) for length in (height, width))
@@ -30,7 +32,7 @@ class BilinearUpsampling(keras.layers.Layer):
         x = ops.matmul(rows, ops.reshape(x, (-1, height, self.factor * width * channels)))
         return ops.reshape(x, self.compute_output_shape((-1, height, width, channels)))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """See call."""
         batch, height, width, channels = input_shape
         return batch, height * self.factor, width * self.factor, channels
