@@ -111,7 +111,7 @@ def plant() -> None:
         advance, file = Steps.advance, os.open(trace, os.O_WRONLY | os.O_CREAT, 0o644)
 
         def traced(self, *arguments, **keywords):
-            os.pwrite(file, b"%9d" % self.number, 0)
+            os.pwrite(file, b"%9d" % self.global_step, 0)
             return advance(self, *arguments, **keywords)
 
         Steps.advance = traced
