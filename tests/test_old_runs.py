@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import toy_runs
 from PIL import Image
 
 from flexseg.config.renamed import RENAMED
 from flexseg.data.dataset import BuiltDataset
-from flexseg.data.preprocessing import to_own_size
 from flexseg.errors import UserError
+from flexseg.inference.splitter import Resize
 from flexseg.runs.checkpoint_format import checkpoint_folders, read_checkpoint
 from flexseg.runs.variables import model_variables
 from flexseg.training.opened_run import open_run
@@ -59,7 +60,8 @@ def test_masks_are_those_of_0_1_except_where_two_probabilities_are_alike(run, tm
     with np.load(OLD / "predicted.npz", allow_pickle=False) as predicted:
         for image, path in zip(IMAGES, sorted(written), strict=True):
             mask, before = np.asarray(Image.open(path)), predicted[f"{checkpoint} {image.stem} mask"]
-            scores = np.asarray(to_own_size(predicted[f"{checkpoint} {image.stem} probabilities"], own_size=mask.shape[:2], fit="resize"))
+            scores = predicted[f"{checkpoint} {image.stem} probabilities"]
+            scores = Resize(scores.shape[:2]).merge([tf.constant(scores)], own_size=mask.shape[:2]).numpy()
             clear = np.abs(scores[..., 0] - scores[..., 1]) >= 1e-3
             assert mask.shape == before.shape and clear.mean() > 0.5
             np.testing.assert_array_equal(mask[clear], before[clear])

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from flexseg.data.preprocessing import Preprocessing
+from flexseg.data.settings import InputSettings
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.step import TrainStep
 from flexseg.distribution.strategies import open_replicas
@@ -50,7 +52,8 @@ def losses(policy: str, xla: bool, count: int) -> np.ndarray:
             optimizer.build(model.trainable_variables)
             scale = LossScale(dynamic=policy == "mixed_float16", growth_steps=12)
         step = TrainStep(
-            replicas, model, optimizer, scale, make_forward_backward(model, step_metrics, replicas=count), clip=settings.clip(), seed=0, xla=xla,
+            replicas, model, optimizer, scale,
+            make_forward_backward(model, step_metrics, preprocessing=Preprocessing(InputSettings()), replicas=count), clip=settings.clip(), seed=0, xla=xla,
         )  # fmt: skip
         batch = replicas.shard({"image": images, "mask": masks, "weight": np.ones(8, np.float32)})
         values = [step(batch, global_step=number, learning_rate=0.02, total_weight=8.0).values.numpy() for number in range(STEPS)]

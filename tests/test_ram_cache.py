@@ -11,12 +11,14 @@ import tensorflow as tf
 from flexseg.data import ram_cache
 from flexseg.data.augmentation import Augment
 from flexseg.data.evaluation_batches import evaluation_batches
+from flexseg.data.preprocessing import Preprocessing
 from flexseg.data.ram_cache import RamCache
 from flexseg.data.records import Records
 from flexseg.data.settings import InputSettings
 from flexseg.data.stream import Stream
 from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
+from flexseg.inference.splitter import Pad
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,13 @@ def test_it_feeds_several_replicas(toy, cache):
 
 
 def test_it_serves_evaluation_too(toy, cache):
-    options = {"inputs": InputSettings(image_size=(40, 64), fit="pad"), "size": (40, 64), "batch_size": 8, "replicas": 1}
+    options = {
+        "sizes": toy.sizes("train"),
+        "preprocessing": Preprocessing(InputSettings()),
+        "splitter": Pad((40, 64)),
+        "batch_size": 8,
+        "replicas": 1,
+    }
     for a, b in zip(pixels(evaluation_batches(toy.records("train"), **options)), pixels(evaluation_batches(cache, **options)), strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from flexseg.data.preprocessing import Preprocessing
+from flexseg.data.settings import InputSettings
 from flexseg.distribution.ema import ExponentialMovingAverage
 from flexseg.distribution.loss_scale import INITIAL, LossScale
 from flexseg.distribution.replicas import Replicas
@@ -95,7 +97,10 @@ def rig(
     bound = Objective(loss=loss, reduction=reduction).bind(num_classes=num_classes, background=0, outputs=len(keras.tree.flatten(model.output)))
     step_metrics = StepMetrics(loss=bound, reduction=reduction, metrics=[])
     step = TrainStep(
-        replicas, model, optimizer, scale, make_forward_backward(model, step_metrics, replicas=count, accumulation_steps=accumulation_steps),
+        replicas, model, optimizer, scale,
+        make_forward_backward(
+            model, step_metrics, preprocessing=Preprocessing(InputSettings()), replicas=count, accumulation_steps=accumulation_steps
+        ),
         clip=settings.clip(), weight_decay=settings.decay, ema=averages, encoder_variables=slow, encoder_learning_rate=settings.encoder_learning_rate, seed=7, xla=xla,
     )  # fmt: skip
     return Rig(replicas, model, optimizer, scale, averages, step, images, masks)

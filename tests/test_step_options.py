@@ -12,6 +12,8 @@ import toy_runs
 from test_replicas import BATCH, IMAGES, KEEP_GRADIENT, MASKS, UNET, WEIGHTS, assert_alike, collectives, reduced_gradients, slow_unless
 from test_step import ADAM, SGD, rig
 
+from flexseg.data.preprocessing import Preprocessing
+from flexseg.data.settings import InputSettings
 from flexseg.distribution.communication import Communication
 from flexseg.distribution.step import TrainStep
 from flexseg.errors import UserError
@@ -40,7 +42,8 @@ def passed_by_dropout(weight, accumulation_steps=2):
     inputs = keras.Input((16, 16, 3), batch_size=None)
     model = keras.Model(inputs, keras.layers.Conv2D(1, 1)(keras.layers.Dropout(0.5)(inputs)))
     step_metrics = StepMetrics(loss=loss_named("binary_crossentropy", num_classes=1, background=0), reduction="example", metrics=[])
-    forward_backward = make_forward_backward(model, step_metrics, replicas=1, accumulation_steps=accumulation_steps)
+    preprocessing = Preprocessing(InputSettings())
+    forward_backward = make_forward_backward(model, step_metrics, preprocessing=preprocessing, replicas=1, accumulation_steps=accumulation_steps)
     image = tf.random.stateless_uniform([1, 16, 16, 3], [1, 2])
     batch = {"image": tf.repeat(image, 2, axis=0), "mask": tf.zeros([2, 16, 16, 1], tf.uint8), "weight": tf.constant(weight)}
     state = [tf.constant([5, 6], tf.int64) for _ in model.non_trainable_variables]

@@ -9,9 +9,11 @@ import tensorflow as tf
 
 from flexseg.data.augmentation import Augment
 from flexseg.data.evaluation_batches import evaluation_batches
+from flexseg.data.preprocessing import Preprocessing
 from flexseg.data.settings import InputSettings
 from flexseg.data.stream import Stream, order
 from flexseg.distribution.strategies import open_replicas
+from flexseg.inference.splitter import Pad
 
 CROPS = InputSettings(image_size=(24, 24), fit="random_crop", foreground_crop_probability=0.5)
 BATCH = 8
@@ -208,13 +210,18 @@ def test_padding_and_resizing_streams_keep_the_whole_picture(toy):
 
 def test_bgr_swaps_the_channels_after_everything_else(toy):
     settings = (InputSettings(image_size=(16, 16), color_order=name) for name in ("RGB", "BGR"))
-    rgb, bgr = (global_batches(plain_stream(toy, inputs=inputs), 0, 0)[0]["image"] for inputs in settings)
-    np.testing.assert_array_equal(rgb, bgr[..., ::-1])
+    streams = [plain_stream(toy, inputs=inputs) for inputs in settings]
+    batches = [global_batches(stream, 0, 0)[0] for stream in streams]
+    np.testing.assert_array_equal(batches[0]["image"], batches[1]["image"])  # augmentation gets RGB
+    rgb, bgr = (stream.preprocessing.on_device(batch, dtype="float32")["image"] for stream, batch in zip(streams, batches, strict=True))
+    np.testing.assert_array_equal(rgb, batches[0]["image"].astype(np.float32))
+    np.testing.assert_array_equal(bgr, rgb[..., ::-1])
 
 
 def test_nothing_is_tuned_because_the_end_of_a_tuned_iterator_may_wait_for_a_minute(toy):
     training = plain_stream(toy).batches(0, replicas=1)
-    evaluation = evaluation_batches(toy.records("train"), inputs=CROPS, size=(24, 24), batch_size=4, replicas=1)
+    options = {"sizes": toy.sizes("train"), "preprocessing": Preprocessing(CROPS), "splitter": Pad((40, 64))}
+    evaluation = evaluation_batches(toy.records("train"), **options, batch_size=4, replicas=1)
     on_devices = open_replicas(global_batch_size=2, replicas=2, logical_cpus=2).distribute(training)._iterators[0]._iterator._device_iterators
     assert len(on_devices) == 2
     assert {dataset.options().autotune.enabled for dataset in (training, evaluation, *(one._dataset for one in on_devices))} == {False}
@@ -227,8 +234,8 @@ def test_nothing_is_tuned_because_the_end_of_a_tuned_iterator_may_wait_for_a_min
 @pytest.mark.parametrize("split, count", [("valid", 5), ("train", 19)])
 def test_every_record_is_evaluated_exactly_once_and_padding_weighs_nothing(toy, split, count, replicas):
     records = toy.records(split)
-    inputs = InputSettings(image_size=(40, 64), fit="pad")
-    parts = list(evaluation_batches(records, inputs=inputs, size=(40, 64), batch_size=4, replicas=replicas).as_numpy_iterator())
+    options = {"sizes": toy.sizes(split), "preprocessing": Preprocessing(InputSettings()), "splitter": Pad((40, 64))}
+    parts = list(evaluation_batches(records, **options, batch_size=4, replicas=replicas).as_numpy_iterator())
     steps = -(-count // 4)
     assert len(parts) == steps * replicas  # every replica has a batch in every step
     assert {part["image"].shape for part in parts} == {(-(-4 // replicas), 40, 64, 3)}

@@ -1,47 +1,91 @@
-"""Batches for evaluation: every case once, in the order of the manifest.
+"""Batches for evaluation: every input of every case once.
 
-    dataset = evaluation_batches(records, inputs=InputSettings(), size=(512, 512), batch_size=8, replicas=2)
+    dataset = evaluation_batches(records, sizes=sizes, preprocessing=preprocessing, splitter=splitter, batch_size=8, replicas=2)
     for batch in replicas.distribute(dataset): ...
 
-Where cases do not fill the last batch, it is padded with examples of weight 0.
+Where inputs do not fill a batch, it is padded with examples of weight 0.
 """
+
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from flexseg.data.preprocessing import fitted_to, preprocess
+from flexseg.data.preprocessing import Preprocessing
 from flexseg.data.records import Records
-from flexseg.data.settings import InputSettings
 from flexseg.data.tuning import parallel, untuned
+
+PADDING = -1
+
+
+class Splits(Protocol):
+    """What `evaluation_batches` needs of a Splitter (flexseg/inference/splitter.py)."""
+
+    def count(self, own_size: tuple[int, int]) -> int: ...  # noqa: D102
+    def split(self, image: tf.Tensor, mask: tf.Tensor, part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]: ...  # noqa: D102
+
+
+def deal(counts: Iterable[int], *, lanes: int) -> np.ndarray:
+    """Deals cases to the lanes of a step; all inputs of a case are in one lane, in order. So one device has the whole case, for any number of them.
+
+    Args:
+      counts: number of inputs of each case.
+      lanes: inputs of a step. A case goes to the lane with the fewest inputs so far, the first of equals: where every case gives one input, case i
+        goes to lane i % lanes.
+
+    Returns:
+      int64 [steps, lanes, 2]: the case and the part of each input, both -1 (PADDING) where a lane has no more.
+    """
+    dealt: list[list[tuple[int, int]]] = [[] for _ in range(lanes)]
+    queue = [(0, lane) for lane in range(lanes)]
+    for case, count in enumerate(counts):
+        _, lane = queue[0]
+        dealt[lane] += [(case, part) for part in range(count)]
+        heapq.heapreplace(queue, (len(dealt[lane]), lane))
+    slots = np.full([max(map(len, dealt)), lanes, 2], PADDING, np.int64)
+    for lane, inputs in enumerate(dealt):
+        slots[: len(inputs), lane] = np.reshape(inputs, [-1, 2])
+    return slots
 
 
 def evaluation_batches(
-    records: Records, *, inputs: InputSettings, size: tuple[int, int], batch_size: int, replicas: int, workers: int = 1, worker: int = 0
+    records: Records,
+    *,
+    sizes: Sequence[tuple[int, int]],
+    preprocessing: Preprocessing,
+    splitter: Splits,
+    batch_size: int,
+    replicas: int,
+    workers: int = 1,
+    worker: int = 0,
 ) -> tf.data.Dataset:
-    """The evaluation batches of this worker, ordered by step and replica: every record once over all workers.
+    """The evaluation batches of this worker, ordered by step and replica: every input of every record once over all workers.
 
-    A step has `batch_size` records for any number of replicas. The last batch, and replicas that do not divide it, are padded with weight 0.
+    A step has `batch_size` inputs for any number of replicas. Steps in which some lanes are empty, and replicas that do not divide the batch, are
+    padded with weight 0.
 
     Args:
       records: the records of the split.
-      inputs: settings of the preprocessing.
-      size: (height, width) of the evaluation input.
-      batch_size: records per step over all replicas.
+      sizes: (height, width) of each record.
+      preprocessing: gamma, sharpening and channel order.
+      splitter: makes the inputs of a case.
+      batch_size: inputs per step over all replicas.
       replicas: number of replicas of this worker.
       workers, worker: number of workers, and index of this worker.
     """
-    count, per_replica = records.count, -(-batch_size // (replicas * workers))
-    slots = np.arange(-(-count // batch_size) * per_replica * replicas * workers)
-    step, within = slots // (per_replica * replicas * workers), slots % (per_replica * replicas * workers)
-    mine = within // (per_replica * replicas) == worker
-    step, within = step[mine], within[mine]
-    index = step * batch_size + within
-    real = (within < batch_size) & (index < count)
-    index = np.where(real, index, 0).astype(np.int64)
+    slots = deal((splitter.count((int(height), int(width))) for height, width in sizes), lanes=batch_size)
+    per_replica = -(-batch_size // (replicas * workers))
+    slots = np.pad(slots, [(0, 0), (0, per_replica * replicas * workers - batch_size), (0, 0)], constant_values=PADDING)
+    mine = slots[:, worker * per_replica * replicas :][:, : per_replica * replicas].reshape(-1, 2)
+    real = mine[:, 0] != PADDING
+    index, part = np.where(real[:, None], mine, 0).T  # padding reads the first record
 
-    def example(index: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
-        image, mask = preprocess(*records.decode(records.read(index)), inputs, fit=fitted_to(size, inputs.evaluation_fit))
+    def example(index: tf.Tensor, part: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
+        image, mask = records.decode(records.read(index))
+        image, mask = preprocessing.on_host(image, mask, fit=lambda image, mask: splitter.split(image, mask, part))
         return {"image": image, "mask": mask, "weight": weight, "index": index, "position": index}
 
-    dataset = tf.data.Dataset.from_tensor_slices((index, real.astype(np.float32)))
+    dataset = tf.data.Dataset.from_tensor_slices((index, part, real.astype(np.float32)))
     return untuned(parallel(dataset, example).batch(per_replica, drop_remainder=True).prefetch(2 * replicas))

@@ -1,68 +1,68 @@
-"""Preprocessing of a decoded case to a network input, and the inverse resize of predictions.
+"""Preprocessing: from a decoded case to an input on the host, and from a batch of inputs to the network on the device.
 
-    image, mask = preprocess(image, mask, settings, fit=fitted_to(size, settings.evaluation_fit))
-    scores = to_own_size(probabilities, own_size=(797, 644), fit=settings.evaluation_fit)
+    preprocessing = Preprocessing(settings, augment=augment, seed=7)                  # evaluation: Preprocessing(settings)
+    image, mask = preprocessing.on_host(image, mask, fit=fit, position=position)      # in tf.data, one input
+    batch = preprocessing.on_device(batch, dtype="float32")                           # in the compiled step, one replica's batch
 
-Training, validation, `flexseg evaluate` and `flexseg predict` use the same steps, in this order:
-
-* `adjust`: gamma and sharpening of the whole case at its own size;
-* a `Fit`: resize, pad or crop to the input size; a case may give several inputs (crops, tiles);
-* augmentation of a training example;
-* `order_channels`: last, because augmentation expects RGB.
+Training, validation, `flexseg evaluate` and `flexseg predict` all take this way. A case and an input of the network are two things: `fit` makes one
+input of the case, and a case may give several (random crops in training, the parts of a `Splitter` in evaluation). The way back, from outputs to the
+prediction of a case, is `Splitter.merge` (flexseg/inference/splitter.py).
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import tensorflow as tf
 
+from flexseg.data.augmentation import Augment
 from flexseg.data.color import apply_gamma, sharpen
-from flexseg.data.fit import fit_example
-from flexseg.data.images import resize_values
 from flexseg.data.settings import InputSettings
 
 # (image uint8 [h, w, C], class ids uint8 [h, w, 1]) of a case -> image [H, W, C] and class ids [H, W, 1] of an input
 Fit = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-def fitted_to(size: tuple[int, int], fit: str) -> Fit:
-    """The Fit that resizes or pads (`fit`) the whole case to `size` = (height, width); see `fit_example`."""
-    return lambda image, mask: fit_example(image, mask, size=size, fit=fit)
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """The steps between a decoded case and the network, in their order.
 
-
-def adjust(image: tf.Tensor, settings: InputSettings) -> tf.Tensor:
-    """Applies `input.gamma`, then `input.sharpening`, to uint8 [h, w, C]."""
-    if settings.gamma:
-        image = apply_gamma(image, settings.gamma)
-    return sharpen(image, settings.sharpening) if settings.sharpening else image
-
-
-def order_channels(image: tf.Tensor, settings: InputSettings) -> tf.Tensor:
-    """Reverses the channels of [..., C] for `input.color_order = "BGR"`."""
-    return image[..., ::-1] if settings.color_order == "BGR" else image
-
-
-def preprocess(
-    image: tf.Tensor, mask: tf.Tensor, settings: InputSettings, *, fit: Fit, augment: Fit = lambda image, mask: (image, mask)
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Makes a network input from a decoded case.
-
-    Args:
-      image, mask: image uint8 [h, w, C] and class ids uint8 [h, w, 1] at the case's own size.
+    Attributes:
       settings: gamma, sharpening and channel order.
-      fit: transform to the input size.
-      augment: augmentation, after `fit`.
-
-    Returns:
-      Image uint8 [H, W, C] and mask uint8 [H, W, 1]; padding is 255 in the mask.
+      augment: augmentation of training examples; None in evaluation.
+      seed: the seed of the run, for augmentation.
     """
-    image, mask = augment(*fit(adjust(image, settings), mask))
-    return order_channels(image, settings), mask
 
+    settings: InputSettings
+    augment: Augment | None = None
+    seed: int = 0
 
-def to_own_size(probabilities: tf.Tensor, *, own_size: tuple[int, int], fit: str) -> tf.Tensor:
-    """Inverse of `fit_example` for probabilities float32 [H, W, K]: crops or resizes to `own_size` = (height, width) of the case."""
-    if fit == "pad":
-        return probabilities[: own_size[0], : own_size[1]]
-    if tuple(probabilities.shape[:2]) == tuple(own_size):
-        return probabilities
-    return resize_values(probabilities, own_size)
+    def on_host(self, image: tf.Tensor, mask: tf.Tensor, *, fit: Fit, position: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Gamma and sharpening at the case's own size, `fit` to the input size, augmentation.
+
+        Args:
+          image, mask: image uint8 [h, w, C] and class ids uint8 [h, w, 1] of a case.
+          fit: transform to the input size.
+          position: int64 scalar, position in the stream; needed for augmentation.
+
+        Returns:
+          Image uint8 [H, W, C], in RGB, and mask uint8 [H, W, 1]; padding is 255 in the mask.
+        """
+        if self.settings.gamma:
+            image = apply_gamma(image, self.settings.gamma)
+        if self.settings.sharpening:
+            image = sharpen(image, self.settings.sharpening)
+        image, mask = fit(image, mask)
+        return (image, mask) if self.augment is None else self.augment(image, mask, seed=self.seed, position=position)
+
+    def on_device(self, batch: dict, *, dtype: str) -> dict:
+        """`image` in the channel order (`input.color_order`) and dtype that the network takes; last, because augmentation expects RGB.
+
+        Args:
+          batch: `image` uint8 [B, H, W, C], and the other tensors of the batch, such as `mask` and `position`.
+          dtype: of the network's input.
+
+        Returns:
+          The batch with the new image.
+        """
+        image = batch["image"][..., ::-1] if self.settings.color_order == "BGR" else batch["image"]
+        return batch | {"image": tf.cast(image, dtype)}

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from flexseg.data.augmentation import Augment
 from flexseg.data.data_service import striped
-from flexseg.data.fit import random_crop
-from flexseg.data.preprocessing import Fit, fitted_to, preprocess
+from flexseg.data.fit import fit_example, random_crop
+from flexseg.data.preprocessing import Fit, Preprocessing
 from flexseg.data.ram_cache import RamCache
 from flexseg.data.records import Records
 from flexseg.data.settings import InputSettings
@@ -40,6 +40,9 @@ class Stream:
       background: class id of the background, for foreground crops, or None.
       seed: seed of the run.
       global_batch_size: examples per step over all replicas.
+
+    Attributes:
+      preprocessing: whose part on the device is still to be applied to the batches.
     """
 
     def __init__(
@@ -52,8 +55,9 @@ class Stream:
         seed: int,
         global_batch_size: int,
     ):
-        self._records, self._inputs, self._augment, self._background = records, inputs, augment, background
+        self._records, self._inputs, self._background = records, inputs, background
         self._seed, self.global_batch_size = seed, global_batch_size
+        self.preprocessing = Preprocessing(inputs, augment=augment, seed=seed)
 
     def indices(self, step: int) -> list[int]:
         """The record indices of the global batch of `step`."""
@@ -94,15 +98,13 @@ class Stream:
     def example(self, index: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
         """The training example of record `index` at `position` of the stream (int64 scalars): image, mask, weight, index, position."""
         image, mask = self._records.decode(self._records.read(index))
-        image, mask = preprocess(
-            image, mask, self._inputs, fit=self._fit(position), augment=lambda i, m: self._augment(i, m, seed=self._seed, position=position)
-        )
+        image, mask = self.preprocessing.on_host(image, mask, fit=self._fit(position), position=position)
         return {"image": image, "mask": mask, "weight": tf.constant(1.0), "index": index, "position": position}
 
     def _fit(self, position: tf.Tensor) -> Fit:
         inputs = self._inputs
         if inputs.fit != "random_crop":
-            return fitted_to(inputs.image_size, inputs.fit)
+            return lambda image, mask: fit_example(image, mask, size=inputs.image_size, fit=inputs.fit)
         key = tf.random.experimental.stateless_fold_in(tf.constant([self._seed, _CROP_KEY], tf.int64), position)
         draw = {"key": key, "foreground_probability": inputs.foreground_crop_probability, "background": self._background}
         return lambda image, mask: random_crop(image, mask, size=inputs.image_size, **draw)

@@ -66,14 +66,15 @@ def evaluate_split(
     Raises:
       UserError: no such split, an image larger than the padded input, a damaged record, or out of memory.
     """
-    if predictor.inputs.evaluation_fit == "pad":
-        dataset.refuse_larger(split, predictor.size, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
-    table, records = dataset.table(split), dataset.records(split)
+    if predictor.splitter.largest is not None:
+        dataset.refuse_larger(split, predictor.splitter.largest, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
+    table, records, sizes = dataset.table(split), dataset.records(split), dataset.sizes(split)
     replicas = predictor.replicas
     batches = evaluation_batches(
         records,
-        inputs=predictor.inputs,
-        size=predictor.size,
+        sizes=sizes,
+        preprocessing=predictor.preprocessing,
+        splitter=predictor.splitter,
         batch_size=settings.batch_size,
         replicas=replicas.local_count,
         workers=replicas.workers,
@@ -82,13 +83,10 @@ def evaluate_split(
     numbers = np.zeros([len(table), CaseCounts.length(dataset.label_map.num_classes)], np.int64)  # each worker fills the rows of its cases
     report, epoch_metrics = Report(dataset.label_map, leaked=dataset.manifest.leaked), EpochMetrics(step_metrics)
     with progress(f"evaluating {split}", total=len(table), unit="case") as bar, dataset.naming_damage(split):
-        for batch in replicas.distribute(batches):
-            values, cases = predictor.step(batch)
+        for values, cases in predictor.predict_batches(replicas.distribute(batches), sizes):
             epoch_metrics.add(values)
-            for index, scores in cases:
-                truth = records.truth(index)
-                prediction = predictor.ids(scores, truth.shape)
-                numbers[index] = count_case(truth, prediction, dataset.label_map.num_classes).numbers()
+            for index, prediction in cases:
+                numbers[index] = count_case(records.truth(index), prediction, dataset.label_map.num_classes).numbers()
             bar.update(count=len(cases))
             between_batches()
     for case_id, group_id, row in zip(table.case_id, table.group_id, replicas.sum_over_workers(numbers), strict=True):

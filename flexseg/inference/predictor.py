@@ -1,23 +1,25 @@
-"""Predictor: forward pass and inverse resize, for evaluation, epoch pictures and `flexseg predict`.
+"""Predictor: from cases to class ids at their own sizes, for evaluation, epoch pictures and `flexseg predict`.
 
-    predictor = Predictor(replicas, model, network, inputs=inputs, size=(512, 512), xla=False)
-    ids = predictor.predict([image])[0]                       # uint8 [h, w, C] -> uint8 [h, w]
-    values, cases = predictor.step(batch)                     # a batch of `evaluation_batches`
+    predictor = Predictor(replicas, model, network, preprocessing=preprocessing, splitter=splitter, xla=False)
+    ids = predictor.predict([image])[0]                                   # uint8 [h, w, C] -> uint8 [h, w]
+    for values, cases in predictor.predict_batches(batches, sizes): ...   # batches of `evaluation_batches`
 
 Every command uses it, so a case has the same mask everywhere.
 """
 
-from collections.abc import Callable, Sequence
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from flexseg.data.preprocessing import fitted_to, preprocess, to_own_size
-from flexseg.data.settings import InputSettings
+from flexseg.data.evaluation_batches import PADDING, deal
+from flexseg.data.preprocessing import Preprocessing
 from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.step import EvaluationStep, sum_over_replicas
 from flexseg.errors import UserError
+from flexseg.inference.splitter import Splitter
 from flexseg.objectives.step_metrics import StepMetrics
 from flexseg.objectives.supervision import main_output
 
@@ -42,8 +44,8 @@ class Predictor:
       replicas: the devices.
       model: gives the weights.
       network: the same architecture with the evaluation input size, often `model` itself; only its graph is used.
-      inputs: settings of the preprocessing.
-      size: (height, width) of the evaluation input.
+      preprocessing: gamma, sharpening and channel order.
+      splitter: the inputs that a case gives; its size is that of `network`.
       xla: compile the forward pass with XLA.
       step_metrics: loss and metrics to compute in `step`; None without ground truth.
     """
@@ -54,18 +56,19 @@ class Predictor:
         model: keras.Model,
         network: keras.Model,
         *,
-        inputs: InputSettings,
-        size: tuple[int, int],
+        preprocessing: Preprocessing,
+        splitter: Splitter,
         xla: bool,
         step_metrics: StepMetrics | None = None,
     ):
-        self.replicas, self.inputs, self.size = replicas, inputs, size
+        self.replicas, self.preprocessing, self.splitter = replicas, preprocessing, splitter
         self.channels = network.inputs[0].shape[-1]
         self._network, self._step_metrics = network, step_metrics
         self._step = EvaluationStep(replicas, model, self._forward, xla=xla)
 
     def _forward(self, weights: list[tf.Tensor], state: list[tf.Tensor], batch: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        outputs, _ = self._network.stateless_call(weights, state, tf.cast(batch["image"], self._network.inputs[0].dtype), training=False)
+        batch = self.preprocessing.on_device(batch, dtype=self._network.inputs[0].dtype)
+        outputs, _ = self._network.stateless_call(weights, state, batch["image"], training=False)
         output = {name: batch[name] for name in ("index", "weight")} | {"probabilities": probabilities(main_output(outputs))}
         if self._step_metrics is None:
             return tf.zeros([1]), output
@@ -79,7 +82,8 @@ class Predictor:
         """Runs the forward pass on a distributed batch.
 
         Returns:
-          (values float [n] of `StepMetrics` over the global batch, [(index, probabilities float32 [H, W, K])] of the examples that are not padding).
+          (values float [n] of `StepMetrics` over the global batch, [(index of the case, probabilities float32 [H, W, K])] of this worker's inputs,
+          without padding).
 
         Raises:
           UserError: out of memory.
@@ -92,50 +96,72 @@ class Predictor:
             raise UserError(
                 "eval.batch_size" if examples > 1 else "input.eval_image_size",
                 expected="a batch that fits into the device's memory",
-                found=f"out of memory with {examples} of {self.size[0]} × {self.size[1]} pixels on a device",
+                found=f"out of memory with {examples} of {self.splitter.size[0]} × {self.splitter.size[1]} pixels on a device",
                 cure=f"{smaller}a smaller input.eval_image_size",
             ) from error
-        cases = []
+        inputs = []
         for output in outputs:
             index, weight = output["index"].numpy(), output["weight"].numpy()
-            cases += [(int(index[i]), output["probabilities"][i]) for i in np.flatnonzero(weight)]
-        return values, cases
+            inputs += [(int(index[i]), output["probabilities"][i]) for i in np.flatnonzero(weight)]
+        return values, inputs
 
-    def ids(self, scores: tf.Tensor, own_size: tuple[int, int]) -> np.ndarray:
-        """Resizes probabilities [H, W, K] back to the case's own size and returns class ids uint8 [h, w]."""
-        with tf.device("CPU:0"):
-            return class_ids(to_own_size(scores, own_size=own_size, fit=self.inputs.evaluation_fit))
+    def predict_batches(self, batches: Iterable[dict], sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[tf.Tensor, list[tuple[int, np.ndarray]]]]:
+        """Predicts the cases of a pass.
+
+        Args:
+          batches: distributed batches, in which the inputs of a case come in order (`evaluation_batches`).
+          sizes: own (height, width) of each case, by index.
+
+        Yields:
+          For each batch (values of `step`, [(index, class ids uint8 [h, w])] of this worker's cases whose last input was in it).
+        """
+        waiting: dict[int, list[tf.Tensor]] = collections.defaultdict(list)
+        for batch in batches:
+            values, inputs = self.step(batch)
+            cases = []
+            for index, probabilities_of_input in inputs:
+                waiting[index].append(probabilities_of_input)
+                own_size = int(sizes[index][0]), int(sizes[index][1])
+                if len(waiting[index]) == self.splitter.count(own_size):
+                    with tf.device("CPU:0"):
+                        cases.append((index, class_ids(self.splitter.merge(waiting.pop(index), own_size=own_size))))
+            yield values, cases
 
     def predict(self, images: Sequence[np.ndarray], *, between_batches: Callable[[], None] = lambda: None) -> list[np.ndarray]:
-        """Predicts images uint8 [h, w, C] of any sizes, one per replica at a time; returns class ids uint8 [h, w].
+        """Predicts images uint8 [h, w, C] of any sizes, an input per replica at a time; returns class ids uint8 [h, w].
 
         Padded inputs limit the size of an image (`check_size`). `between_batches` is called before each batch and may raise.
         """
-        found = [np.zeros(image.shape[:2], np.int32) for image in images]
-        for start in range(0, len(images), self.replicas.count):
-            between_batches()
-            group = [self._input(image) for image in images[start : start + self.replicas.count]]
-            group += group[:1] * (self.replicas.count - len(group))
-            count = len(group)
-            batch = {"image": np.stack(group), "weight": np.ones(count, np.float32), "index": np.arange(count)}
-            if self._step_metrics is not None:
-                batch["mask"] = np.zeros([count, *self.size, 1], np.uint8)
-            for index, scores in self.step(self.replicas.shard(batch))[1]:
-                if start + index < len(images):
-                    found[start + index] += self.ids(scores, images[start + index].shape[:2])
+        sizes = [image.shape[:2] for image in images]
+        found = [np.zeros(size, np.int32) for size in sizes]
+
+        def batches() -> Iterator[dict]:
+            for step in deal(map(self.splitter.count, sizes), lanes=self.replicas.count):
+                between_batches()
+                real = step[:, 0] != PADDING
+                index, part = np.where(real[:, None], step, step[real][0]).T  # padding repeats an input
+                batch = {"image": np.stack([self._input(images[i], p) for i, p in zip(index, part, strict=True)])}
+                if self._step_metrics is not None:
+                    batch["mask"] = np.zeros([len(step), *self.splitter.size, 1], np.uint8)
+                yield self.replicas.shard(batch | {"weight": real.astype(np.float32), "index": index})
+
+        for _, cases in self.predict_batches(batches(), sizes):
+            for index, ids in cases:
+                found[index] += ids
         return [self.replicas.sum_over_workers(ids).astype(np.uint8) for ids in found]  # each worker has predicted some
 
     def check_size(self, size: tuple[int, int], *, where: object) -> None:
-        """Raises a UserError, naming `where`, if an image of `size` = (height, width) is larger than the padded input."""
-        if self.inputs.evaluation_fit == "pad" and (size[0] > self.size[0] or size[1] > self.size[1]):
+        """Raises a UserError, naming `where`, if an image of `size` = (height, width) is larger than the splitter takes."""
+        largest = self.splitter.largest
+        if largest is not None and (size[0] > largest[0] or size[1] > largest[1]):
             raise UserError(
                 where,
-                expected=f"at most {self.size[0]} × {self.size[1]} pixels, the evaluation input of a run that pads",
+                expected=f"at most {largest[0]} × {largest[1]} pixels, the evaluation input of a run that pads",
                 found=f"{size[0]} × {size[1]}",
                 cure="--gin_param=\"input.eval_fit='resize'\", or a larger input.eval_image_size",
             )
 
-    def _input(self, image: np.ndarray) -> np.ndarray:
+    def _input(self, image: np.ndarray, part: int) -> np.ndarray:
         with tf.device("CPU:0"):
-            no_mask = tf.zeros([*image.shape[:2], 1], tf.uint8)
-            return preprocess(tf.constant(image), no_mask, self.inputs, fit=fitted_to(self.size, self.inputs.evaluation_fit))[0].numpy()
+            no_mask, number = tf.zeros([*image.shape[:2], 1], tf.uint8), tf.constant(part, tf.int64)
+            return self.preprocessing.on_host(tf.constant(image), no_mask, fit=lambda i, m: self.splitter.split(i, m, number))[0].numpy()

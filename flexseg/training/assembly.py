@@ -15,10 +15,12 @@ import keras
 import tensorflow as tf
 
 from flexseg.data.dataset import BuiltDataset
+from flexseg.data.preprocessing import Preprocessing
 from flexseg.data.settings import InputSettings
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
 from flexseg.inference.predictor import Predictor
+from flexseg.inference.splitter import splitter_for
 from flexseg.models.build import build_model
 from flexseg.models.pretrained import encoder_of
 from flexseg.objectives.metrics import metric_named
@@ -72,7 +74,13 @@ class Assembly:
         )
         self.xla = resolve_xla(xla, on_gpu=replicas.on_gpu, excluded_by=self._excluded(experiment))
         self.predictor = Predictor(
-            replicas, self.model, network, inputs=inputs, size=self.evaluation_size, xla=self.xla, step_metrics=self.step_metrics
+            replicas,
+            self.model,
+            network,
+            preprocessing=Preprocessing(inputs),
+            splitter=splitter_for(inputs, size=self.evaluation_size),
+            xla=self.xla,
+            step_metrics=self.step_metrics,
         )
 
     def _evaluation_network(self, inputs: InputSettings, *, channels: int, classes: int) -> keras.Model:

@@ -1,6 +1,6 @@
 """Forward and backward pass of one replica as a pure function of (weights, state, batch), with gradient accumulation. XLA can compile it.
 
-    forward_backward = make_forward_backward(model, step_metrics, replicas=2, accumulation_steps=4)
+    forward_backward = make_forward_backward(model, step_metrics, preprocessing=preprocessing, replicas=2, accumulation_steps=4)
     values, gradients, state = forward_backward(weights, state, batch, scale, total_weight)
 
 It has no all-reduce, except for losses of the global batch and synchronized batch normalization.
@@ -11,18 +11,22 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from flexseg.data.preprocessing import Preprocessing
 from flexseg.distribution.step import seed_generator_indices, sum_over_replicas
 from flexseg.objectives.step_metrics import StepMetrics
 
 Tensors = list[tf.Tensor]
 
 
-def make_forward_backward(model: keras.Model, step_metrics: StepMetrics, *, replicas: int, accumulation_steps: int = 1) -> Callable:
+def make_forward_backward(
+    model: keras.Model, step_metrics: StepMetrics, *, preprocessing: Preprocessing, replicas: int, accumulation_steps: int = 1
+) -> Callable:
     """Makes the forward and backward pass of `TrainStep`.
 
     Args:
       model: a built model.
       step_metrics: loss and metrics.
+      preprocessing: its part on the device comes first.
       replicas: number of replicas in the global batch.
       accumulation_steps: micro-batches per replica (gradient accumulation); must divide the examples of a replica.
 
@@ -34,9 +38,10 @@ def make_forward_backward(model: keras.Model, step_metrics: StepMetrics, *, repl
     dtype = model.inputs[0].dtype
 
     def forward_backward(weights: Tensors, state: Tensors, batch: dict, scale: tf.Tensor, total_weight: tf.Tensor) -> tuple:
+        batch = preprocessing.on_device(batch, dtype=dtype)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            outputs, state = model.stateless_call(weights, state, tf.cast(batch["image"], dtype), training=True)
+            outputs, state = model.stateless_call(weights, state, batch["image"], training=True)
             loss, values = step_metrics(
                 outputs, batch["mask"], batch["weight"], total_weight=total_weight, replicas=replicas, sum_over_replicas=summed
             )

@@ -16,6 +16,8 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
+from flexseg.data.preprocessing import Preprocessing
+from flexseg.data.settings import InputSettings
 from flexseg.distribution.loss_scale import LossScale
 from flexseg.distribution.step import TrainStep
 from flexseg.distribution.strategies import open_replicas
@@ -65,7 +67,9 @@ def training_speed(
         loss = Objective().bind(num_classes=classes, background=0, outputs=len(keras.tree.flatten(model.output)))
         step = TrainStep(
             replicas, model, optimizer, scale,
-            make_forward_backward(model, StepMetrics(loss=loss, reduction="example", metrics=[]), replicas=1, accumulation_steps=1),
+            make_forward_backward(
+                model, StepMetrics(loss=loss, reduction="example", metrics=[]), preprocessing=Preprocessing(InputSettings()), replicas=1
+            ),
             clip=settings.clip(), seed=0, xla=resolve_xla("auto", on_gpu=replicas.on_gpu, excluded_by=[]),
         )  # fmt: skip
         batch = replicas.shard(_noise(model.input.shape[1:], classes, batch_size, model.input.dtype))

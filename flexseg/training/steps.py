@@ -108,7 +108,11 @@ class Steps:
             self.optimizer,
             self.loss_scale,
             make_forward_backward(
-                assembly.model, assembly.step_metrics, replicas=self._replicas.count, accumulation_steps=self._settings.accumulation_steps
+                assembly.model,
+                assembly.step_metrics,
+                preprocessing=self.stream.preprocessing,
+                replicas=self._replicas.count,
+                accumulation_steps=self._settings.accumulation_steps,
             ),
             clip=optimizer.clip(),
             weight_decay=optimizer.decay,

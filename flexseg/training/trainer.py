@@ -235,11 +235,11 @@ class Trainer:
         return self.steps.ema.in_place() if self.steps.ema else contextlib.nullcontext()
 
     def _check_padding(self) -> None:
-        inputs, assembly = self._experiment.inputs, self._assembly
+        inputs, largest = self._experiment.inputs, self._assembly.predictor.splitter.largest
         if inputs.fit == "pad":
             self._dataset.refuse_larger(TRAIN, inputs.image_size, binding="input.image_size", otherwise="input.fit='random_crop'")
-        if self._dataset.has(VALID) and inputs.evaluation_fit == "pad":
-            self._dataset.refuse_larger(VALID, assembly.evaluation_size, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
+        if self._dataset.has(VALID) and largest is not None:
+            self._dataset.refuse_larger(VALID, largest, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
 
     def _memory(self) -> dict[str, float]:
         facts = {"host_memory_gib": psutil.Process().memory_info().rss / 2**30}
