@@ -8,8 +8,8 @@ warps.py, then colors.py, each from top to bottom. To add one, see operation.py 
 (seed, position, its key number): its draws depend neither on the others nor on the batch, the worker or the thread.
 
 Arithmetic is float32, and the image is rounded once, at the end. The mask keeps its ids, and what no source pixel covers becomes 255 (ignore). Not
-promised: the same pixels on another machine type (float32 products may round differently there) or off the host's CPU (a stateless key may mean
-another generator there); a low-pass filter where the content shrinks.
+promised: the same pixels on another machine type (float32 products may round differently there) or under XLA (it makes floats from other bits of a
+key than TensorFlow's CPU kernels; integers are the same); a low-pass filter where the content shrinks.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Colour, blur, noise and sharpening of images, as pure functions.
+"""Colour, blur and sharpening of images, as pure functions.
 
 For augmentation: float32 [H, W, C] with grey levels 0..255, not clipped or rounded; the caller does that once at the end:
 
@@ -76,11 +76,6 @@ def blur(image: tf.Tensor, sigma: Number, *, radius: int) -> tf.Tensor:
     padded = tf.pad(image, [[radius, radius], [radius, radius], [0, 0]], "REFLECT")[None]
     rows = tf.nn.depthwise_conv2d(padded, taps, [1, 1, 1, 1], "VALID")
     return tf.nn.depthwise_conv2d(rows, tf.transpose(taps, [1, 0, 2, 3]), [1, 1, 1, 1], "VALID")[0]
-
-
-def noise(image: tf.Tensor, std: Number, *, seed: tf.Tensor) -> tf.Tensor:
-    """Adds Gaussian noise of `std` grey levels; `seed` is a stateless seed, int64 [2]."""
-    return image + std * tf.random.stateless_normal(image.shape, seed)
 
 
 def apply_gamma(image: tf.Tensor, gamma: float) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""The random numbers that one operation draws for one example.
+"""The random numbers that one operation draws for one example; all random numbers of augmentation come from here.
 
     draw = Draw(operation, settings, example_key(seed, position))
     image = draw.applied(image)                       # operation(image, draw=draw) where it happens, else the image
@@ -6,6 +6,7 @@
 A draw is a pure function of (seed, position, key number). It depends neither on other operations nor on the batch, the worker or the thread.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -57,8 +58,19 @@ class Draw:
         value = lowest * tf.pow(highest / lowest, share) if binding.logarithmic else lowest + (highest - lowest) * share
         return value if otherwise is None else tf.where(self.happens, value, otherwise)
 
-    def field_key(self) -> tf.Tensor:
-        """A key int64 [2] for more random numbers than `shares` has, such as a value for every pixel."""
+    def uniform(self, shape: Sequence[int]) -> tf.Tensor:
+        """float32 numbers in [0, 1), where `shares` are too few. An operation calls one of `uniform`, `normal` and `truncated_normal`, once."""
+        return tf.random.stateless_uniform(shape, self._more())
+
+    def normal(self, shape: Sequence[int]) -> tf.Tensor:
+        """Standard normal float32 numbers."""
+        return tf.random.stateless_normal(shape, self._more())
+
+    def truncated_normal(self, shape: Sequence[int]) -> tf.Tensor:
+        """Standard normal float32 numbers, none beyond two."""
+        return tf.random.stateless_truncated_normal(shape, self._more())
+
+    def _more(self) -> tf.Tensor:
         return _fold(self._key, 1)
 
     def applied(self, state, **context):

@@ -162,7 +162,7 @@ class Elastic(DisplacementWarp):
     def __call__(self, *, size, draw):
         spacing = draw.setting(self.spacing)
         grid = [2, *(geometry.control_points(length, spacing) for length in size)]
-        control = tf.random.stateless_truncated_normal(grid, draw.field_key()) * draw.value(self.amplitude, otherwise=0.0)
+        control = draw.truncated_normal(grid) * draw.value(self.amplitude, otherwise=0.0)
         return geometry.displacement_field(control, size=size, spacing=spacing)
 
 
@@ -183,7 +183,7 @@ class Distortion(DisplacementWarp):
     )
 
     def __call__(self, *, size, draw):
-        noise = tf.random.stateless_normal(size, draw.field_key())
+        noise = draw.normal(size)
         largest = draw.value(self.share, otherwise=0.0) * size[1]
         return distortions.surface_slope(noise, size=size, sigma=draw.setting(self.sigma)) * largest
 
@@ -216,7 +216,7 @@ class Barrel(CoordinateWarp):
     sign = 1.0
 
     def __call__(self, coordinates, *, size, draw):
-        share = tf.random.stateless_uniform([4], draw.field_key())
+        share = draw.uniform([4])
         center = draw.value(self.center, share[0]), draw.value(self.center, share[1])
         radius, amount = draw.value(self.radius, share[2]), self.sign * draw.value(self.amount, share[3])
         return distortions.barrel(*coordinates, size=size, center=center, radius=radius, amount=amount)
