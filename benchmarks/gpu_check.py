@@ -148,7 +148,7 @@ def open_devices(count: int):
         return open_replicas(global_batch_size=FLAGS.global_batch_size, logical_cpus=count)
     gpus = tf.config.list_physical_devices("GPU")[:1]
     if not gpus:
-        raise SystemExit("gpu_check: expected a GPU, found none. To mend it: install the extra [gpu], or --devices=cpu to try this program")
+        raise SystemExit("gpu_check: expected a GPU, found none. To fix it: install the extra [gpu], or --devices=cpu to try this program")
     tf.config.set_visible_devices(gpus, "GPU")
     if count > 1:
         half = tf.config.LogicalDeviceConfiguration(memory_limit=FLAGS.gpu_memory_mib or card_memory_mib() * 45 // 100)

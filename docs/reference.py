@@ -19,6 +19,7 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
+from flexseg.commands.config_flags import FlagText, texts_of
 from flexseg.config.docstrings import introduction, sentences_of
 
 ROOT = Path(__file__).parents[1]
@@ -172,20 +173,13 @@ def default_text(default: object) -> str:
 # Commands
 
 
-def commands() -> Iterator[tuple[str, str, str, list[tuple[str, str, str]]]]:
-    """(command, its docstring, its positional arguments, [(flag, default, meaning)])."""
+def commands() -> Iterator[tuple[str, str, str, list[FlagText]]]:
+    """(command, its docstring, its positional arguments, its flags)."""
     from flexseg.commands import dispatcher
 
     for name in dispatcher.commands():
         module = importlib.import_module(f"flexseg.commands.{name}")
-        rows = []
-        for flag_name in module.FLAGS:
-            flag = module.FLAGS[flag_name]
-            default = "" if flag.default is None or flag.default == [] else str(flag.default_as_str)[1:-1]
-            choices = f" One of {', '.join(map(str, flag.parser.enum_values))}." if hasattr(flag.parser, "enum_values") else ""
-            meaning = (flag.help or "").partition(";\n")[0]  # absl adds a sentence on repetition
-            rows.append((f"--{'[no]' if flag.boolean else ''}{flag_name}", default, f"{meaning}{choices}"))
-        yield name, inspect.cleandoc(module.__doc__ or ""), getattr(module, "POSITIONAL", ""), rows
+        yield name, inspect.cleandoc(module.__doc__ or ""), getattr(module, "POSITIONAL", ""), texts_of(module.FLAGS)
 
 
 # Pages

@@ -21,7 +21,7 @@ class UserError(Exception):
 
     def __init__(self, where: object, *, expected: str, found: str, cure: str = ""):
         self.where, self.expected, self.found, self.cure = str(where), expected, found, cure
-        super().__init__(f"{where}: expected {expected}, found {found}." + (f" To mend it: {cure}" if cure else ""))
+        super().__init__(f"{where}: expected {expected}, found {found}." + (f" To fix it: {cure}" if cure else ""))
 
 
 def first_line(error: BaseException) -> str:

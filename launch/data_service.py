@@ -29,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             socket.create_server(("", port), reuse_port=False).close()  # gRPC would share the port of another process
         except (OSError, OverflowError) as error:
             found = getattr(error, "strerror", None) or str(error)
-            print(f"data_service: expected port {port} to be free, found: {found}. To mend it: another --port or --worker_port", file=sys.stderr)
+            print(f"data_service: expected port {port} to be free, found: {found}. To fix it: another --port or --worker_port", file=sys.stderr)
             return 1
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
+    from flexseg.commands.quiet import hide_gpus, load_tensorflow
     from flexseg.errors import UserError
 
-    leave_gpus_alone()
+    hide_gpus()
     try:
         load_tensorflow()
     except UserError as error:

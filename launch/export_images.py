@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
+from flexseg.commands.quiet import hide_gpus, load_tensorflow
 from flexseg.errors import UserError
 
 
@@ -46,7 +46,7 @@ if __name__ == "__main__":
     for flag in ("dataset", "data_dir", "split", "output"):
         parser.add_argument(f"--{flag}", required=True)
     arguments = vars(parser.parse_args())
-    leave_gpus_alone()
+    hide_gpus()
     try:
         written = export_images(**arguments)
     except UserError as error:

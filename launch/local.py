@@ -94,7 +94,7 @@ class Attempt:
             time.sleep(0.1)
         for printer in printers:
             printer.join()
-        return _telling([process.returncode for process in self._processes])
+        return _decisive_code([process.returncode for process in self._processes])
 
     def send(self, number: int) -> None:
         """Sends a signal to all running workers."""
@@ -121,7 +121,7 @@ def _print_lines(worker: int, stream: Iterable[str]) -> None:
         print(f"[{worker}] {line.rstrip()}", flush=True)
 
 
-def _telling(codes: Sequence[int]) -> int:
+def _decisive_code(codes: Sequence[int]) -> int:
     """The code of a worker that failed by itself, else 75, the answer of the others to a lost worker; a killed worker is a lost one."""
     own = [code for code in codes if code > 0 and code != AGAIN]
     if own:

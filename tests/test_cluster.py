@@ -72,7 +72,7 @@ def test_who_wants_one_process_gets_it_inside_a_cluster(distribution):
         ({"TF_CONFIG": tf_config({"worker": TWO, "ps": ["c:1"]})}, "cluster of worker, ps"),
         ({"TF_CONFIG": tf_config({"worker": TWO}, "evaluator")}, "task type 'evaluator'"),
         ({**SLURM, "SLURM_STEP_NODELIST": "gpu[9-"}, "the variables that srun sets"),
-        ({**SLURM, "SLURMD_NODENAME": "gpu11"}, "task 3 on gpu10, found on gpu11. To mend it: srun --distribution=block"),
+        ({**SLURM, "SLURMD_NODENAME": "gpu11"}, "task 3 on gpu10, found on gpu11. To fix it: srun --distribution=block"),
     ],
 )
 def test_what_is_malformed_or_missing_is_refused(arguments, words):

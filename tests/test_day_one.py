@@ -53,7 +53,7 @@ def test_from_the_reference_s_config_to_predicted_masks(tmp_path):
         return done.stdout + done.stderr
 
     said = run("flexseg import_config train_eval_infer.config --output=tnbc")
-    assert "plateau.reducer_patience = 4; mended" in said
+    assert "plateau.reducer_patience = 4; corrected" in said
     build, train, evaluate, predict = re.findall(r"^  (flexseg .*)$", said, re.MULTILINE)
     said = run("flexseg check --source=dataset/TNBC --gin_file=tnbc_build.gin --group_pattern='(\\d+)$'", code=1)
     assert "in two splits or more, a leak" in said and "split.resplit=True" in said

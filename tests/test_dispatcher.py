@@ -234,7 +234,7 @@ def split(): raise UserError("split.train", expected="a share", found="two\\nlin
 split()"""
     result = flexseg("toy", body=body)
     assert result.returncode == 1
-    assert result.stderr.splitlines()[1:] == ["flexseg toy: split.train: expected a share, found two lines. To mend it: x"]
+    assert result.stderr.splitlines()[1:] == ["flexseg toy: split.train: expected a share, found two lines. To fix it: x"]
 
 
 def test_a_full_disk_inside_a_configured_function_is_still_a_full_disk(flexseg):

@@ -218,15 +218,15 @@ def test_every_key_has_its_line(read):
         assert len(imported.rows) == sum(" = " in line for line in text.splitlines()) and all(row.became for row in imported.rows)
 
 
-def test_slips_of_the_published_files_are_mended_and_said(read):
+def test_slips_of_the_published_files_are_corrected_and_said(read):
     imported = read(MALIGNANT)
-    assert "mended: the list has a slip" in became(imported, "augmentor.angles")
+    assert "corrected: the list has a slip" in became(imported, "augmentor.angles")
     assert imported.bindings["derive"]["derive.rotations"] == (30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 330)
     assert became(imported, "deformation.alpah") and imported.bindings["derive"]["derive.elastic_alpha"] == 100
     imported = read(TNBC.replace("reducer_patience = 4", "reduer_patience = 5"))
-    assert imported.bindings["train"]["plateau.reducer_patience"] == 5 and "mended" in became(imported, "train.reduer_patience")
+    assert imported.bindings["train"]["plateau.reducer_patience"] == 5 and "corrected" in became(imported, "train.reduer_patience")
     imported = read(TNBC.replace("num_infer_images = 6\n", "").replace("[model]\n", "[model]\nnum_infer_images = 3\n"))
-    assert imported.bindings["train"]["epoch_change_infer.num_infer_images"] == 3 and "mended" in became(imported, "model.num_infer_images")
+    assert imported.bindings["train"]["epoch_change_infer.num_infer_images"] == 3 and "corrected" in became(imported, "model.num_infer_images")
 
 
 def test_the_generator_becomes_augmentation_and_variants(read):

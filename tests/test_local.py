@@ -75,7 +75,7 @@ def test_a_users_mistake_ends_all_with_1(toy, tmp_path):
     [((0, 0), 0), ((75, 75), 75), ((75, 1), 1), ((-9, 75), 75), ((143, 143), 143), ((-9, -9), 75), ((75, 70), 70), ((74, 75), 74)],
 )
 def test_the_code_that_tells_most(codes, expected):
-    assert local._telling(codes) == expected
+    assert local._decisive_code(codes) == expected
 
 
 def test_gpus_are_dealt_out_evenly(monkeypatch, tmp_path, capsys):

@@ -54,7 +54,7 @@ def test_flags_are_those_of_the_kernel_s_table_and_none_without_it(monkeypatch, 
 
 def test_a_value_that_tensorflow_does_not_read_is_refused(cpu):
     cpu(AVX2, "yes")
-    with pytest.raises(UserError, match="TF_ENABLE_ONEDNN_OPTS: expected 0 or 1, found 'yes'. To mend it: unset TF_ENABLE_ONEDNN_OPTS"):
+    with pytest.raises(UserError, match="TF_ENABLE_ONEDNN_OPTS: expected 0 or 1, found 'yes'. To fix it: unset TF_ENABLE_ONEDNN_OPTS"):
         machine.choose_onednn()
 
 
@@ -107,7 +107,7 @@ def test_workers_whose_kernels_differ_are_all_stopped_with_the_line_to_type(toy,
     for process, (_, wrong) in zip(started, told, strict=True):
         assert process.returncode == 1
         assert (
-            "worker 1: expected the chief's TF_ENABLE_ONEDNN_OPTS: 1, found 0. To mend it: on all workers TF_ENABLE_ONEDNN_OPTS=1 flexseg train"
+            "worker 1: expected the chief's TF_ENABLE_ONEDNN_OPTS: 1, found 0. To fix it: on all workers TF_ENABLE_ONEDNN_OPTS=1 flexseg train"
             in wrong
         )
     assert not (tmp_path / "run").exists()

@@ -160,7 +160,7 @@ def test_a_network_that_fails_is_a_line(capsys, monkeypatch):
     ({"gin_param": ["build_model.num_classes=3"]}, "build_model.num_classes: expected 2, or 1, as --num_classes says, found 3"),
     ({"gin_param": ["train.epochs=3"]}, "train.epochs: expected bindings of the network, found 3"),
     ({"gin_param": ["flex_unet.num_classes=3"]}, "flex_unet.num_classes: expected no such binding, .*--num_classes=…"),
-    ({"gin_file": ["models/fpn_small.gin"], "image_size": [48]}, "^--image_size: expected .* multiples of 32 .* mend it: --image_size=32,32 or --image_size=64,64"),
+    ({"gin_file": ["models/fpn_small.gin"], "image_size": [48]}, "^--image_size: expected .* multiples of 32 .* fix it: --image_size=32,32 or --image_size=64,64"),
     ({"plot": "net.txt", "gin_file": ["models/fpn_small.gin"]}, "a .png or .svg file"), ({"gin_file": ["models/no_net.gin"]}, "no such file"),
 ])  # fmt: skip
 def test_mistakes(flags, expected):

@@ -81,7 +81,7 @@ def test_another_value_of_a_renamed_binding_is_a_difference_under_its_new_name(r
 
 def test_old_names_are_refused_where_they_are_typed_or_stand_in_a_file_of_the_user_s(run, dataset, tmp_path):
     for old, new in RENAMED.items():
-        with pytest.raises(UserError, match=f"expected the name {new}, found {old}, its name before 0.2.0. To mend it: write {new}"):
+        with pytest.raises(UserError, match=f"expected the name {new}, found {old}, its name before 0.2.0. To fix it: write {new}"):
             toy_runs.train(dataset, tmp_path / "other", f"{old}=1")
         (tmp_path / "mine.gin").write_text(f"\n{old} = 1\n")
         with pytest.raises(UserError, match=rf"mine.gin:2: expected the name {new}"):

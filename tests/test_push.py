@@ -59,7 +59,7 @@ def test_a_run_that_was_killed_within_its_first_pushes_is_never_refused(tmp_path
 
 
 def test_a_checkpoint_that_is_written_twice_is_whole_after_a_death_at_any_operation(tmp_path):
-    """As at the end of an epoch that `train.checkpoint_steps` divides; and after a second death while that is mended."""
+    """As at the end of an epoch that `train.checkpoint_steps` divides; and after a second death while that is repaired."""
     begun("s3://lab/run", tmp_path / "begun_here", files=tmp_path / "begun")
     with training("s3://lab/run", tmp_path / "only", files=tmp_path / "begun") as (_, run, _):
         shutil.rmtree(run.checkpoints / "step_000000002")

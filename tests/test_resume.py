@@ -213,7 +213,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_as_it_stands(uninter
     for folder in (run / "checkpoints").iterdir():
         (folder / "model.npz").write_bytes(b"garbage")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "log.txt"}
-    with pytest.raises(UserError, match="damaged ones. To mend it: start again in another --workdir"):
+    with pytest.raises(UserError, match="damaged ones. To fix it: start again in another --workdir"):
         toy_runs.train(toy, run, *FULL, "train.epochs=6")
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "log.txt"}
 

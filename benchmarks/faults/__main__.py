@@ -28,7 +28,7 @@ from absl import app, flags
 
 from benchmarks.faults.network import Network
 from benchmarks.faults.trials import Trial, trials
-from benchmarks.faults.workers import CHIEF, Place, outcome, resumed_at, start
+from benchmarks.faults.workers import CHIEF, TrialFolder, outcome, resumed_at, start
 from flexseg.commands import build
 
 FLAGS = flags.FLAGS
@@ -50,11 +50,11 @@ class Result:
 
 def run(trial: Trial, folder: Path, data: Path, network: Network | None, whole: Callable[[dict], tuple[dict, dict]]) -> Result:
     """Runs one trial to its end."""
-    place = Place(folder)
+    trial_folder = TrialFolder(folder)
     shutil.copytree(data, folder / "data")
-    undo = trial.before(place) if trial.before else None
-    first, said = start(place, trial.faults, network if trial.cut is not None else None, trial.cut, seconds=FLAGS.seconds)
-    reached = place.reached()
+    undo = trial.before(trial_folder) if trial.before else None
+    first, said = start(trial_folder, trial.faults, network if trial.cut is not None else None, trial.cut, seconds=FLAGS.seconds)
+    reached = trial_folder.reached()
     if None in first:
         return Result(first, 0, 1, "HANG\n" + "\n".join(said))
     if not set(first) <= trial.codes:
@@ -62,20 +62,20 @@ def run(trial: Trial, folder: Path, data: Path, network: Network | None, whole: 
     if undo:
         undo()
     if network and trial.cut is not None:
-        network.mend()
-    trial.between(place)
+        network.restore()
+    trial.between(trial_folder)
     codes, lost, starts = first, 0, 1
     while any(codes):
         if starts == 4:
             return Result(first, lost, starts, "never ends\n" + "\n".join(said))
-        codes, said = start(place, {}, None, seconds=FLAGS.seconds)
+        codes, said = start(trial_folder, {}, None, seconds=FLAGS.seconds)
         starts += 1
         if starts == 2:
             lost = max(0, reached - resumed_at(said[CHIEF]))
         if None in codes:
             return Result(first, lost, starts, "HANG\n" + "\n".join(said))
     expected = whole(trial.compared_with)
-    pairs = zip(("final weights", "best weights"), outcome(place.workdir), expected, strict=True)
+    pairs = zip(("final weights", "best weights"), outcome(trial_folder.workdir), expected, strict=True)
     wrong = [name for name, mine, theirs in pairs if mine != theirs]
     return Result(first, lost, starts, f"{' and '.join(wrong)} DIFFER" if wrong else "")
 
@@ -98,23 +98,23 @@ def main(_) -> None:
         def whole(faults: dict) -> tuple[dict, dict]:
             key = repr(faults)
             if key not in known:
-                place = Place(folder / f"whole_{len(known)}")
-                shutil.copytree(data, place.folder / "data")
-                codes, said = start(place, faults, None, seconds=FLAGS.seconds)
+                trial_folder = TrialFolder(folder / f"whole_{len(known)}")
+                shutil.copytree(data, trial_folder.folder / "data")
+                codes, said = start(trial_folder, faults, None, seconds=FLAGS.seconds)
                 assert codes == [0, 0], "\n".join(said)
-                known[key] = outcome(place.workdir)
+                known[key] = outcome(trial_folder.workdir)
             return known[key]
 
         for number, trial in enumerate(wanted):
-            place = folder / f"trial_{number}"
-            place.mkdir()
+            trial_folder = folder / f"trial_{number}"
+            trial_folder.mkdir()
             with Network(number).made() if trial.cut is not None else contextlib.nullcontext() as network:
-                result = run(trial, place, data, network, whole)
+                result = run(trial, trial_folder, data, network, whole)
             rows[trial.row].append(result)
             wrong = result.wrong if FLAGS.verbose else result.wrong.partition("\n")[0]
             what = f"{trial.row}: {trial.faults}, ended with {result.codes}, {result.lost} steps lost"
             print(f"{number + 1:3} of {len(wanted)}  {what}  {wrong}", flush=True)
-            shutil.rmtree(place)
+            shutil.rmtree(trial_folder)
     print("\n| fault | trials | ended with | steps lost, at most | final and best weights |\n|---|---|---|---|---|")
     for row, results in rows.items():
         codes = " or ".join(sorted({", ".join(str(code) for code in sorted(set(result.codes), key=str)) for result in results}))

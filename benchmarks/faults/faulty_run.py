@@ -89,7 +89,7 @@ def plant() -> None:
     from flexseg.training.session import Session
     from flexseg.training.steps import Steps
 
-    places = {
+    targets = {
         "step": (Steps, "advance", kill),
         "validation": (Predictor, "step", kill),
         "saving": (CheckpointManager, "save", kill),
@@ -102,8 +102,8 @@ def plant() -> None:
         "slow": (Steps, "advance", lambda *_: time.sleep(1)),
         "nan": (TrainStep, "__call__", spoil_weights),
     }
-    if FAULT in places:
-        before(*places[FAULT], times=5 if FAULT == "slow" else 1)
+    if FAULT in targets:
+        before(*targets[FAULT], times=5 if FAULT == "slow" else 1)
     elif FAULT != "none":
         owner = (Predictor, "step") if FAULT.startswith("validation_") else (Steps, "advance")
         before(*owner, send(FAULT.removeprefix("validation_")))

@@ -46,7 +46,7 @@ class Network:
         """Cuts the connection."""
         _ip("-n", self._names[0], "link", "set", self._cards[0], "down")
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Restores the connection."""
         _ip("-n", self._names[0], "link", "set", self._cards[0], "up")
 

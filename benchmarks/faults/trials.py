@@ -13,7 +13,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.faults.workers import CHIEF, EPOCHS, STEPS, WORKER, Place
+from benchmarks.faults.workers import CHIEF, EPOCHS, STEPS, WORKER, TrialFolder
+from flexseg.runs.checkpoint_format import facts_file, part_file
 
 NAMES = {(CHIEF,): "chief", (WORKER,): "worker", (CHIEF, WORKER): "both"}
 
@@ -35,8 +36,8 @@ class Trial:
     row: str
     faults: dict = dataclasses.field(default_factory=dict)
     codes: frozenset[int]
-    between: Callable[[Place], None] = lambda place: None
-    before: Callable[[Place], Callable[[], None]] | None = None
+    between: Callable[[TrialFolder], None] = lambda trial_folder: None
+    before: Callable[[TrialFolder], Callable[[], None]] | None = None
     cut: float | None = None
     compared_with: dict = dataclasses.field(default_factory=dict)
 
@@ -88,24 +89,24 @@ def trials(draw: random.Random) -> list[Trial]:
     return found
 
 
-def flip(path: Path, place: int = -100) -> None:
+def flip(path: Path, index: int = -100) -> None:
     """Flips one bit of a file."""
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[index] ^= 1
     path.write_bytes(data)
 
 
-DAMAGES: dict[str, Callable[[Place], None]] = {
-    "a flipped bit": lambda place: flip(place.newest / "optimizer.npz"),
-    "cut off": lambda place: os.truncate(place.newest / "model.npz", 1000),
-    "a file missing": lambda place: (place.newest / "model.npz").unlink(),
-    "facts garbled": lambda place: flip(place.newest / "facts.json", 5),
+DAMAGES: dict[str, Callable[[TrialFolder], None]] = {
+    "a flipped bit": lambda trial_folder: flip(part_file(trial_folder.newest, "optimizer")),
+    "cut off": lambda trial_folder: os.truncate(part_file(trial_folder.newest, "model"), 1000),
+    "a file missing": lambda trial_folder: part_file(trial_folder.newest, "model").unlink(),
+    "facts garbled": lambda trial_folder: flip(facts_file(trial_folder.newest), 5),
 }
 
 
-def garble(place: Place, *, split: str) -> Callable[[], None]:
+def garble(trial_folder: TrialFolder, *, split: str) -> Callable[[], None]:
     """Flips a bit of a shard, and returns a function that restores it."""
-    shard = place.shard(split)
+    shard = trial_folder.shard(split)
     sound = shard.read_bytes()
     flip(shard)
     return lambda: shard.write_bytes(sound) and None

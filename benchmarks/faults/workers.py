@@ -1,8 +1,8 @@
 """Starts two workers with faults, each in its own process, and waits for them.
 
 Usage:
-    codes, said = start(place, {CHIEF: ("step", 7)}, None, seconds=180)
-    reached = place.reached()
+    codes, said = start(trial_folder, {CHIEF: ("step", 7)}, None, seconds=180)
+    reached = trial_folder.reached()
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.faults.network import Network
 from flexseg.launch.local import free_addresses
 from flexseg.runs.checkpoint_format import checkpoint_folders, read_checkpoint
+from flexseg.runs.layout import RunLayout
 
 EPOCHS, STEPS = 4, 4
 PARAMS = (
@@ -30,7 +31,7 @@ CHIEF, WORKER = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class TrialFolder:
     """The folder of a trial, with its run directory and its copy of the data."""
 
     folder: Path
@@ -43,7 +44,7 @@ class Place:
     @property
     def newest(self) -> Path:
         """The newest checkpoint."""
-        return checkpoint_folders(self.workdir / "checkpoints")[-1]
+        return checkpoint_folders(RunLayout(self.workdir).checkpoints)[-1]
 
     def shard(self, split: str) -> Path:
         """The first shard of a split."""
@@ -54,18 +55,25 @@ class Place:
         return max((int(path.read_text()) + 1 for path in self.folder.glob("trace_*")), default=0)
 
 
-def start(place: Place, faults: dict, network: Network | None, cut: float | None = None, *, seconds: float) -> tuple[list[int | None], list[str]]:
+def start(
+    trial_folder: TrialFolder, faults: dict, network: Network | None, cut: float | None = None, *, seconds: float
+) -> tuple[list[int | None], list[str]]:
     """Starts both workers and waits for them: (exit codes, None for a hang; outputs)."""
     addresses = network.addresses if network else free_addresses(2)
     running, said = [], []
     for worker in (CHIEF, WORKER):
         fault, call = faults.get(worker, ("none", 0))
-        flags_ = [f"--workers={','.join(addresses)}", f"--worker={worker}", "--dataset=synthetic_nuclei", f"--data_dir={place.folder / 'data'}"]
-        words = [*flags_, f"--workdir={place.workdir}", *(f"--gin_param={param}" for param in PARAMS)]
+        flags_ = [
+            f"--workers={','.join(addresses)}",
+            f"--worker={worker}",
+            "--dataset=synthetic_nuclei",
+            f"--data_dir={trial_folder.folder / 'data'}",
+        ]
+        words = [*flags_, f"--workdir={trial_folder.workdir}", *(f"--gin_param={param}" for param in PARAMS)]
         command = [sys.executable, str(Path(__file__).with_name("faulty_run.py")), fault, str(call), "train", *words]
         prefix = network.prefix(worker) if network else []
-        environment = os.environ | {"FLEXSEG_TRACE": str(place.folder / f"trace_{worker}")}
-        log = open(place.folder / f"said_{worker}", "w")  # noqa: SIM115  (the process writes it)
+        environment = os.environ | {"FLEXSEG_TRACE": str(trial_folder.folder / f"trace_{worker}")}
+        log = open(trial_folder.folder / f"said_{worker}", "w")  # noqa: SIM115  (the process writes it)
         said.append(Path(log.name))
         running.append(subprocess.Popen([*prefix, *command], stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True))
     deadline, cut_at, ended_at = time.monotonic() + seconds, None, None
@@ -109,4 +117,4 @@ def outcome(workdir: Path) -> tuple[dict, dict]:
         return {f"{part} {name}": array.tobytes() for part, found in read_checkpoint(folder)[0].items() for name, array in found.items()}
 
     tables = {name: (workdir / name).read_bytes() for name in ("train_losses.csv", "train_metrics.csv")}
-    return arrays(checkpoint_folders(workdir / "checkpoints")[-1]) | tables, arrays(workdir / "best")
+    return arrays(checkpoint_folders(RunLayout(workdir).checkpoints)[-1]) | tables, arrays(RunLayout(workdir).best)

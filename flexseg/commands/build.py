@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from flexseg.commands.config_flags import Positive, flags_of, values
-from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
+from flexseg.commands.quiet import hide_gpus, load_tensorflow
 
 _SUFFIX = "_dataset_builder"  # TFDS's naming: datasets/tnbc/tnbc_dataset_builder.py
 DATASETS = tuple(sorted(folder.name for folder in resources.files("flexseg.datasets").iterdir() if (folder / f"{folder.name}{_SUFFIX}.py").is_file()))
@@ -159,6 +159,6 @@ def _summary(directory: Path, written: bool) -> str:
 
 def main(args: Sequence[str]) -> int:
     """The command."""
-    leave_gpus_alone()
+    hide_gpus()
     run(**values(FLAGS))
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexseg.commands.config_flags import Positive, flags_of, values
-from flexseg.commands.quiet import leave_gpus_alone, load_tensorflow
+from flexseg.commands.quiet import hide_gpus, load_tensorflow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,6 +179,6 @@ def _print_findings(findings: "Sequence[Finding]") -> None:
 
 def main(args: Sequence[str]) -> int:
     """The command."""
-    leave_gpus_alone()
+    hide_gpus()
     severities = {finding.severity for finding in run(**values(FLAGS))}
     return 1 if "error" in severities else WARNED if "warning" in severities else 0

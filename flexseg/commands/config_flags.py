@@ -18,6 +18,7 @@ flag, which absl's global registry refuses.
 """
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -102,6 +103,33 @@ def _define(registry: flags.FlagValues, name: str, annotation: Any, default: Any
         flags.DEFINE_multi_string(name, list(default or ()), meaning, flag_values=registry)
     else:
         raise TypeError(f"--{name}: no flag is made of {annotation!r}")
+
+
+class FlagText(typing.NamedTuple):
+    """A flag as help and documents show it.
+
+    Attributes:
+      spelling: "--[no]overwrite".
+      default: "" for none.
+      meaning: its sentences, with the choices of an enum.
+    """
+
+    spelling: str
+    default: str
+    meaning: str
+
+
+def texts_of(registry: flags.FlagValues) -> list[FlagText]:
+    """The flags of a command, in the order of its `run`."""
+    found = []
+    for name in registry:
+        flag = registry[name]
+        default = "" if flag.default is None or flag.default == [] else str(flag.default_as_str)[1:-1]
+        choices = f" One of {', '.join(map(str, flag.parser.enum_values))}." if hasattr(flag.parser, "enum_values") else ""
+        meaning = (flag.help or "").partition(";\n")[0]  # absl appends a sentence on repetition
+        meaning = re.sub(r"^<[\w|]+>: ", "", meaning)  # and prepends the choices of an enum
+        found.append(FlagText(f"--{'[no]' if flag.boolean else ''}{name}", default, f"{meaning}{choices}"))
+    return found
 
 
 def values(registry: flags.FlagValues) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import contextlib
 import errno
 import importlib
 import os
-import re
 import sys
 import textwrap
 import traceback
@@ -28,6 +27,7 @@ from types import ModuleType
 
 from absl import flags
 
+from flexseg.commands.config_flags import texts_of
 from flexseg.errors import UserError, choose, suggest
 
 _ORDER = ("import_config", "check", "derive", "build", "train", "evaluate", "predict")  # in order of use; others follow by name
@@ -139,14 +139,9 @@ def _run_under_absl(program: str, module: ModuleType, arguments: Sequence[str]) 
 
 def _help(program: str, module: ModuleType) -> str:
     lines = [f"usage: {program} [flags] {getattr(module, 'POSITIONAL', '')}".rstrip(), "", (module.__doc__ or "").strip(), "", "flags:"]
-    for name in module.FLAGS:
-        flag = module.FLAGS[name]
-        default = "" if flag.default is None or flag.default == [] else f" (default: {flag.default_as_str[1:-1]})"
-        choices = f" One of {', '.join(map(str, flag.parser.enum_values))}." if hasattr(flag.parser, "enum_values") else ""
-        lines.append(f"  --{'[no]' if flag.boolean else ''}{name}{default}")
-        meaning = (flag.help or "").partition(";\n")[0]  # absl appends a sentence on repetition
-        meaning = re.sub(r"^<[\w|]+>: ", "", meaning)  # and prepends the choices of an enum
-        lines += textwrap.wrap(f"{meaning}{choices}", width=110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for flag in texts_of(module.FLAGS):
+        lines.append(f"  {flag.spelling} (default: {flag.default})" if flag.default else f"  {flag.spelling}")
+        lines += textwrap.wrap(flag.meaning, width=110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += ["  --verbosity (default: -1)", "      How much is logged to stderr: -1 warnings, 0 information, 1 everything."]
     return "\n".join(lines)
 

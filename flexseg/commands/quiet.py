@@ -1,6 +1,6 @@
 """Imports TensorFlow without its startup messages, with the CPU kernels that suit this machine, and optionally without GPUs.
 
-    leave_gpus_alone()
+    hide_gpus()
     load_tensorflow()
 
 Before its own log level applies, TensorFlow 2.21 writes about ten lines on oneDNN and missing CUDA drivers to standard error (tensorflow#100442).
@@ -15,7 +15,7 @@ import tempfile
 from flexseg import machine
 
 
-def leave_gpus_alone() -> None:
+def hide_gpus() -> None:
     """Hides the GPUs from TensorFlow; call it before the import.
 
     For a process that only reads or writes data: its first operation would reserve all memory of every GPU, also of one that is training.

@@ -2,7 +2,7 @@
 
     flexseg train --gin_file=default.gin --dataset=my_set --data_dir=data --workdir=runs/my_run
 
-The same command resumes from the last checkpoint. --dry_run prints the experiment and runs two steps.
+The same command resumes from the last checkpoint. --dry_run prints the experiment and calls the step twice.
 """
 
 import json
@@ -59,7 +59,7 @@ def run(
       all_reduce: Implementation of the gradient all-reduce; auto: TensorFlow's choice.
       all_reduce_pack_mib: Reduce gradients in packs of this many MiB; 0: all together.
       data_service: grpc://host:port of hosts that read and augment (python -m flexseg.launch.data_service); the batches are the same.
-      dry_run: Print the experiment, run two steps, report time and memory; write nothing.
+      dry_run: Print the experiment, call the step twice, report time and memory; write nothing.
       init_from: Initialize from the best weights of a run (its directory), or from a FlexUNet's best_model.h5; the head may differ.
     """
     from flexseg.commands.quiet import load_tensorflow

@@ -63,17 +63,17 @@ def import_config(path: str | Path) -> Imported:
     """
     path = Path(path)
     texts = _read(path)
-    values, mended = {}, {}
+    values, corrected = {}, {}
     for key, text in texts.items():
         name = _canonical(key)
         if name != key:
-            mended[key] = f"mended: the reference means {name}"
+            corrected[key] = f"corrected: the reference means {name}"
         try:
             values[name], note = _literal(text)
         except ValueError as error:
             raise UserError(path, expected=f"a number, a text in quotes or a list for {key}", found=f"{text!r} ({error})") from error
         if note:
-            mended[key] = note
+            corrected[key] = note
     reader = Reader(values)
     for key in texts:
         rule = KEYS.get(_canonical(key))
@@ -92,7 +92,7 @@ def import_config(path: str | Path) -> Imported:
     rows = []
     for key, text in texts.items():
         became = reader.became.get(_canonical(key), [])
-        rows.append(Row(key, text, "; ".join([*became, mended[key]] if key in mended else became)))
+        rows.append(Row(key, text, "; ".join([*became, corrected[key]] if key in corrected else became)))
     folders = {split: reader.get(key) for split, key in _FOLDERS.items() if isinstance(reader.get(key), str)}
     return Imported({command: found for command, found in reader.bindings.items() if found}, rows, folders)
 
@@ -139,7 +139,7 @@ def _literal(text: str) -> tuple[Any, str]:
     if re.fullmatch(r"[\[(][\d.,\s-]+[\])]", text):
         numbers = tuple(ast.literal_eval(number.rstrip(".")) for number in re.findall(r"-?\d+(?:\.\d+)?", text))
         if numbers:
-            return numbers, f"mended: the list has a slip and is read as {numbers}"
+            return numbers, f"corrected: the list has a slip and is read as {numbers}"
     if re.fullmatch(r"[\w./\\: -]+", text):
         return text, ""
     raise ValueError("no literal")

@@ -3,7 +3,7 @@
     model = attention_unet(image_size=(512, 512), image_channels=3, num_classes=2, base_filters=16, num_layers=8)
 
 The reference's network: bilinear upsampling, constant dropout, gates of as many channels as the skip (the paper's have one: gate_channels="one").
-Mended here: the reference ignored kernel, dilation and activation, and ended in a softmax even for one class. Its convolutions carried biases
+Fixed here: the reference ignored kernel, dilation and activation, and ended in a softmax even for one class. Its convolutions carried biases
 directly before a batch normalization, which takes them out again; these are left out, and its parameter count is this one's plus theirs.
 """
 

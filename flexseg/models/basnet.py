@@ -3,7 +3,7 @@
     model = basnet(image_size=(256, 256), image_channels=3, num_classes=1, base_filters=64)        # the paper's
 
 The authors' network (github.com/xuebinqin/BASNet, model/BASNet.py): the stages of a ResNet-34 without its first halving, two more stages, a dilated
-bridge. Mended here: the reference's needed a package that is gone, and had sigmoids for any number of classes. Biases before a batch normalization,
+bridge. Fixed here: the reference's needed a package that is gone, and had sigmoids for any number of classes. Biases before a batch normalization,
 which takes them out again, are left out: the authors' 87,060,360 weights are this one's plus theirs. Their hybrid loss is `basnet_hybrid_loss`.
 """
 

@@ -4,7 +4,7 @@
 
 With encoder_maps="inner" the reference's network, which is that of keras.io/examples/vision/deeplabv3_plus: a ResNet50 up to its fourth stage, read
 within the bottleneck of the last block. With "stage" the maps are the last of their size, and with atrous=True the fifth stage is dilated as in the
-paper. Mended here: the reference downloaded ImageNet's weights whenever a model was made, for inference too, and ended in a softmax even for one
+paper. Fixed here: the reference downloaded ImageNet's weights whenever a model was made, for inference too, and ended in a softmax even for one
 class. Biases before a batch normalization, which takes them out again, are left out.
 """
 

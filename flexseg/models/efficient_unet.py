@@ -5,7 +5,7 @@
 
 decoder="residual" is its EfficientUNet: nearest upsampling, skips behind the blocks, residual blocks as wide as the skips. decoder="transposed" is
 its EfficientNetB7UNet: learnt upsampling, skips within the first four stages, a decoder of 512 to 32 channels; there the reference trained the last
-61 layers of the encoder alone (encoder_trainable_layers=61). Mended here: the former failed under Keras 3, and B6 under any; the latter had one logit
+61 layers of the encoder alone (encoder_trainable_layers=61). Fixed here: the former failed under Keras 3, and B6 under any; the latter had one logit
 for any number of classes; both downloaded weights whenever a model was made. Biases before a batch normalization, which takes them out again, are
 left out, and so are the seven numbers of EfficientNet's own pixel normalization.
 """

@@ -2,7 +2,7 @@
 
     model = multires_unet(image_size=(512, 512), image_channels=3, num_classes=2, base_filters=16, num_layers=8)
 
-The reference's network, layer for layer; its paths have num_layers - i convolutions at level i, one more than the paper's. Mended here: it ignored
+The reference's network, layer for layer; its paths have num_layers - i convolutions at level i, one more than the paper's. Fixed here: it ignored
 kernel, dropout, dilation and activation, and its head was a softmax or a sigmoid whatever the number of classes.
 """
 

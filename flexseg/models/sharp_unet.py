@@ -2,7 +2,7 @@
 
     model = sharp_unet(image_size=(512, 512), image_channels=3, num_classes=2, base_filters=32, num_layers=5)
 
-Mended here: in the reference every stage of the decoder upsampled what stood before the two convolutions of the stage below, so that these, and
+Fixed here: in the reference every stage of the decoder upsampled what stood before the two convolutions of the stage below, so that these, and
 their weights, reached no output. Its parameter count of 5,613,154 leaves them out; with them alive it is 7,760,130 (tests/test_models.py adds them
 up).
 """

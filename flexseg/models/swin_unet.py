@@ -2,7 +2,7 @@
 
     model = swin_unet(image_size=(512, 512), image_channels=3, num_classes=2, base_filters=64, window_sizes=(4, 2, 2, 2))
 
-The reference's network, which it has from keras-unet-collection. Mended here: it had no default window and did not run without one, nor under Keras
+The reference's network, which it has from keras-unet-collection. Fixed here: it had no default window and did not run without one, nor under Keras
 3; its table of offsets counted as weights, and its pixels were not scaled. Like it, and unlike the authors' code, it learns an embedding of
 positions, has no normalization where patches are made, merged and expanded, and smaller windows than 7.
 """

@@ -2,7 +2,7 @@
 
     model = transunet(image_size=(512, 512), image_channels=3, num_classes=2, base_filters=64, num_layers=4, num_transformer=12)
 
-The reference's network, which it has from keras-unet-collection, with a convolutional encoder of its own. Mended here: it did not run under Keras 3;
+The reference's network, which it has from keras-unet-collection, with a convolutional encoder of its own. Fixed here: it did not run under Keras 3;
 every head was as wide as the whole token (key_dim="embedding" gives that, 407 million weights by its defaults, where the paper's is its share); its
 perceptrons ended in an activation, so that a token could hardly be lowered; one of its settings was read under another one's name. Like it, and
 unlike the authors' code, it normalizes nothing behind the last transformer block.

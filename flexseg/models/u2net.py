@@ -2,7 +2,7 @@
 
     model = u2net(image_size=(320, 320), image_channels=3, num_classes=1, base_filters=64, num_layers=6)      # the paper's
 
-Widths and depths are the paper's, for any number of layers. Mended here: the reference put sigmoids on the side outputs and on what they were fused
+Widths and depths are the paper's, for any number of layers. Fixed here: the reference put sigmoids on the side outputs and on what they were fused
 to, for several classes too, had no normalization, and doubled the width without end: 783 million weights with its own settings for TNBC. Biases
 before a batch normalization, which takes them out again, are left out: the authors' 44,009,869 weights are this one's plus theirs.
 """

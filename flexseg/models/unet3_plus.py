@@ -2,7 +2,7 @@
 
     model = unet3_plus(image_size=(512, 512), image_channels=3, num_classes=2, base_filters=64, num_layers=5, deep_supervision=True)
 
-Mended here: the reference had five levels whatever `num_layers` said, one output channel under a softmax, which is 1 everywhere, and neither the
+Fixed here: the reference had five levels whatever `num_layers` said, one output channel under a softmax, which is 1 everywhere, and neither the
 paper's deep supervision nor its classification-guided module.
 """
 

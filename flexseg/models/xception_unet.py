@@ -3,7 +3,7 @@
     model = xception_unet(image_size=(512, 512), image_channels=3, num_classes=2, base_filters=16, num_layers=6)
 
 The network of keras.io/examples/vision/oxford_pets_image_segmentation, of any depth, as the reference has it; see Chollet 2017, arXiv:1610.02357.
-Mended here: the reference's trainer could not import it, its `diation` was misspelt, and its head a sigmoid for any number of classes. Biases before
+Fixed here: the reference's trainer could not import it, its `diation` was misspelt, and its head a sigmoid for any number of classes. Biases before
 a batch normalization, which takes them out again, are left out: the reference's parameter count is this one's plus theirs.
 """
 

@@ -40,6 +40,16 @@ def checkpoint_folders(directory: Path) -> list[Path]:
     return sorted(directory.glob(FOLDERS))
 
 
+def part_file(folder: Path, part: str) -> Path:
+    """The archive of a part ("model", "optimizer", "loss_scale", "ema") in the folder of a checkpoint."""
+    return folder / f"{_PART_NAMES.get(part, part)}.npz"
+
+
+def facts_file(folder: Path) -> Path:
+    """The file of the facts in the folder of a checkpoint."""
+    return folder / _FACTS
+
+
 def array_name(index: int, path: str) -> str:
     """The name of the array of variable number `index`, from 0."""
     return f"{index:04d} {path}"
@@ -78,9 +88,9 @@ def write_checkpoint(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]]
     writing.mkdir(parents=True)
     try:
         for name, arrays in parts.items():
-            with open(writing / f"{_PART_NAMES.get(name, name)}.npz", "wb") as stream:
+            with open(part_file(writing, name), "wb") as stream:
                 np.savez(stream, **arrays)  # type: ignore[arg-type]  # no name of theirs is allow_pickle
-        (writing / _FACTS).write_text(json.dumps({_FACT_NAMES.get(name, name): value for name, value in facts.items()}, indent=1))
+        facts_file(writing).write_text(json.dumps({_FACT_NAMES.get(name, name): value for name, value in facts.items()}, indent=1))
         files = sorted(writing.iterdir(), key=lambda path: path.name == _FACTS)  # facts last, so that a list cut off at any line lacks them
         sums = "".join(f"{_digest(path)}  {path.name}\n" for path in files)
         (writing / CHECKSUMS).write_text(sums)
@@ -232,7 +242,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dic
 def read_facts(folder: Path) -> dict:
     """The facts of a folder, without its arrays."""
     names = {stored: name for name, stored in _FACT_NAMES.items()}
-    return {names.get(name, name): value for name, value in json.loads((folder / _FACTS).read_text()).items()}
+    return {names.get(name, name): value for name, value in json.loads(facts_file(folder).read_text()).items()}
 
 
 def _sums(folder: Path) -> str:

@@ -77,7 +77,7 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
 def _opened(run: RunDirectory, gin_param: Sequence[str], *, checkpoint: str, replicas: int, logical_cpus: int) -> Iterator[OpenedRun]:
     environment = run.read_environment()
     modules = environment["user_modules"]
-    with _naming_its_place(modules):
+    with _naming_missing_module(modules):
         experiment, _, _ = read_experiment([str(run.config)], gin_param, user_modules=list(modules), recorded=True)
     warnings = changes(modules)
     for sentence in warnings:
@@ -94,7 +94,7 @@ def _opened(run: RunDirectory, gin_param: Sequence[str], *, checkpoint: str, rep
 
 
 @contextlib.contextmanager
-def _naming_its_place(modules: Record) -> Iterator[None]:
+def _naming_missing_module(modules: Record) -> Iterator[None]:
     """Adds the recorded path to the error for a missing user module. The module is not imported from there: a run must not name code to execute."""
     try:
         yield
