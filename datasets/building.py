@@ -143,21 +143,8 @@ def build_dataset(
         raise UserError(f"--data_dir={data_dir}", expected="a folder", found="a file")
     target = data_dir / dataset / name / str(builder_class.VERSION)
     if target.exists() and not overwrite:
-        manifest = Manifest.load(target / "manifest.json")
-        changes = contents.difference(manifest)
-        shards = max(len(table.files) for table in manifest.splits.values())
-        if num_shards is not None and num_shards != shards:
-            changes = [*changes, f"{shards} shards a split instead of {num_shards}"]
-        if storage != manifest.storage:
-            changes = [*changes, f"images stored {manifest.storage} instead of {storage}"]
-        if not changes:
-            return target, False
-        raise UserError(
-            f"--name={name}",
-            expected=f"the source that {target} was built from",
-            found="; ".join(changes),
-            cure="add --overwrite, or take another --name",
-        )
+        _refuse_other_source(target, contents, name=name, num_shards=num_shards, storage=storage)
+        return target, False
     make_folder(data_dir, flag="--data_dir")
     for other in data_dir.glob(f"*/{name}/*/manifest.json"):
         if other.parents[2].name != dataset and not other.parents[2].name.startswith("."):
@@ -184,6 +171,24 @@ def build_dataset(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target, True
+
+
+def _refuse_other_source(target: Path, contents: Contents, *, name: str, num_shards: int | None, storage: Storage) -> None:
+    """Raises a UserError where the dataset in `target` was built from another source or with other options."""
+    manifest = Manifest.load(target / "manifest.json")
+    changes = list(contents.difference(manifest))
+    shards = max(len(table.files) for table in manifest.splits.values())
+    if num_shards is not None and num_shards != shards:
+        changes.append(f"{shards} shards a split instead of {num_shards}")
+    if storage != manifest.storage:
+        changes.append(f"images stored {manifest.storage} instead of {storage}")
+    if changes:
+        raise UserError(
+            f"--name={name}",
+            expected=f"the source that {target} was built from",
+            found="; ".join(changes),
+            cure="add --overwrite, or take another --name",
+        )
 
 
 def _write(

@@ -103,7 +103,7 @@ def test_activations_take_half_the_memory_in_16_bits_and_grow_with_the_area():
     assert 0.45 < bytes_of("mixed_bfloat16", (64, 64)) / wide < 0.65
 
 
-def test_shapes_alone_are_never_drawn_not_even_by_a_later_scope():
+def test_an_abstract_build_draws_no_weights_not_even_in_a_later_scope():
     with abstract_build():
         counted = small("encoder_unet")
     model = small("encoder_unet")

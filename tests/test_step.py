@@ -51,7 +51,7 @@ class Rig:
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
     scale: LossScale
-    averages: ExponentialMovingAverage | None
+    ema: ExponentialMovingAverage | None
     step: TrainStep
     images: np.ndarray
     masks: np.ndarray
@@ -89,11 +89,11 @@ def rig(
         optimizer = settings.build()
         optimizer.build(model.trainable_variables)
         scale = LossScale(dynamic=policy == "mixed_float16", growth_steps=growth_steps, dtype="float64" if policy == "float64" else "float32")
-        averages = ExponentialMovingAverage(replicas, model, momentum=settings.ema_momentum) if settings.ema_momentum else None
-    if averages:
-        averages.restart()
+        ema = ExponentialMovingAverage(replicas, model, momentum=settings.ema_momentum) if settings.ema_momentum else None
+    if ema:
+        ema.restart()
     encoder = encoder_of(model) if settings.singles_out_encoder else None
-    slow = [place for place, v in enumerate(model.trainable_variables) if encoder and any(v is own for own in encoder.trainable_variables)]
+    own_rate = [index for index, v in enumerate(model.trainable_variables) if encoder and any(v is own for own in encoder.trainable_variables)]
     bound = Objective(loss=loss, reduction=reduction).bind(num_classes=num_classes, background=0, outputs=len(keras.tree.flatten(model.output)))
     step_metrics = StepMetrics(loss=bound, reduction=reduction, metrics=[])
     step = TrainStep(
@@ -101,9 +101,9 @@ def rig(
         make_forward_backward(
             model, step_metrics, preprocessing=Preprocessing(InputSettings()), replicas=count, accumulation_steps=accumulation_steps
         ),
-        clip=settings.clip(), weight_decay=settings.decay, ema=averages, encoder_variables=slow, encoder_learning_rate=settings.encoder_learning_rate, seed=7, xla=xla,
+        clip=settings.clip(), weight_decay=settings.decay, ema=ema, encoder_variables=own_rate, encoder_learning_rate=settings.encoder_learning_rate, seed=7, xla=xla,
     )  # fmt: skip
-    return Rig(replicas, model, optimizer, scale, averages, step, images, masks)
+    return Rig(replicas, model, optimizer, scale, ema, step, images, masks)
 
 
 def trained(count, settings, *, steps=5, **options):

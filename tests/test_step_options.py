@@ -71,7 +71,7 @@ def test_moving_statistics_pass_from_one_micro_batch_to_the_next():
 
 
 @pytest.mark.parametrize(("count", "xla"), [(2, False), slow_unless(False, 1, True)])
-def test_averages_are_those_of_tensorflow_and_a_skipped_step_leaves_them(count, xla):
+def test_the_ema_is_that_of_tensorflow_and_a_skipped_step_leaves_it(count, xla):
     with precision_scope("float64"):
         made = rig(count, OptimizerSettings(learning_rate=0.01, ema_momentum=0.35), xla=xla, **UNET)
         weights = [tf.Variable(made.replicas.read(v)) for v in made.model.trainable_variables]
@@ -95,7 +95,7 @@ def test_averages_are_those_of_tensorflow_and_a_skipped_step_leaves_them(count, 
                 np.testing.assert_allclose(held, value, rtol=1e-6, atol=1e-9)  # theirs computes the momentum in float32
 
 
-def test_averages_stand_in_for_the_weights_and_give_way_again_whatever_happens():
+def test_the_ema_stands_in_for_the_weights_and_gives_way_again_whatever_happens():
     with precision_scope("float32"):
         made = rig(2, OptimizerSettings(learning_rate=0.01, ema_momentum=0.9), policy="float32", **UNET)
         made.run(0, rate=0.01, weights=WEIGHTS)
@@ -128,7 +128,7 @@ def after_a_step(count, **options):
     ("normalization", "count", "xla"),
     [slow_unless(c == 2, n, c, x) for n, c, x in (("batch", 2, True), ("batch", 1, False), ("group", 1, True), ("group", 4, False))],
 )
-def test_recomputation_changes_no_gradient_no_statistic_and_no_name(normalization, count, xla):
+def test_gradient_checkpointing_changes_no_gradient_no_statistic_and_no_name(normalization, count, xla):
     (found, state), (expected, before) = (
         after_a_step(count, normalization=normalization, xla=xla, gradient_checkpointing=gradient_checkpointing)
         for gradient_checkpointing in (True, False)
@@ -171,7 +171,7 @@ def memory_of_a_gradient(words) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("xla", [False, True])
-def test_recomputation_saves_memory(xla):
+def test_gradient_checkpointing_saves_memory(xla):
     grown = [
         processes.start("test_step_options:memory_of_a_gradient", [str(gradient_checkpointing), str(xla)]).wait(300)
         for gradient_checkpointing in (False, True)

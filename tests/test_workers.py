@@ -63,7 +63,7 @@ def test_gradients_and_weights_are_those_of_one_device(toy, tmp_path, normalizat
 
 
 @pytest.mark.slow
-def test_accumulation_averages_recomputation_and_calls_of_several_steps_change_nothing_over_workers(toy, tmp_path):
+def test_accumulation_ema_gradient_checkpointing_and_several_steps_a_call_change_nothing_over_workers(toy, tmp_path):
     params = (*LENGTH, "flex_unet.normalization='group'", "flex_unet.group_count=2", "optimizer.ema_momentum=0.5", "optimizer.global_clipnorm=0.5")
     toy_runs.train(toy, tmp_path / "one", *EXACT, *params)
     options = ("train.accumulation_steps=2", "flex_unet.gradient_checkpointing=True", "train.steps_per_execution=3", "train.checkpoint_steps=0")

@@ -52,8 +52,6 @@ def run(
       beam_option: A pipeline option, e.g. --direct_num_workers=2. Repeatable.
       overwrite: Replace a dataset of this name with other content.
     """
-    from flexseg.config.configure import configure
-    from flexseg.config.effects import idle_bindings
     from flexseg.errors import UserError
     from flexseg.files.names import check_name
 
@@ -63,12 +61,7 @@ def run(
     check_name("--name", name)
     module = _builder_module(dataset, user_module)
     load_tensorflow()
-    configuration = configure(
-        gin_file,
-        gin_param,
-        modules=("flexseg.files.label_map", "flexseg.files.split", *([] if module in user_module else [module])),
-        user_modules=user_module,
-    )
+    bindings = _configured(module, gin_file, gin_param, user_module)
 
     from flexseg.console import progress
     from flexseg.datasets.building import Beam, build_dataset
@@ -76,9 +69,7 @@ def run(
     from flexseg.files.label_map import LabelMap
     from flexseg.files.split import Split
 
-    notes = idle_bindings(configuration)
-    bound = frozenset(key.split(".")[0] for key in configuration.bindings)
-    print("".join(f"{note}\n" for note in notes), end="")
+    bound = frozenset(key.split(".")[0] for key in bindings)
     with progress("checking", unit="case") as bar:
         options = SourceOptions(
             source=source,
@@ -87,7 +78,7 @@ def run(
             group_pattern=group_pattern,
             group_column=group_column,
             max_image_pixels=max_image_pixels,
-            label_map=LabelMap() if {"label_map.rgb_map", "label_map.values"} & configuration.bindings.keys() else None,
+            label_map=LabelMap() if {"label_map.rgb_map", "label_map.values"} & bindings else None,
             bound=bound,
             split=Split() if "split" in bound else None,
             warn=lambda sentence: print(f"warning: {sentence}", flush=True),
@@ -135,6 +126,17 @@ def _builder_module(dataset: str, user_modules: Sequence[str]) -> str:
     names = [*DATASETS, *own]
     cure = f"one of your own: --user_module=NAME{_SUFFIX}.{suggest(dataset, names)}"
     raise UserError("--dataset", expected="one of " + ", ".join(names), found=repr(dataset), cure=cure)
+
+
+def _configured(module: str, gin_file: Sequence[str], gin_param: Sequence[str], user_module: Sequence[str]) -> frozenset[str]:
+    """Parses the bindings of a build, prints a note for those without effect, and returns the names of all."""
+    from flexseg.config.configure import configure
+    from flexseg.config.effects import idle_bindings
+
+    own = [] if module in user_module else [module]
+    configuration = configure(gin_file, gin_param, modules=("flexseg.files.label_map", "flexseg.files.split", *own), user_modules=user_module)
+    print("".join(f"{note}\n" for note in idle_bindings(configuration)), end="")
+    return frozenset(configuration.bindings)
 
 
 def _summary(directory: Path, written: bool) -> str:

@@ -15,6 +15,7 @@ from flexseg.commands.config_flags import CommaSeparated, Natural, flags_of, val
 
 if TYPE_CHECKING:
     from flexseg.config.configure import Configuration
+    from flexseg.data.dataset import BuiltDataset
     from flexseg.runs.directory import RunDirectory
     from flexseg.training.experiment import Experiment
 
@@ -77,7 +78,6 @@ def run(
     from flexseg.commands.dispatcher import write_tracebacks_to
     from flexseg.console import be_silent
     from flexseg.data.data_service import refuse_unreachable
-    from flexseg.data.dataset import open_dataset
     from flexseg.distribution.cluster import find_cluster
     from flexseg.distribution.communication import Communication
     from flexseg.runs.claim import claimed
@@ -85,31 +85,26 @@ def run(
     from flexseg.training.session import Session, open_devices
     from flexseg.user_modules import digests
 
-    built = open_dataset(dataset, data_dir)
-    if not built.has("train"):
-        raise UserError(
-            f"--dataset={dataset}", expected="a training split", found="none", cure="build it with split.proportions or split.train_groups"
-        )
-    facts = "\n".join([configuration.summary(), *notes])
+    built = _open_training_dataset(dataset, data_dir)
     cluster = find_cluster(distribution=distribution, workers=workers, worker=worker, environment=os.environ)
-    if distribution == "one_device":
-        replicas = replicas or 1
     communication = Communication(all_reduce=all_reduce, pack_mib=all_reduce_pack_mib)
+    replicas = replicas or int(distribution == "one_device")
     devices = open_devices(experiment.train, replicas=replicas, logical_cpus=logical_cpus, cluster=cluster, communication=communication)
     if not devices.is_chief:
         be_silent()
 
     def session_in(directory: "RunDirectory | None") -> Session:
         modules, hosts = configuration.user_modules, tuple(data_service)
-        return Session(experiment, built, directory, devices, config=configuration.text, user_modules=modules, data_service=hosts)
+        session = Session(experiment, built, directory, devices, config=configuration.text, user_modules=modules, data_service=hosts)
+        if devices.is_chief:
+            print("\n".join([configuration.summary(), *notes]), "\n")
+        return session
 
     if dry_run or not workdir:
         refuse_unreachable(data_service)
-        session = session_in(None)
-        if devices.is_chief:
-            print(facts, "\n")
-        session.dry_run(init_from=init_from)
+        session_in(None).dry_run(init_from=init_from)
         return None
+    agreed = {"configuration": configuration.text, "communication": f"{communication}", "user modules": digests(configuration.user_modules)}
     with (
         devices.naming_lost_workers(),
         open_run_directory(workdir) as directory,
@@ -117,33 +112,41 @@ def run(
             directory,
             devices,
             built,
-            facts={
-                "configuration": configuration.text,
-                "communication": f"{communication}",
-                "user modules": digests(configuration.user_modules),
-            },
+            facts=agreed,
             check_config=lambda: _refuse_other_config(directory, configuration, experiment),
             check_machine=lambda: refuse_unreachable(data_service),
             tracebacks_to=write_tracebacks_to,
         ) as claim,
     ):
-        session = session_in(directory)
-        if devices.is_chief:
-            print(facts, "\n")
-        session.train(claim, init_from=init_from, operative_config=configuration.operative)
-    if not devices.is_chief:
-        return None
-    path = directory.name_of(directory.path)
-    print(f"\nrun directory: {path}")
+        session_in(directory).train(claim, init_from=init_from, operative_config=configuration.operative)
+    if devices.is_chief:
+        _print_end(directory)
+    return directory.name_of(directory.path) if devices.is_chief else None
+
+
+FLAGS = flags_of(run)
+
+
+def _open_training_dataset(dataset: str, data_dir: str) -> "BuiltDataset":
+    from flexseg.data.dataset import open_dataset
+    from flexseg.errors import UserError
+
+    built = open_dataset(dataset, data_dir)
+    if not built.has("train"):
+        raise UserError(
+            f"--dataset={dataset}", expected="a training split", found="none", cure="build it with split.proportions or split.train_groups"
+        )
+    return built
+
+
+def _print_end(directory: "RunDirectory") -> None:
+    """Prints where the run is, and the command that shows it."""
+    print(f"\nrun directory: {directory.name_of(directory.path)}")
     events = directory.name_of(directory.tensorboard)
     if events.startswith("s3:"):  # TensorFlow cannot read s3://
         print(shlex.join(["aws", "s3", "sync", events, directory.path.name]))
         events = directory.path.name
     print(shlex.join(["tensorboard", f"--logdir={events}", "--samples_per_plugin=images=1000"]))
-    return path
-
-
-FLAGS = flags_of(run)
 
 
 def _refuse_other_config(directory: "RunDirectory", configuration: "Configuration", experiment: "Experiment") -> None:

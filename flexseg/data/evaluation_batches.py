@@ -75,7 +75,7 @@ def evaluation_batches(
       replicas: number of replicas of this worker.
       workers, worker: number of workers, and index of this worker.
     """
-    slots = deal((splitter.count((int(height), int(width))) for height, width in sizes), lanes=batch_size)
+    slots = deal(map(splitter.count, sizes), lanes=batch_size)
     per_replica = -(-batch_size // (replicas * workers))
     slots = np.pad(slots, [(0, 0), (0, per_replica * replicas * workers - batch_size), (0, 0)], constant_values=PADDING)
     mine = slots[:, worker * per_replica * replicas :][:, : per_replica * replicas].reshape(-1, 2)

@@ -68,7 +68,8 @@ def evaluate_split(
     """
     if predictor.splitter.largest is not None:
         dataset.refuse_larger(split, predictor.splitter.largest, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
-    table, records, sizes = dataset.table(split), dataset.records(split), dataset.sizes(split)
+    table, records = dataset.table(split), dataset.records(split)
+    sizes = list(zip(table.height, table.width, strict=True))
     replicas = predictor.replicas
     batches = evaluation_batches(
         records,

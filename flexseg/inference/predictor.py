@@ -121,7 +121,7 @@ class Predictor:
             cases = []
             for index, probabilities_of_input in inputs:
                 waiting[index].append(probabilities_of_input)
-                own_size = int(sizes[index][0]), int(sizes[index][1])
+                own_size = sizes[index]
                 if len(waiting[index]) == self.splitter.count(own_size):
                     with tf.device("CPU:0"):
                         cases.append((index, class_ids(self.splitter.merge(waiting.pop(index), own_size=own_size))))
