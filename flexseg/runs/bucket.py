@@ -44,7 +44,7 @@ class Bucket:
             raise UserError(self._where, expected="a folder here, gs://bucket/folder or s3://bucket/folder", found="another address")
         # Else gcsfs asks for the kind of bucket, for which many service accounts have no right, and warns.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        import fsspec  # here, for who needs it
+        import fsspec  # only runs in buckets need it
 
         with self._errors():
             self._store = fsspec.filesystem(kind, use_listings_cache=False)
