@@ -8,18 +8,16 @@ binding has no sentence, and names it. The page of a configurable follows from t
 """
 
 import ast
-import collections.abc
 import dataclasses
 import importlib
 import inspect
 import re
 import textwrap
-import types
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 
 from flexseg.commands.config_flags import FlagText, texts_of
+from flexseg.config.annotations import in_words
 from flexseg.config.docstrings import introduction, sentences_of
 
 ROOT = Path(__file__).parents[1]
@@ -136,33 +134,8 @@ def _configurable(name: str, target: object) -> Configurable:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.default is parameter.empty:
             continue  # a parameter without a default is flexseg's to give
         default = "to be bound" if parameter.default is gin.REQUIRED else default_text(parameter.default)
-        bindings.append(Binding(f"{name}.{parameter.name}", type_text(parameter.annotation), default, sentences.get(parameter.name, "")))
+        bindings.append(Binding(f"{name}.{parameter.name}", in_words(parameter.annotation), default, sentences.get(parameter.name, "")))
     return Configurable(name, source.__module__, introduction(source.__doc__ or ""), tuple(bindings))
-
-
-def type_text(annotation: object) -> str:
-    """`int | None` as "int or None", a Literal as its choices."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is inspect.Parameter.empty:
-        return "any value"
-    if annotation in (None, types.NoneType):
-        return "None"
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(type_text, arguments))
-    if origin is typing.Literal:
-        return " | ".join(map(repr, arguments))
-    if origin is collections.abc.Callable:
-        return "@function"
-    if origin is tuple and arguments[-1:] == (...,):
-        inner = type_text(arguments[0])
-        return f"tuple of ({inner})" if " or " in inner else f"tuple of {inner}"
-    if origin is tuple:
-        return f"({', '.join(map(type_text, arguments))})"
-    if origin in (dict, collections.abc.Mapping):
-        return f"{{{type_text(arguments[0])}: {type_text(arguments[1])}}}"
-    if origin in (list, collections.abc.Sequence):
-        return f"sequence of {type_text(arguments[0])}"
-    return getattr(annotation, "__name__", str(annotation))
 
 
 def default_text(default: object) -> str:

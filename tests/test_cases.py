@@ -142,12 +142,6 @@ def test_a_name_that_cannot_be_a_case_id_is_refused(tmp_path, name):
     assert "rename" in refusal(flat(tmp_path, name))
 
 
-def test_without_masks_the_images_may_lie_in_the_folder_itself(tmp_path):
-    found = discover(lay(tmp_path, "a.png", "b.jpg"), with_masks=False)
-    assert [(case.case_id, case.mask) for case in found.cases] == [("a", None), ("b", None)] and not found.warnings
-    assert [case.case_id for case in discover(flat(tmp_path / "set", "c"), with_masks=False).cases] == ["c"]
-
-
 def test_pairs_are_found_in_folders_that_stand_anywhere(tmp_path):
     lay(tmp_path, "here/a.png", "there/a_m.png")
     assert discover_pairs(tmp_path / "here", tmp_path / "there", mask_pattern="{case}_m").cases[0].mask == tmp_path / "there" / "a_m.png"

@@ -9,6 +9,7 @@ from typing import Literal
 import gin
 import pytest
 
+from flexseg.config.annotations import in_words
 from flexseg.config.configure import configure
 from flexseg.errors import UserError
 
@@ -273,16 +274,16 @@ def test_a_value_that_fits_arrives_in_the_annotated_type(folder, binding, expect
         ("toy_train.rate=1" + "0" * 400, "float", "(int)"),
         ("toy_train.deterministic=1", "bool", "1 (int)"),
         ("toy_train.monitor=1", "str", "1 (int)"),
-        ("toy_train.off_map='neerest'", "one of ['refuse', 'nearest']", "Did you mean 'nearest'?"),
-        ("toy_train.size=(4, 5, 6)", "tuple[int, int]", "(4, 5, 6) (tuple)"),
-        ("toy_train.size=4", "tuple[int, int]", "4 (int)"),
-        ("toy_train.size=(4, 5.0)", "tuple[int, int]", "(4, 5.0) (tuple)"),
-        ("toy_train.names=('a', 1)", "tuple[str, ...]", "('a', 1)"),
-        ("toy_train.names='ab'", "tuple[str, ...]", "'ab' (str)"),
-        ("toy_train.limit='3'", "int | None", "'3' (str)"),
-        ("toy_train.colors=[1]", "dict | None", "[1] (list)"),
-        ("toy_train.weights={1: 1.0}", "dict[str, float] | None", "{1: 1.0}"),
-        ("toy_train.schedule=0.1", "Callable | None", "0.1 (float)"),
+        ("toy_train.off_map='neerest'", "'refuse' or 'nearest'", "Did you mean 'nearest'?"),
+        ("toy_train.size=(4, 5, 6)", "(int, int)", "(4, 5, 6) (tuple)"),
+        ("toy_train.size=4", "(int, int)", "4 (int). To fix it: write toy_train.size = (4, 4)"),
+        ("toy_train.size=(4, 5.0)", "(int, int)", "(4, 5.0) (tuple)"),
+        ("toy_train.names=('a', 1)", "tuple of str", "('a', 1)"),
+        ("toy_train.names='ab'", "tuple of str", "'ab' (str)"),
+        ("toy_train.limit='3'", "int or None", "'3' (str)"),
+        ("toy_train.colors=[1]", "dict or None", "[1] (list)"),
+        ("toy_train.weights={1: 1.0}", "{str: float} or None", "{1: 1.0}"),
+        ("toy_train.schedule=0.1", "@function or None", "0.1 (float)"),
         ("toy_train.rate=@toy_schedule", "float", "@toy_schedule (a reference)"),
     ],
 )
@@ -370,3 +371,11 @@ def test_a_mistake_in_a_file_is_found_before_any_module_is_imported(folder):
 def test_configure_imports_no_tensorflow():
     code = "import sys, flexseg.config.configure; sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [(int | None, "int or None"), (tuple[str | int, ...], "tuple of (str or int)"), (tuple[int, int], "(int, int)"), (dict[int, str], "{int: str}")],
+)
+def test_a_type_is_told_in_words(annotation, text):
+    assert in_words(annotation) == text

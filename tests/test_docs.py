@@ -165,13 +165,5 @@ def test_a_docstring_explains_several_names_at_once_and_goes_on_in_further_lines
     assert documented(docstring) == {"rate": "of the learning, in steps: 1 or more.", "beta_1": "of `Adam`.", "beta_2": "of `Adam`."}
 
 
-@pytest.mark.parametrize(
-    ("annotation", "text"),
-    [(int | None, "int or None"), (tuple[str | int, ...], "tuple of (str or int)"), (tuple[int, int], "(int, int)"), (dict[int, str], "{int: str}")],
-)
-def test_a_type_is_told_in_words(reference, annotation, text):
-    assert reference.type_text(annotation) == text
-
-
 def test_text_of_a_docstring_means_itself_in_markdown(reference):
     assert reference._markdown("2**(n - 1) of `a*b` in [0, 1]") == r"2\*\*(n - 1) of `a*b` in \[0, 1\]"

@@ -1,4 +1,4 @@
-"""What ends a run early: signals, the stop file, a full disk, another trainer. Processes of their own, and their exit codes; the same command goes on."""
+"""What ends a run early: signals, the stop file, a full disk, another trainer. Processes of their own, and their exit codes; the same command resumes."""
 
 import errno
 import os
@@ -43,7 +43,7 @@ def test_a_signal_ends_in_a_checkpoint_and_its_exit_code_and_the_same_command_go
     workdir = tmp_path / "run"
     ended = toy_runs.process(toy, workdir, *PARAMS, fault=name, call=5)
     assert ended.returncode == code, ended.stderr
-    assert ended.stderr == f"flexseg train: {name}: checkpoint of step 5 written, the same command goes on from there\n"
+    assert ended.stderr == f"flexseg train: {name}: checkpoint of step 5 written, the same command resumes from there\n"
     assert sorted(folder.name for folder in (workdir / "checkpoints").iterdir())[-1:] == ["step_000000005"]
     assert not (workdir / "run.lock").exists() and not (workdir / "finished.json").exists()
     assert "resumed after epoch 1, step 5" in toy_runs.train(toy, workdir, *PARAMS)
@@ -53,7 +53,7 @@ def test_a_signal_ends_in_a_checkpoint_and_its_exit_code_and_the_same_command_go
 @pytest.mark.slow
 def test_a_signal_before_the_first_step_ends_at_once_and_leaves_what_was_there(toy, tmp_path, whole):
     workdir = tmp_path / "run"
-    said = "flexseg train: SIGTERM: nothing was trained yet that is not in a checkpoint, the same command goes on\n"
+    said = "flexseg train: SIGTERM: there is nothing new to save, the same command resumes\n"
     ended = toy_runs.process(toy, workdir, *PARAMS, fault="early", call=1)
     assert (ended.returncode, ended.stderr) == (143, said)
     assert not workdir.exists(), "of a run that was never begun nothing stays"
@@ -89,7 +89,7 @@ def test_the_stop_file_ends_the_run_with_0_and_is_removed_once_its_checkpoint_is
     toy_runs.train(toy, workdir, *PARAMS, "train.epochs=1")
     (workdir / "break_training").touch()
     said = toy_runs.train(toy, workdir, *PARAMS)
-    assert "ended: break_training was found; checkpoint of step 4 written, the same command goes on from there" in said
+    assert "ended: break_training was found; checkpoint of step 4 written, the same command resumes from there" in said
     assert not (workdir / "break_training").exists() and (workdir / "checkpoints" / "step_000000004").is_dir()
     toy_runs.train(toy, workdir, *PARAMS)
     assert toy_runs.outcome(workdir) == whole
@@ -137,9 +137,10 @@ def test_a_second_ctrl_c_does_not_wait_and_handlers_are_put_back():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(StopRequested):
             interruption.check()
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted, match="SIGINT twice: the steps since the last checkpoint are lost") as caught:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
+    assert caught.value.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is before
 
 

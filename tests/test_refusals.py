@@ -197,7 +197,7 @@ MISTAKES = {
     "prediction of a truncated image": (lambda p: p.truncated("c.png"), ["predict", "--workdir=run", "--images=c.png", "--output=masks"], "c.png"),
     "prediction of too many pixels": (lambda p: Image.new("1", (20000, 20000)).save(p.folder / "b.png"), ["predict", "--workdir=run", "--images=b.png", "--output=masks"], "b.png.*20000"),
 }  # fmt: skip
-# What a training run that is refused in its middle may leave: its directory, which the same command goes on with.
+# What a training run that is refused in its middle may leave: its directory, which the same command resumes with.
 BEGUN = ("a flipped byte in a TFRecord", "a flipped byte in the validation", "a shard that is cut off", "a second trainer", "a checkpoint with")
 
 

@@ -124,7 +124,7 @@ def test_a_killed_worker_ends_the_others_with_75_and_nothing_is_lost(toy, tmp_pa
     workdir = tmp_path / "run"
     ended = several(toy, workdir, *LENGTH, count=2, codes=(75, -signal.SIGKILL), faults={killed: (fault, 3)})
     assert ended[killed].returncode == -signal.SIGKILL and ended[1 - killed].returncode == 75
-    assert "another worker was lost; the same command goes on from the last checkpoint" in ended[1 - killed].stderr
+    assert "another worker was lost; the same command resumes from the last checkpoint" in ended[1 - killed].stderr
     several(toy, workdir, *LENGTH, count=2)
     assert_is(workdir, whole)
 
@@ -145,7 +145,7 @@ def test_workers_that_hang_leave_with_75_and_all_stacks_and_go_on(toy, tmp_path,
     workdir = tmp_path / "run"
     params = (*LENGTH, "train.watchdog_multiple=10", "train.watchdog_minutes=0.15")
     ended = several(toy, workdir, *params, count=2, codes=(75,), faults={1: ("hang", 4)})
-    assert "watchdog: nothing moved for 9 s; the same command goes on" in ended[1].stderr and "in wait_for_ever" in ended[1].stderr
+    assert "watchdog: nothing moved for 9 s; the same command resumes" in ended[1].stderr and "in wait_for_ever" in ended[1].stderr
     assert "resumed after epoch" in several(toy, workdir, *params, count=2)[0].stdout
     assert_is(workdir, whole)
 

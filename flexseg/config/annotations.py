@@ -3,6 +3,7 @@
 fit(3, float)                                # 3.0
 fit([2, 3], tuple[int, int])                 # (2, 3)
 fit("sdg", Literal["adam", "sgd"])           # TypeError
+in_words(tuple[int, int] | None)             # "(int, int) or None"
 """
 
 import collections.abc
@@ -55,3 +56,28 @@ def fit(value: object, annotation: object) -> object:
     elif kind in (inspect.Parameter.empty, object) or not isinstance(kind, type) or type(value) is kind:
         return value
     raise TypeError
+
+
+def in_words(annotation: object) -> str:
+    """A type as a user writes its values: `int or None`, `(int, int)`, `'adam' or 'sgd'`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is inspect.Parameter.empty:
+        return "any value"
+    if annotation in (None, types.NoneType):
+        return "None"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(in_words, arguments))
+    if origin is typing.Literal:
+        return " or ".join(map(repr, arguments))
+    if origin is collections.abc.Callable or annotation is collections.abc.Callable:
+        return "@function"
+    if origin is tuple and arguments[-1:] == (...,):
+        inner = in_words(arguments[0])
+        return f"tuple of ({inner})" if " or " in inner else f"tuple of {inner}"
+    if origin is tuple:
+        return f"({', '.join(map(in_words, arguments))})"
+    if origin in (dict, collections.abc.Mapping):
+        return f"{{{in_words(arguments[0])}: {in_words(arguments[1])}}}"
+    if origin in (list, collections.abc.Sequence):
+        return f"sequence of {in_words(arguments[0])}"
+    return getattr(annotation, "__name__", str(annotation))

@@ -27,7 +27,7 @@ from pathlib import Path
 import gin
 from gin import config_parser
 
-from flexseg.config.annotations import Symbol, fit
+from flexseg.config.annotations import Symbol, fit, in_words
 from flexseg.config.renamed import current_name, refuse_renamed
 from flexseg.errors import UserError, choose, suggest
 from flexseg.user_modules import import_user_module
@@ -334,7 +334,9 @@ def _typed(key: str, statement: _Statement, value: object, annotation: object) -
         if typing.get_origin(annotation) is collections.abc.Callable:
             cure = f"write {key} = @name, without quotes and brackets"
             raise UserError(f"{key} ({statement.where})", expected="a function", found=repr(value), cure=cure) from error
-        expected = inspect.formatannotation(annotation).replace("typing.", "").replace("Literal[", "one of [")
         found = f"{value!r} ({'a reference' if isinstance(value, Symbol) else type(value).__name__})"
-        near = suggest(str(value), [choice for choice in typing.get_args(annotation) if isinstance(choice, str)]).strip()
-        raise UserError(f"{key} ({statement.where})", expected=expected, found=found, cure=near) from error
+        cure = suggest(str(value), [choice for choice in typing.get_args(annotation) if isinstance(choice, str)]).strip()
+        members = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
+        if members and type(value) in members and ... not in members:  # one number in the place of several
+            cure = f"write {key} = {(value,) * len(members)!r}"
+        raise UserError(f"{key} ({statement.where})", expected=in_words(annotation), found=found, cure=cure) from error

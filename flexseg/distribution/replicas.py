@@ -163,4 +163,4 @@ class Replicas:
             if self.workers == 1:
                 raise
             line_of_task = next((line for line in str(error).splitlines() if "task:" in line), "").strip()
-            raise WorkerLost(f"another worker was lost; the same command goes on from the last checkpoint ({line_of_task[:200]})") from error
+            raise WorkerLost(f"another worker was lost; the same command resumes from the last checkpoint ({line_of_task[:200]})") from error

@@ -111,7 +111,6 @@ def discover(
     mask_pattern: str | None = None,
     group_pattern: str | None = None,
     group_column: str = "group",
-    with_masks: bool = True,
     arrays: bool = False,
 ) -> Discovery:
     """Finds the cases of a source folder.
@@ -120,7 +119,6 @@ def discover(
       source: a folder in one of the two layouts.
       image_pattern, mask_pattern: the stems of images and masks, literal except for `{case}`, e.g. `{case}_mask`.
       group_pattern: see `groups.find_groups`; `group_column` likewise.
-      with_masks: False ignores masks and groups; the images may then be in `source` itself.
       arrays: accept array files too (see arrays.py).
 
     Raises:
@@ -129,17 +127,16 @@ def discover(
     source = Path(source)
     found: list[tuple[str | None, str, Path, Path | None]] = []
     warnings: list[str] = []
-    for split, images, masks in _folders(source, with_masks):
+    for split, images, masks in _folders(source):
         pairs, notes = _pair(images, masks, image_pattern, mask_pattern, arrays=arrays)
         found += [(split, stem, image, mask) for stem, (image, mask) in pairs.items()]
         warnings += notes
     often = Counter(stem for _, stem, _, _ in found)
     cases = [Case(stem if often[stem] == 1 else f"{split}_{stem}", image, mask, stem, split) for split, stem, image, mask in found]
     _refuse_equal_ids(source, cases)
-    if with_masks:
-        groups, notes = find_groups(source, [(stem, image) for _, stem, image, _ in found], pattern=group_pattern, column=group_column)
-        cases = [dataclasses.replace(case, group=group) for case, group in zip(cases, groups, strict=True)] if groups else cases
-        warnings += notes
+    groups, notes = find_groups(source, [(stem, image) for _, stem, image, _ in found], pattern=group_pattern, column=group_column)
+    cases = [dataclasses.replace(case, group=group) for case, group in zip(cases, groups, strict=True)] if groups else cases
+    warnings += notes
     return Discovery(sorted(cases, key=lambda case: case.case_id), warnings)
 
 
@@ -160,7 +157,7 @@ def _require_folder(folder: Path) -> None:
         raise UserError(folder, expected="a folder with images", found=found, cure="check the path.")
 
 
-def _folders(source: Path, with_masks: bool) -> list[tuple[str | None, Path, Path | None]]:
+def _folders(source: Path) -> list[tuple[str | None, Path, Path]]:
     """(split, images, masks) of every folder that holds cases."""
     _require_folder(source)
     inside = sorted(entry.name + "/" * entry.is_dir() for entry in source.iterdir() if not entry.name.startswith("."))
@@ -172,15 +169,13 @@ def _folders(source: Path, with_masks: bool) -> list[tuple[str | None, Path, Pat
         twice = " and ".join(f"{folder.name}/" for split, folder in splits if split == "valid")
         raise UserError(source, expected="one folder for each split", found=twice, cure="move one of them away.")
     if not flat and not splits:
-        if not with_masks and any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in inside):
-            return [(None, source, None)]
         raise UserError(source, expected=_LAYOUTS, found=some(inside) or "an empty folder", cure="lay the files out so, with these names.")
     found = [(split, folder / "images", folder / "masks") for split, folder in ([(None, source)] if flat else splits)]
     for _, *folders in found:
-        for folder in folders[: 1 + with_masks]:
+        for folder in folders:
             if not folder.is_dir():
                 raise UserError(folder.parent, expected=_LAYOUTS, found=f"no folder {folder.name}/", cure=f"put the {folder.name} into {folder}.")
-    return [(split, images, masks if with_masks else None) for split, images, masks in found]
+    return found
 
 
 def _pair(images: Path, masks: Path | None, image_pattern: str | None, mask_pattern: str | None, *, arrays: bool = False) -> tuple[_Pairs, list[str]]:

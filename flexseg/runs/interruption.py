@@ -27,7 +27,7 @@ _LOOK_SECONDS = 1.0  # between two checks of the stop file, which may be on a sl
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the run and nothing is lost; `exit_code` is that of the command."""
+    """A signal ended the run; `exit_code` is that of the command."""
 
     def __init__(self, message: str, *, exit_code: int):
         super().__init__(message)
@@ -37,9 +37,9 @@ class Interrupted(KeyboardInterrupt):
 class StopRequested(Exception):  # noqa: N818  (it is no error)
     """Raised by `check`: the run shall write a checkpoint and end. `signal` is None for the stop file."""
 
-    def __init__(self, number: signal.Signals | None):
-        super().__init__(number.name if number else "the stop file")
-        self.signal = number
+    def __init__(self, requested: signal.Signals | None):
+        super().__init__(requested.name if requested else "the stop file")
+        self.signal = requested
 
 
 class Interruption:
@@ -59,13 +59,13 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread install handlers
             # What is ignored stays so: a shell starts `flexseg train &` with SIGINT ignored, and Ctrl-C is meant for another program then.
-            heard = [number for number in _EXIT_CODES if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-            self._before = {number: signal.signal(number, self._note) for number in heard}
+            heard = [kind for kind in _EXIT_CODES if signal.getsignal(kind) not in (signal.SIG_IGN, None)]
+            self._before = {kind: signal.signal(kind, self._note) for kind in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
 
     @contextlib.contextmanager
     def deferred(self, *, agreed: bool = False) -> Iterator[None]:
@@ -75,22 +75,23 @@ class Interruption:
 
     def stop_requests(self) -> list[float]:
         """The stop requests of this process: for each of STOP_REQUESTS 1 where it came, else 0."""
-        return [float(self._wanted() == (number,)) for number in STOP_REQUESTS]
+        return [float(self._wanted() == (kind,)) for kind in STOP_REQUESTS]
 
     def agree(self, stop_requests: Iterable[float]) -> None:
         """Takes the sum of the stop requests of all workers: the first kind that any worker has is decided for all."""
-        for number, count in zip(STOP_REQUESTS, stop_requests, strict=True):
+        for kind, count in zip(STOP_REQUESTS, stop_requests, strict=True):
             if count and self._decided is None:
-                self._decided = (number,)
+                self._decided = (kind,)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         came = signal.Signals(number)
         if not self._deferred:
             self._signal = came  # Python drops what is raised inside a destructor: `check` will find it
-            said = f"{came.name}: nothing was trained yet that is not in a checkpoint, the same command goes on"
+            said = f"{came.name}: there is nothing new to save, the same command resumes"
             raise Interrupted(said, exit_code=_EXIT_CODES[came])
         if self._signal == signal.SIGINT == came:
-            raise KeyboardInterrupt
+            said = "SIGINT twice: the steps since the last checkpoint are lost, the same command resumes from it"
+            raise Interrupted(said, exit_code=_EXIT_CODES[came])
         self._signal = came
 
     def check(self) -> None:
@@ -108,13 +109,15 @@ class Interruption:
             self._stop_file_seen = self._stop_file.exists()
         return (None,) if self._stop_file_seen else None
 
-    def end(self, number: signal.Signals | None, *, step: int) -> str:
+    def end(self, requested: signal.Signals | None, *, step: int) -> str:
         """Ends the run once the checkpoint of `step` is written: removes the stop file and returns the reason.
 
         Raises:
           Interrupted: after a signal.
         """
-        if number is not None:
-            raise Interrupted(f"{number.name}: checkpoint of step {step} written, the same command goes on from there", exit_code=_EXIT_CODES[number])
+        if requested is not None:
+            raise Interrupted(
+                f"{requested.name}: checkpoint of step {step} written, the same command resumes from there", exit_code=_EXIT_CODES[requested]
+            )
         self._stop_file.unlink(missing_ok=True)
-        return f"{self._stop_file.name} was found; checkpoint of step {step} written, the same command goes on from there"
+        return f"{self._stop_file.name} was found; checkpoint of step {step} written, the same command resumes from there"

@@ -84,7 +84,7 @@ class Watchdog:
         os._exit(EXIT_CODE)
 
     def _report(self) -> None:
-        said = f"watchdog: nothing moved for {self._quiet:.0f} s; the same command goes on from the last checkpoint. The stacks of all threads:\n"
+        said = f"watchdog: nothing moved for {self._quiet:.0f} s; the same command resumes from the last checkpoint. The stacks of all threads:\n"
         for path in [None, *([self._report_to] if self._report_to else [])]:
             # not by the logger, whose lock the hanging thread may hold
             stream = sys.__stderr__ if path is None else open(path, "a")  # noqa: SIM115  (the process ends here)
