@@ -1,4 +1,4 @@
-"""Training and evaluation batches with `tf.data`. A global batch is a pure function of (seed, global step), for any number of replicas and workers.
+"""Training batches with `tf.data`. A global batch is a pure function of (seed, global step), for any number of replicas and workers.
 
     stream = Stream(records, inputs=InputSettings(), augment=Augment(), background=0, seed=7, global_batch_size=8)
     per_replica = stream.batches(first_step=100, replicas=2)      # tf.data: replica 0 of step 100, replica 1 of step 100, ...
