@@ -10,9 +10,15 @@ from PIL import Image
 
 from flexseg.data.fit import fit_example, random_crop
 from flexseg.data.images import decode_image, decode_mask, resize_image, resize_mask, resize_values
-from flexseg.inference.splitter import Pad, Resize
+from flexseg.inference.whole_case import Pad, Resize
 
 SIZES = [(9, 7), (16, 20), (23, 31), (30, 12), (12, 33), (1, 1), (1, 40)]  # smaller, equal, larger than 16 x 20, mixed, reflected more than once
+
+
+def merged(splitter, probabilities, own_size):
+    merger = splitter.merger(own_size)
+    merger.aggregate(probabilities)
+    return merger.finalize()
 
 
 def example(size: tuple[int, int], channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +72,7 @@ def test_an_image_that_is_larger_than_the_padded_input_is_refused(size):
 def test_mapping_back_undoes_padding(own_size):
     image, mask = example(own_size)
     padded, _ = fit_example(image, mask, size=(16, 20), fit="pad")
-    back = Pad((16, 20)).merge([tf.cast(padded, tf.float32)], own_size=own_size)
+    back = merged(Pad((16, 20)), tf.cast(padded, tf.float32), own_size)
     np.testing.assert_array_equal(back, image)
 
 
@@ -94,7 +100,7 @@ def test_resizing_to_the_own_size_changes_nothing():
     np.testing.assert_array_equal(resize_image(image, (23, 31)), image)
     np.testing.assert_array_equal(resize_mask(mask, (23, 31)), mask)
     values = image.astype(np.float32) / 7
-    np.testing.assert_allclose(Resize((23, 31)).merge([tf.constant(values)], own_size=(23, 31)), values)
+    np.testing.assert_allclose(merged(Resize((23, 31)), tf.constant(values), (23, 31)), values)
 
 
 @pytest.mark.parametrize("size", [(20, 26), (40, 52), (37, 90), (80, 104), (13, 200)])
@@ -116,7 +122,7 @@ def test_probabilities_mapped_back_stay_probabilities():
     logits = toys.picture("logits", (16, 20)).astype(np.float32) / 50
     probabilities = tf.nn.softmax(logits)
     for own_size in ((23, 31), (9, 7), (16, 20)):
-        back = Resize((16, 20)).merge([probabilities], own_size=own_size).numpy()
+        back = merged(Resize((16, 20)), probabilities, own_size).numpy()
         assert back.shape == (*own_size, 3) and back.dtype == np.float32
         np.testing.assert_allclose(back.sum(-1), 1, atol=1e-5)
         np.testing.assert_array_equal(back, resize_values(probabilities, own_size) if own_size != (16, 20) else probabilities)

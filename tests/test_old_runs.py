@@ -12,7 +12,7 @@ from PIL import Image
 from flexseg.config.renamed import RENAMED
 from flexseg.data.dataset import BuiltDataset
 from flexseg.errors import UserError
-from flexseg.inference.splitter import Resize
+from flexseg.inference.whole_case import Resize
 from flexseg.runs.checkpoint_format import checkpoint_folders, read_checkpoint
 from flexseg.runs.variables import model_variables
 from flexseg.training.opened_run import open_run
@@ -61,7 +61,9 @@ def test_masks_are_those_of_0_1_except_where_two_probabilities_are_alike(run, tm
         for image, path in zip(IMAGES, sorted(written), strict=True):
             mask, before = np.asarray(Image.open(path)), predicted[f"{checkpoint} {image.stem} mask"]
             scores = predicted[f"{checkpoint} {image.stem} probabilities"]
-            scores = Resize(scores.shape[:2]).merge([tf.constant(scores)], own_size=mask.shape[:2]).numpy()
+            merger = Resize(scores.shape[:2]).merger(mask.shape[:2])
+            merger.aggregate(tf.constant(scores))
+            scores = merger.finalize().numpy()
             clear = np.abs(scores[..., 0] - scores[..., 1]) >= 1e-3
             assert mask.shape == before.shape and clear.mean() > 0.5
             np.testing.assert_array_equal(mask[clear], before[clear])

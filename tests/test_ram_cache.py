@@ -18,7 +18,7 @@ from flexseg.data.settings import InputSettings
 from flexseg.data.stream import Stream
 from flexseg.distribution.strategies import open_replicas
 from flexseg.errors import UserError
-from flexseg.inference.splitter import Pad
+from flexseg.inference.whole_case import Pad
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,14 @@ import pytest
 import tensorflow as tf
 import toys
 
-from flexseg.data.evaluation_batches import PADDING, deal, evaluation_batches
+from flexseg.data.evaluation_batches import deal, evaluation_batches
 from flexseg.data.preprocessing import Preprocessing
 from flexseg.data.settings import InputSettings
 from flexseg.distribution.strategies import open_replicas
 from flexseg.evaluation.evaluate import EvaluationSettings, evaluate_split
 from flexseg.inference.predictor import Predictor
-from flexseg.inference.splitter import Pad, Splitter
+from flexseg.inference.splitter import Merger, Splitter
+from flexseg.inference.whole_case import Pad
 from flexseg.objectives.objective import Objective
 from flexseg.objectives.step_metrics import StepMetrics
 
@@ -31,8 +32,21 @@ class Strips(Splitter):
         first = tf.cast(part, tf.int32) * STRIP[0]
         return Pad(STRIP).split(image[first : first + STRIP[0]], mask[first : first + STRIP[0]], part)
 
-    def merge(self, outputs, *, own_size):
-        return tf.concat(outputs, axis=0)[: own_size[0], : own_size[1]]
+    def merger(self, own_size):
+        return Stack(own_size)
+
+
+class Stack(Merger):
+    """Puts strips below one another."""
+
+    def __init__(self, own_size):
+        self.strips, self.own_size = [], own_size
+
+    def aggregate(self, probabilities):
+        self.strips.append(probabilities)
+
+    def finalize(self):
+        return tf.concat(self.strips, axis=0)[: self.own_size[0], : self.own_size[1]]
 
 
 def predictor(splitter, *, replicas):
@@ -48,22 +62,16 @@ def predictor(splitter, *, replicas):
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 8])
 @pytest.mark.parametrize("counts", [[1] * 7, [3, 1, 1, 5, 2], [4], []])
-def test_every_input_is_dealt_once_and_a_case_stays_in_one_lane_in_order(counts, lanes):
-    slots = deal(counts, lanes=lanes)
-    assert slots.shape[1:] == (lanes, 2)
-    found = {}
-    for inputs_of_step in slots.tolist():
-        for lane, (case, part) in enumerate(inputs_of_step):
-            if case != PADDING:
-                found.setdefault(case, []).append((lane, part))
-    assert {case: [part for _, part in dealt] for case, dealt in found.items()} == {case: list(range(count)) for case, count in enumerate(counts)}
-    assert all(len({lane for lane, _ in dealt}) == 1 for dealt in found.values())
-    loads = (slots[..., 0] != PADDING).sum(axis=0)
-    assert loads.max() - loads.min() <= max(counts, default=0)
+def test_every_case_is_dealt_once_and_lanes_differ_by_no_more_than_a_case(counts, lanes):
+    dealt = deal(counts, lanes=lanes)
+    assert len(dealt) == lanes and sorted(case for cases in dealt for case in cases) == list(range(len(counts)))
+    assert all(cases == sorted(cases) for cases in dealt)
+    loads = [sum(counts[case] for case in cases) for cases in dealt]
+    assert max(loads) - min(loads) <= max(counts, default=0)
 
 
-def test_cases_of_one_input_are_dealt_in_order():
-    assert deal([1] * 7, lanes=3)[..., 0].tolist() == [[0, 1, 2], [3, 4, 5], [6, PADDING, PADDING]]
+def test_cases_of_one_input_are_dealt_in_turn():
+    assert deal([1] * 7, lanes=3) == [[0, 3, 6], [1, 4], [2, 5]]
 
 
 @pytest.mark.parametrize("replicas, workers", [(2, 1), (3, 1), (2, 2)])
@@ -81,6 +89,26 @@ def test_a_step_has_the_same_inputs_on_any_number_of_devices(toy, replicas, work
         return found
 
     assert steps(replicas, workers) == steps(1, 1)
+
+
+def test_a_case_is_decoded_once_and_the_weights_of_its_inputs_add_up_to_one(toy, monkeypatch):
+    records, splitter = toy.records("valid"), Strips(STRIP)
+    decoded, decode = [], records.decode
+
+    def counting(serialized):
+        image, mask = decode(serialized)
+        tf.py_function(lambda height: decoded.append(int(height)), [tf.shape(image)[0]], [])
+        return image, mask
+
+    monkeypatch.setattr(records, "decode", counting)
+    options = {"sizes": toy.sizes("valid"), "preprocessing": Preprocessing(InputSettings()), "splitter": splitter, "batch_size": 2}
+    batches = list(evaluation_batches(records, **options, replicas=1).as_numpy_iterator())
+    weights = collections.defaultdict(float)
+    for index, weight in ((int(i), w) for batch in batches for i, w in zip(batch["index"], batch["weight"], strict=True)):
+        weights[index] += weight
+    assert weights == pytest.approx(dict.fromkeys(range(5), 1.0))
+    padded = sum(float(weight) == 0 for batch in batches for weight in batch["weight"]) > 0
+    assert len(decoded) == 5 + padded
 
 
 @pytest.mark.parametrize("replicas", [1, 3])

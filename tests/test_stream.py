@@ -13,7 +13,7 @@ from flexseg.data.preprocessing import Preprocessing
 from flexseg.data.settings import InputSettings
 from flexseg.data.stream import Stream, order
 from flexseg.distribution.strategies import open_replicas
-from flexseg.inference.splitter import Pad
+from flexseg.inference.whole_case import Pad
 
 CROPS = InputSettings(image_size=(24, 24), fit="random_crop", foreground_crop_probability=0.5)
 BATCH = 8

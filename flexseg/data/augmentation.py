@@ -1,15 +1,15 @@
-"""Random flips, turns, warps and colours for the training split, as a pure function of (seed, position).
+"""Augmentation of training examples: the bindings `augment.*`, and the operations of augmentations/ in their order.
 
     augment = Augment(rotation_probability=0.5, elastic_probability=0.3)
-    image, mask = augment(image, mask, seed=7, position=position)     # inside dataset.map
+    image, mask = augment(image, mask, seed=7, position=position)     # inside dataset.map; a pure function of (seed, position)
 
 The operations, with their ranges and their order, are the classes of flexseg/data/augmentations/: first reorders.py (flips and quarter turns), then
 warps.py, then colors.py, each from top to bottom. To add one, see operation.py there. Every operation draws from a key of its own, folded from
 (seed, position, its key number): its draws depend neither on the others nor on the batch, the worker or the thread.
 
 Arithmetic is float32, and the image is rounded once, at the end. The mask keeps its ids, and what no source pixel covers becomes 255 (ignore). Not
-promised: the same pixels on another machine type (float32 products may round differently there) or under XLA (it makes floats from other bits of a
-key than TensorFlow's CPU kernels; integers are the same); a low-pass filter where the content shrinks.
+promised: the same pixels on another machine type (float32 products may round differently there); the same normal numbers under XLA or on an
+accelerator, for noise, elastic and distortion (what happens, and how strongly, is the same everywhere); a low-pass filter where the content shrinks.
 """
 
 import dataclasses

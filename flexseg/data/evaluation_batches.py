@@ -3,10 +3,12 @@
     dataset = evaluation_batches(records, sizes=sizes, preprocessing=preprocessing, splitter=splitter, batch_size=8, replicas=2)
     for batch in replicas.distribute(dataset): ...
 
-Where inputs do not fill a batch, it is padded with examples of weight 0.
+The inputs of a batch stand in lanes, and a case stays in one lane. So one process has all outputs of a case, in order, whatever the number of
+devices. Where lanes differ in length, batches are padded with examples of weight 0.
 """
 
 import heapq
+import os
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -15,9 +17,7 @@ import tensorflow as tf
 
 from flexseg.data.preprocessing import Preprocessing
 from flexseg.data.records import Records
-from flexseg.data.tuning import parallel, untuned
-
-PADDING = -1
+from flexseg.data.tuning import untuned
 
 
 class Splits(Protocol):
@@ -27,27 +27,25 @@ class Splits(Protocol):
     def split(self, image: tf.Tensor, mask: tf.Tensor, part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]: ...  # noqa: D102
 
 
-def deal(counts: Iterable[int], *, lanes: int) -> np.ndarray:
-    """Deals cases to the lanes of a step; all inputs of a case are in one lane, in order. So one device has the whole case, for any number of them.
+def deal(counts: Iterable[int], *, lanes: int) -> list[list[int]]:
+    """Deals cases to lanes: each goes to the lane with the fewest inputs so far, the first of equals.
+
+    Where every case gives one input, case i goes to lane i % lanes.
 
     Args:
       counts: number of inputs of each case.
-      lanes: inputs of a step. A case goes to the lane with the fewest inputs so far, the first of equals: where every case gives one input, case i
-        goes to lane i % lanes.
+      lanes: number of lanes.
 
     Returns:
-      int64 [steps, lanes, 2]: the case and the part of each input, both -1 (PADDING) where a lane has no more.
+      The cases of each lane, in order.
     """
-    dealt: list[list[tuple[int, int]]] = [[] for _ in range(lanes)]
+    dealt: list[list[int]] = [[] for _ in range(lanes)]
     queue = [(0, lane) for lane in range(lanes)]
     for case, count in enumerate(counts):
-        _, lane = queue[0]
-        dealt[lane] += [(case, part) for part in range(count)]
-        heapq.heapreplace(queue, (len(dealt[lane]), lane))
-    slots = np.full([max(map(len, dealt)), lanes, 2], PADDING, np.int64)
-    for lane, inputs in enumerate(dealt):
-        slots[: len(inputs), lane] = np.reshape(inputs, [-1, 2])
-    return slots
+        inputs, lane = queue[0]
+        dealt[lane].append(case)
+        heapq.heapreplace(queue, (inputs + count, lane))
+    return dealt
 
 
 def evaluation_batches(
@@ -63,8 +61,7 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """The evaluation batches of this worker, ordered by step and replica: every input of every record once over all workers.
 
-    A step has `batch_size` inputs for any number of replicas. Steps in which some lanes are empty, and replicas that do not divide the batch, are
-    padded with weight 0.
+    A step has the same `batch_size` inputs for any number of replicas. The weights of a case's inputs add up to 1. A case is decoded once.
 
     Args:
       records: the records of the split.
@@ -75,17 +72,37 @@ def evaluation_batches(
       replicas: number of replicas of this worker.
       workers, worker: number of workers, and index of this worker.
     """
-    slots = deal(map(splitter.count, sizes), lanes=batch_size)
+    counts = [splitter.count(size) for size in sizes]
+    dealt = deal(counts, lanes=batch_size)
+    steps = max(sum(counts[case] for case in cases) for cases in dealt)
     per_replica = -(-batch_size // (replicas * workers))
-    slots = np.pad(slots, [(0, 0), (0, per_replica * replicas * workers - batch_size), (0, 0)], constant_values=PADDING)
-    mine = slots[:, worker * per_replica * replicas :][:, : per_replica * replicas].reshape(-1, 2)
-    real = mine[:, 0] != PADDING
-    index, part = np.where(real[:, None], mine, 0).T  # padding reads the first record
+    lanes = per_replica * replicas
+    dealt = (dealt + [[]] * (lanes * workers))[worker * lanes : (worker + 1) * lanes]
+    # (index, inputs, weight) of each case of a lane; the last reads the first record once and fills the lane up with padding
+    rows = [[(case, counts[case], 1 / counts[case]) for case in cases] for cases in dealt]
+    rows = [[*cases, (0, steps - sum(inputs for _, inputs, _ in cases), 0.0)] for cases in rows]
+    length = max(map(len, rows))
+    table = np.array([cases + [(0, 0, 0.0)] * (length - len(cases)) for cases in rows])
+    index, inputs, weight = table[..., 0].astype(np.int64), table[..., 1].astype(np.int64), table[..., 2].astype(np.float32)
+    cores = len(os.sched_getaffinity(0))
 
-    def example(index: tf.Tensor, part: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
+    def lane_of(lane: tf.Tensor) -> tf.data.Dataset:
+        cases = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, lane) for column in (index, inputs, weight)))
+        cases = cases.filter(lambda index, inputs, weight: inputs > 0)
+        return cases.map(decoded, num_parallel_calls=-(-cores // lanes), deterministic=True).flat_map(inputs_of)
+
+    def decoded(index: tf.Tensor, inputs: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
         image, mask = records.decode(records.read(index))
-        image, mask = preprocessing.on_host(image, mask, fit=lambda image, mask: splitter.split(image, mask, part))
-        return {"image": image, "mask": mask, "weight": weight, "index": index, "position": index}
+        return preprocessing.adjust(image), mask, index, inputs, weight
 
-    dataset = tf.data.Dataset.from_tensor_slices((index, part, real.astype(np.float32)))
-    return untuned(parallel(dataset, example).batch(per_replica, drop_remainder=True).prefetch(2 * replicas))
+    def inputs_of(image: tf.Tensor, mask: tf.Tensor, index: tf.Tensor, inputs: tf.Tensor, weight: tf.Tensor) -> tf.data.Dataset:
+        def example(part: tf.Tensor) -> dict[str, tf.Tensor]:
+            image_of_part, mask_of_part = splitter.split(image, mask, tf.where(weight > 0, part, 0))
+            return {"image": image_of_part, "mask": mask_of_part, "weight": weight, "index": index, "position": index}
+
+        return tf.data.Dataset.range(inputs).map(example)
+
+    dataset = tf.data.Dataset.range(lanes).interleave(
+        lane_of, cycle_length=lanes, block_length=1, num_parallel_calls=min(lanes, cores), deterministic=True
+    )
+    return untuned(dataset.batch(per_replica, drop_remainder=True).prefetch(2 * replicas))

@@ -18,7 +18,7 @@ def _reflected(start: tf.Tensor, count: int, length: tf.Tensor) -> tf.Tensor:
     return tf.minimum(offset, period - offset)
 
 
-def _window(image: tf.Tensor, mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+def window(image: tf.Tensor, mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
     """The window of `size` with its corner at (top, left); beyond the border the image is reflected and the mask is 255."""
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     rows, columns = top + tf.range(size[0]), left + tf.range(size[1])
@@ -46,7 +46,7 @@ def fit_example(image: tf.Tensor, mask: tf.Tensor, *, size: tuple[int, int], fit
         image, mask = resize_image(image, size), resize_mask(mask, size)
     else:
         tf.debugging.assert_less_equal(tf.shape(image)[:2], tf.constant(size), message="an image is larger than the padded input")
-        image, mask = _window(image, mask, tf.constant(0), tf.constant(0), size)
+        image, mask = window(image, mask, tf.constant(0), tf.constant(0), size)
     return tf.ensure_shape(image, [*size, channels]), tf.ensure_shape(mask, [*size, 1])
 
 
@@ -84,7 +84,7 @@ def random_crop(
         return tf.cond(count > 0, centred, anywhere)
 
     corner = tf.cond(draw[2] < foreground_probability, on_foreground, anywhere) if foreground_probability else anywhere()
-    cropped_image, cropped_mask = _window(image, mask, corner[0], corner[1], size)
+    cropped_image, cropped_mask = window(image, mask, corner[0], corner[1], size)
     return tf.ensure_shape(cropped_image, [*size, image.shape[-1]]), tf.ensure_shape(cropped_mask, [*size, 1])
 
 

@@ -1,12 +1,15 @@
 """Preprocessing: from a decoded case to an input on the host, and from a batch of inputs to the network on the device.
 
-    preprocessing = Preprocessing(settings, augment=augment, seed=7)                  # evaluation: Preprocessing(settings)
-    image, mask = preprocessing.on_host(image, mask, fit=fit, position=position)      # in tf.data, one input
+    preprocessing = Preprocessing(settings, augment=augment, seed=7)
+    image, mask = preprocessing.on_host(image, mask, fit=fit, position=position)      # training, in tf.data: one input of a case
     batch = preprocessing.on_device(batch, dtype="float32")                           # in the compiled step, one replica's batch
 
-Training, validation, `flexseg evaluate` and `flexseg predict` all take this way. A case and an input of the network are two things: `fit` makes one
-input of the case, and a case may give several (random crops in training, the parts of a `Splitter` in evaluation). The way back, from outputs to the
-prediction of a case, is `Splitter.merge` (flexseg/inference/splitter.py).
+    preprocessing = Preprocessing(settings)                                           # evaluation: without augmentation
+    image, mask = splitter.split(preprocessing.adjust(image), mask, part)             # one of several inputs of a case
+    batch = preprocessing.on_device(batch, dtype="float32")
+
+Training, validation, `flexseg evaluate` and `flexseg predict` all take this way. A case and an input of the network are two things. The way back,
+from outputs to the prediction of a case, is a Merger (flexseg/inference/splitter.py).
 """
 
 import dataclasses
@@ -36,6 +39,12 @@ class Preprocessing:
     augment: Augment | None = None
     seed: int = 0
 
+    def adjust(self, image: tf.Tensor) -> tf.Tensor:
+        """Gamma and sharpening of a case, uint8 [h, w, C], at its own size; once a case, where it gives several inputs."""
+        if self.settings.gamma:
+            image = apply_gamma(image, self.settings.gamma)
+        return sharpen(image, self.settings.sharpening) if self.settings.sharpening else image
+
     def on_host(self, image: tf.Tensor, mask: tf.Tensor, *, fit: Fit, position: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Gamma and sharpening at the case's own size, `fit` to the input size, augmentation.
 
@@ -47,11 +56,7 @@ class Preprocessing:
         Returns:
           Image uint8 [H, W, C], in RGB, and mask uint8 [H, W, 1]; padding is 255 in the mask.
         """
-        if self.settings.gamma:
-            image = apply_gamma(image, self.settings.gamma)
-        if self.settings.sharpening:
-            image = sharpen(image, self.settings.sharpening)
-        image, mask = fit(image, mask)
+        image, mask = fit(self.adjust(image), mask)
         return (image, mask) if self.augment is None else self.augment(image, mask, seed=self.seed, position=position)
 
     def on_device(self, batch: dict, *, dtype: str) -> dict:

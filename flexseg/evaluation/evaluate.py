@@ -39,6 +39,13 @@ class EvaluationSettings:
             raise UserError("eval.batch_size", expected="at least 1", found=str(self.batch_size))
 
 
+def refuse_larger_cases(predictor: Predictor, dataset: BuiltDataset, split: str) -> None:
+    """Raises a UserError that names the case if one of `split` is larger than the predictor takes."""
+    splitter = predictor.splitter
+    if splitter.largest is not None:
+        dataset.refuse_larger(split, splitter.largest, binding="input.eval_image_size", otherwise=splitter.instead)
+
+
 def evaluate_split(
     predictor: Predictor,
     dataset: BuiltDataset,
@@ -66,8 +73,7 @@ def evaluate_split(
     Raises:
       UserError: no such split, an image larger than the padded input, a damaged record, or out of memory.
     """
-    if predictor.splitter.largest is not None:
-        dataset.refuse_larger(split, predictor.splitter.largest, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
+    refuse_larger_cases(predictor, dataset, split)
     table, records = dataset.table(split), dataset.records(split)
     sizes = list(zip(table.height, table.width, strict=True))
     replicas = predictor.replicas

@@ -7,19 +7,19 @@
 Every command uses it, so a case has the same mask everywhere.
 """
 
-import collections
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from flexseg.data.evaluation_batches import PADDING, deal
+from flexseg.data.evaluation_batches import deal
 from flexseg.data.preprocessing import Preprocessing
 from flexseg.distribution.replicas import Replicas
 from flexseg.distribution.step import EvaluationStep, sum_over_replicas
 from flexseg.errors import UserError
-from flexseg.inference.splitter import Splitter
+from flexseg.inference.splitter import Merger, Splitter
 from flexseg.objectives.step_metrics import StepMetrics
 from flexseg.objectives.supervision import main_output
 
@@ -115,16 +115,19 @@ class Predictor:
         Yields:
           For each batch (values of `step`, [(index, class ids uint8 [h, w])] of this worker's cases whose last input was in it).
         """
-        waiting: dict[int, list[tf.Tensor]] = collections.defaultdict(list)
+        begun: dict[int, tuple[Merger, int]] = {}  # of cases whose last input has not come: (merger, inputs to come)
         for batch in batches:
-            values, inputs = self.step(batch)
+            values, outputs = self.step(batch)
             cases = []
-            for index, probabilities_of_input in inputs:
-                waiting[index].append(probabilities_of_input)
-                own_size = sizes[index]
-                if len(waiting[index]) == self.splitter.count(own_size):
-                    with tf.device("CPU:0"):
-                        cases.append((index, class_ids(self.splitter.merge(waiting.pop(index), own_size=own_size))))
+            for index, scores in outputs:
+                fresh = index not in begun
+                merger, left = (self.splitter.merger(sizes[index]), self.splitter.count(sizes[index])) if fresh else begun.pop(index)
+                with tf.device("CPU:0"):
+                    merger.aggregate(scores)
+                    if left == 1:
+                        cases.append((index, class_ids(merger.finalize())))
+                if left > 1:
+                    begun[index] = merger, left - 1
             yield values, cases
 
     def predict(self, images: Sequence[np.ndarray], *, between_batches: Callable[[], None] = lambda: None) -> list[np.ndarray]:
@@ -132,23 +135,29 @@ class Predictor:
 
         Padded inputs limit the size of an image (`check_size`). `between_batches` is called before each batch and may raise.
         """
-        sizes = [image.shape[:2] for image in images]
+        sizes, replicas = [image.shape[:2] for image in images], self.replicas
         found = [np.zeros(size, np.int32) for size in sizes]
+        counts = [self.splitter.count(size) for size in sizes]
+        dealt = deal(counts, lanes=replicas.workers)  # a worker has all inputs of a case, and spreads them over its replicas
+        steps = max(-(-sum(counts[case] for case in cases) // replicas.local_count) for cases in dealt)
+        inputs = (item for case in dealt[replicas.worker] for item in self._inputs(case, images[case]))
 
         def batches() -> Iterator[dict]:
-            for step in deal(map(self.splitter.count, sizes), lanes=self.replicas.count):
+            first = replicas.worker * replicas.local_count
+            for _ in range(steps):
                 between_batches()
-                real = step[:, 0] != PADDING
-                index, part = np.where(real[:, None], step, step[real][0]).T  # padding repeats an input
-                batch = {"image": np.stack([self._input(images[i], p) for i, p in zip(index, part, strict=True)])}
+                batch = {"image": np.zeros([replicas.count, *self.splitter.size, self.channels], np.uint8)}
+                batch |= {"weight": np.zeros(replicas.count, np.float32), "index": np.zeros(replicas.count, np.int64)}
+                for row, (case, image) in enumerate(itertools.islice(inputs, replicas.local_count), first):
+                    batch["image"][row], batch["weight"][row], batch["index"][row] = image, 1.0, case
                 if self._step_metrics is not None:
-                    batch["mask"] = np.zeros([len(step), *self.splitter.size, 1], np.uint8)
-                yield self.replicas.shard(batch | {"weight": real.astype(np.float32), "index": index})
+                    batch["mask"] = np.zeros([replicas.count, *self.splitter.size, 1], np.uint8)
+                yield replicas.shard(batch)
 
         for _, cases in self.predict_batches(batches(), sizes):
             for index, ids in cases:
                 found[index] += ids
-        return [self.replicas.sum_over_workers(ids).astype(np.uint8) for ids in found]  # each worker has predicted some
+        return [replicas.sum_over_workers(ids).astype(np.uint8) for ids in found]  # each worker has predicted some
 
     def check_size(self, size: tuple[int, int], *, where: object) -> None:
         """Raises a UserError, naming `where`, if an image of `size` = (height, width) is larger than the splitter takes."""
@@ -158,10 +167,14 @@ class Predictor:
                 where,
                 expected=f"at most {largest[0]} × {largest[1]} pixels, the evaluation input of a run that pads",
                 found=f"{size[0]} × {size[1]}",
-                cure="--gin_param=\"input.eval_fit='resize'\", or a larger input.eval_image_size",
+                cure=f'--gin_param="{self.splitter.instead}", or a larger input.eval_image_size',
             )
 
-    def _input(self, image: np.ndarray, part: int) -> np.ndarray:
+    def _inputs(self, case: int, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(case, uint8 [H, W, C]) of every input of an image."""
         with tf.device("CPU:0"):
-            no_mask, number = tf.zeros([*image.shape[:2], 1], tf.uint8), tf.constant(part, tf.int64)
-            return self.preprocessing.on_host(tf.constant(image), no_mask, fit=lambda i, m: self.splitter.split(i, m, number))[0].numpy()
+            adjusted, no_mask = self.preprocessing.adjust(tf.constant(image)), tf.zeros([*image.shape[:2], 1], tf.uint8)
+        for part in range(self.splitter.count(image.shape[:2])):
+            with tf.device("CPU:0"):
+                pixels, _ = self.splitter.split(adjusted, no_mask, tf.constant(part, tf.int64))
+            yield case, pixels.numpy()

@@ -1,21 +1,27 @@
-"""Splitter: the inputs that a case gives in evaluation, and the prediction of the case from their outputs.
+"""Splitter and Merger: the inputs that a case gives in evaluation, and the prediction of the case from their outputs.
 
-    splitter = splitter_for(settings, size=(512, 512))
-    splitter.count((797, 644))                                       # inputs of a case of that size
-    image, mask = splitter.split(image, mask, part)                  # in a graph: input `part` of the case
-    scores = splitter.merge(probabilities, own_size=(797, 644))      # the outputs of all parts, in order
+    splitter = splitter_for(settings, size=(512, 512))               # eval_fit.py: that of `input.eval_fit`
+    image, mask = splitter.split(image, mask, part)                  # in a graph: input `part` of splitter.count(own_size)
+    merger = splitter.merger((797, 644))
+    merger.aggregate(probabilities)                                  # of each input, in order
+    scores = merger.finalize()
 
-`resize` and `pad` make one input of the whole case. A Splitter with several parts needs no change elsewhere: evaluation, validation, pictures of the
-epochs and `flexseg predict` take the same one. The words are MONAI's (`monai.inferers`: Splitter, Merger).
+Evaluation, validation, pictures of the epochs and `flexseg predict` share one Splitter. The words are MONAI's (`monai.inferers`).
 """
-
-from collections.abc import Sequence
 
 import tensorflow as tf
 
-from flexseg.data.fit import fit_example
-from flexseg.data.images import resize_values
-from flexseg.data.settings import InputSettings
+
+class Merger:
+    """Puts the outputs of a case's inputs together, one at a time, so that they need not be in memory at once."""
+
+    def aggregate(self, probabilities: tf.Tensor) -> None:
+        """Takes the probabilities float32 [H, W, K] of the next input of the case."""
+        raise NotImplementedError
+
+    def finalize(self) -> tf.Tensor:
+        """Probabilities float32 [h, w, K] of the case at its own size, after its last input."""
+        raise NotImplementedError
 
 
 class Splitter:
@@ -23,7 +29,12 @@ class Splitter:
 
     Args:
       size: (height, width) of the network's input.
+
+    Attributes:
+      instead: for a Splitter that takes no larger cases (`largest`), the binding to type instead.
     """
+
+    instead = ""
 
     def __init__(self, size: tuple[int, int]):
         self.size = size
@@ -38,43 +49,17 @@ class Splitter:
         return 1
 
     def split(self, image: tf.Tensor, mask: tf.Tensor, part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Input `part` (int64 scalar) of a case: image uint8 [h, w, C] and class ids uint8 [h, w, 1] -> [H, W, C] and [H, W, 1]."""
+        """Input `part` of a case.
+
+        Args:
+          image, mask: image uint8 [h, w, C] and class ids uint8 [h, w, 1] of the case.
+          part: int64 scalar.
+
+        Returns:
+          Image uint8 [H, W, C] and mask uint8 [H, W, 1]. Pixels of 255 count nowhere: padding, and what another input of the case counts.
+        """
         raise NotImplementedError
 
-    def merge(self, outputs: Sequence[tf.Tensor], *, own_size: tuple[int, int]) -> tf.Tensor:
-        """Probabilities float32 [H, W, K] of all inputs of a case -> [h, w, K] at its `own_size` = (height, width)."""
+    def merger(self, own_size: tuple[int, int]) -> Merger:
+        """A Merger for a case of `own_size` = (height, width)."""
         raise NotImplementedError
-
-
-class Resize(Splitter):
-    """The whole case, resized, and its probabilities resized back."""
-
-    def split(self, image: tf.Tensor, mask: tf.Tensor, part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:  # noqa: D102
-        return fit_example(image, mask, size=self.size, fit="resize")
-
-    def merge(self, outputs: Sequence[tf.Tensor], *, own_size: tuple[int, int]) -> tf.Tensor:  # noqa: D102
-        (whole,) = outputs
-        return whole if tuple(own_size) == tuple(whole.shape[:2]) else resize_values(whole, own_size)
-
-
-class Pad(Splitter):
-    """The whole case, padded at the bottom and on the right, and its probabilities cropped."""
-
-    @property
-    def largest(self) -> tuple[int, int]:  # noqa: D102
-        return self.size
-
-    def split(self, image: tf.Tensor, mask: tf.Tensor, part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:  # noqa: D102
-        return fit_example(image, mask, size=self.size, fit="pad")
-
-    def merge(self, outputs: Sequence[tf.Tensor], *, own_size: tuple[int, int]) -> tf.Tensor:  # noqa: D102
-        (whole,) = outputs
-        return whole[: own_size[0], : own_size[1]]
-
-
-_SPLITTERS = {"resize": Resize, "pad": Pad}
-
-
-def splitter_for(settings: InputSettings, *, size: tuple[int, int]) -> Splitter:
-    """The Splitter of `input.eval_fit`, for a network of input `size` = (height, width)."""
-    return _SPLITTERS[settings.evaluation_fit](size)

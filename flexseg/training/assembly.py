@@ -19,8 +19,8 @@ from flexseg.data.preprocessing import Preprocessing
 from flexseg.data.settings import InputSettings
 from flexseg.distribution.replicas import Replicas
 from flexseg.errors import UserError
+from flexseg.inference.eval_fit import splitter_for
 from flexseg.inference.predictor import Predictor
-from flexseg.inference.splitter import splitter_for
 from flexseg.models.build import build_model
 from flexseg.models.pretrained import encoder_of
 from flexseg.objectives.metrics import metric_named

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from flexseg.console import progress, say
 from flexseg.data.dataset import BuiltDataset
-from flexseg.evaluation.evaluate import evaluate_split
+from flexseg.evaluation.evaluate import evaluate_split, refuse_larger_cases
 from flexseg.files.atomic import replace_file
 from flexseg.objectives.epoch_metrics import EpochMetrics
 from flexseg.runs.best_checkpoint import BestCheckpoint
@@ -235,11 +235,11 @@ class Trainer:
         return self.steps.ema.in_place() if self.steps.ema else contextlib.nullcontext()
 
     def _check_padding(self) -> None:
-        inputs, largest = self._experiment.inputs, self._assembly.predictor.splitter.largest
+        inputs = self._experiment.inputs
         if inputs.fit == "pad":
             self._dataset.refuse_larger(TRAIN, inputs.image_size, binding="input.image_size", otherwise="input.fit='random_crop'")
-        if self._dataset.has(VALID) and largest is not None:
-            self._dataset.refuse_larger(VALID, largest, binding="input.eval_image_size", otherwise="input.eval_fit='resize'")
+        if self._dataset.has(VALID):
+            refuse_larger_cases(self._assembly.predictor, self._dataset, VALID)
 
     def _memory(self) -> dict[str, float]:
         facts = {"host_memory_gib": psutil.Process().memory_info().rss / 2**30}

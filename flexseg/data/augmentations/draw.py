@@ -39,7 +39,7 @@ class Draw:
         self.operation: Any = operation  # its own class tells what it is called with
         self._settings = settings
         self._key = _fold(key, operation.key_number)
-        uniform = tf.random.stateless_uniform([3], self._key)
+        uniform = _uniform([3], self._key)
         self.happens, self.shares = uniform[0] < getattr(settings, operation.probability_name), uniform[1:]
 
     def setting(self, binding: Range | Number) -> Any:
@@ -60,7 +60,7 @@ class Draw:
 
     def uniform(self, shape: Sequence[int]) -> tf.Tensor:
         """float32 numbers in [0, 1), where `shares` are too few. An operation calls one of `uniform`, `normal` and `truncated_normal`, once."""
-        return tf.random.stateless_uniform(shape, self._more())
+        return _uniform(shape, self._more())
 
     def normal(self, shape: Sequence[int]) -> tf.Tensor:
         """Standard normal float32 numbers."""
@@ -78,6 +78,12 @@ class Draw:
         return tf.cond(self.happens, lambda: self.operation(state, draw=self, **context), lambda: state)
 
 
+def _uniform(shape: Sequence[int], key: tf.Tensor) -> tf.Tensor:
+    """What `tf.random.stateless_uniform` gives on a CPU, everywhere: integers of a key are the same under XLA, but XLA makes floats of other bits."""
+    bits = tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.int32, alg="philox")
+    return tf.cast(bits & (2**23 - 1), tf.float32) * 2.0**-23
+
+
 def _fold(key: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
     # int64 throughout: with an int32 number fold_in keeps 32 bits of the key only.
-    return tf.random.experimental.stateless_fold_in(key, tf.cast(number, tf.int64))
+    return tf.random.experimental.stateless_fold_in(key, tf.cast(number, tf.int64), alg="philox")
