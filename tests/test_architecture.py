@@ -1,4 +1,4 @@
-"""The rules of DESIGN.md that a reader of the code may rely on: who imports whom, and what appears nowhere.
+"""The rules of docs/contributing.md that a reader of the code may rely on: who imports whom, and what appears nowhere.
 
 Each rule is a small function `(tree, module) -> list of complaints`, and each has a source below it that it must complain about.
 """

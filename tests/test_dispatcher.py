@@ -270,7 +270,7 @@ def test_the_module_runs_as_a_program_and_shares_its_state_with_the_commands():
 
 
 def test_help_comes_at_once(flexseg):
-    """DESIGN.md: under 0.3 s. Processor time, the best of five: the machine may be busy with other things."""
+    """Under 0.3 s. Processor time, the best of five: the machine may be busy with other things."""
 
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""Resize, pad and random crop of a case to the input size.
+"""Resize, padding, windows and random crops of a case, for the Fit of training and the Splitters of evaluation.
 
     image, mask = fit_example(image, mask, size=(512, 512), fit="pad")
 
@@ -19,7 +19,13 @@ def _reflected(start: tf.Tensor, count: int, length: tf.Tensor) -> tf.Tensor:
 
 
 def window(image: tf.Tensor, mask: tf.Tensor, top: tf.Tensor, left: tf.Tensor, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
-    """The window of `size` with its corner at (top, left); beyond the border the image is reflected and the mask is 255."""
+    """The window of a case with its corner at (top, left); beyond the border the image is reflected and the mask is 255.
+
+    Args:
+      image, mask: uint8 [h, w, C] and uint8 [h, w, 1].
+      top, left: int32 scalars; may be negative.
+      size: (height, width) of the window in pixels.
+    """
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     rows, columns = top + tf.range(size[0]), left + tf.range(size[1])
     inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]

@@ -1,10 +1,10 @@
-"""Losses by name, and registration of custom losses.
+"""Finds a loss by its name; the losses are in reference_losses.py, pixel_losses.py and region_losses.py.
 
     loss_named("bce_dice_loss", num_classes=1, background=0)
     loss_named("focal", num_classes=6, background=5, focal_gamma=1.5)
 
-A loss is a function `name(head, *, setting=…) -> Loss` in the `__all__` of reference_losses.py, pixel_losses.py or region_losses.py. Its keywords are
-settings of `objective`. A custom loss is registered in a module named with `--user_module`:
+A loss is a function `name(head, *, setting=…) -> Loss` in the `__all__` of one of these files; nothing is listed here. Its keywords are settings of
+`objective`. A custom loss is registered in a module named with `--user_module`:
 
     @register_loss
     def log_dice(head, *, dice_smooth=1.0):
