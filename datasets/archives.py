@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 import tensorflow_datasets as tfds
 
-from flexseg.errors import UserError, first_line
+from flexseg.errors import UserError, first_line, printable
 
 MAX_BYTES = 200 * 2**30  # unpacked
 _MAX_FILES = 1_000_000
@@ -87,10 +87,16 @@ def unpacked(path: Path, *, flag: str) -> Unpacked:
 
 
 def _refuse_strange(members: list[zipfile.ZipInfo], where: str, *, free: int) -> None:
+    seen: set[PurePosixPath] = set()
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or ":" in member.filename:
             raise UserError(where, expected="names below one folder", found=repr(member.filename), cure="such an archive is not to be trusted")
+        if printable(member.filename) != member.filename:
+            raise UserError(where, expected="names without control characters", found=repr(member.filename), cure="pack the files under other names")
+        if name in seen:
+            raise UserError(where, expected="every file once", found=f"{member.filename!r} twice", cure="such an archive is not to be trusted")
+        seen.add(name)
         if stat.S_ISLNK(member.external_attr >> 16):
             raise UserError(where, expected="files and folders", found=f"a link, {member.filename!r}", cure="pack the files themselves")
     every = sum(member.file_size for member in members)

@@ -28,6 +28,7 @@ from flexseg.errors import UserError
 from flexseg.files.atomic import make_folder
 from flexseg.files.images import Storage
 from flexseg.files.manifest import Manifest, SplitTable, tfrecord_offsets
+from flexseg.files.own_folder import is_own_folder, make_own_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +143,8 @@ def build_dataset(
     if data_dir.exists() and not data_dir.is_dir():
         raise UserError(f"--data_dir={data_dir}", expected="a folder", found="a file")
     target = data_dir / dataset / name / str(builder_class.VERSION)
+    if target.exists() and not (target / "manifest.json").is_file():
+        raise UserError(target, expected="a dataset that flexseg built, or nothing", found="other files", cure="move them away")
     if target.exists() and not overwrite:
         _refuse_other_source(target, contents, name=name, num_shards=num_shards, storage=storage)
         return target, False
@@ -150,10 +153,10 @@ def build_dataset(
         if other.parents[2].name != dataset and not other.parents[2].name.startswith("."):
             raise UserError(f"--name={name}", expected="a name that no other dataset has", found=str(other.parent), cure="take another --name")
     beside = data_dir / f".building_{dataset}_{name}"
-    if not target.exists() and (beside / "old").exists():  # an earlier call was killed between its two renames
+    if not target.exists() and is_own_folder(beside) and (beside / "old").exists():  # an earlier call was killed between its two renames
         target.parent.mkdir(parents=True, exist_ok=True)
         (beside / "old").rename(target)
-    shutil.rmtree(beside, ignore_errors=True)
+    make_own_folder(beside)
     try:
         _write(
             builder_class, contents, dataset=dataset, name=name, beside=beside, num_shards=num_shards, beam=beam, storage=storage, progress=progress

@@ -158,11 +158,11 @@ class FileContents(Contents):
         return {name: len(cases) for name, cases in self._inventory.cases.items() if cases}
 
     def example(self, split: str, number: int) -> Example:
-        """Reads, converts and encodes a case."""
+        """Reads, converts and encodes a case; a UserError where a file changed since it was checked."""
         checked = self._inventory.cases[split][number]
         case = checked.case
-        stored = stored_bytes(case.image, channels=self.channels, window=self.window, max_pixels=self._max_pixels)
-        mask = self.mask_of(case)
+        stored = stored_bytes(case.image, channels=self.channels, window=self.window, max_pixels=self._max_pixels, sha256=checked.image_sha256)
+        mask = self.mask_of(case, sha256=checked.mask_sha256)
         return Example(
             case_id=case.case_id,
             group_id=case.group or case.case_id,
@@ -178,9 +178,9 @@ class FileContents(Contents):
         checked = self._inventory.cases[split][number]
         return checked.image_sha256, checked.mask_sha256
 
-    def mask_of(self, case: Case) -> np.ndarray:
-        """Class ids uint8 [H, W] of a case."""
-        return self.label_map.encode(read_mask(case.mask_path, max_pixels=self._max_pixels), case.mask)
+    def mask_of(self, case: Case, *, sha256: str) -> np.ndarray:
+        """Class ids uint8 [H, W] of a case; a UserError where its mask has another digest than `sha256`."""
+        return self.label_map.encode(read_mask(case.mask_path, max_pixels=self._max_pixels, sha256=sha256), case.mask)
 
     def instances_of(self, mask: np.ndarray) -> np.ndarray:
         """Instances uint16 [H, W], 0 = none, of class ids; called only if `has_instances`."""

@@ -15,6 +15,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from flexseg.errors import printable
+
 _LOG = logging.getLogger("flexseg")
 _silent = False
 _SECONDS = 60.0  # between two lines without a terminal
@@ -30,7 +32,7 @@ def say(message: str, *values: object) -> None:
     """Prints one line above any progress bar, and logs it."""
     if _silent:
         return
-    text = message % values if values else message
+    text = printable(message % values if values else message, keep="\n")
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
     _LOG.info(text)

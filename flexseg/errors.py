@@ -6,7 +6,11 @@
 The dispatcher prints the line and exits with 1; the traceback is written to the run's `log.txt` only.
 """
 
+import re
 from collections.abc import Iterable
+
+# Control characters, marks that reverse the direction of text (Unicode bidirectional algorithm, UAX #9), and bytes that were no UTF-8.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -21,7 +25,13 @@ class UserError(Exception):
 
     def __init__(self, where: object, *, expected: str, found: str, cure: str = ""):
         self.where, self.expected, self.found, self.cure = str(where), expected, found, cure
-        super().__init__(f"{where}: expected {expected}, found {found}." + (f" To fix it: {cure}" if cure else ""))
+        message = f"{where}: expected {expected}, found {found}." + (f" To fix it: {cure}" if cure else "")
+        super().__init__(printable(" ".join(message.splitlines())))
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """The text with escapes such as `\\x1b` for characters that steer a terminal or a log, but for those in `keep`."""
+    return _STEERING.sub(lambda found: found[0] if found[0] in keep else repr(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:

@@ -37,9 +37,9 @@ def make_manifest(**changes) -> Manifest:
         "split": {"seed": 3},
         "label_map": {"class_names": ["background", "nucleus"]},
         "fingerprint": "00ff",
-        "class_pixels": {"train": {"nucleus": 2**40}},
+        "class_pixels": {"train": {"nucleus": 2**40}, "test": {"nucleus": 0}},
         "empty_masks": {"train": 1},
-        "splits": {"train": make_table(), "test": make_table(1)},
+        "splits": {"train": make_table(), "test": dataclasses.replace(make_table(1), case_id=["another"])},
     }
     return Manifest(**settings | changes)
 

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import toys
 
+from flexseg.data import evaluation_batches as module
 from flexseg.data.evaluation_batches import deal, evaluation_batches
 from flexseg.data.preprocessing import Preprocessing
 from flexseg.data.settings import InputSettings
@@ -123,3 +124,17 @@ def test_cases_in_several_inputs_are_scored_and_predicted_as_whole_ones(toy, rep
     for image, a, b in zip(images, whole.predict(images), strips.predict(images), strict=True):
         assert a.shape == image.shape[:2] and 0 < a.mean() < 1
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_both_ways_to_read_give_the_same_batches_where_a_case_gives_one_input(toy, monkeypatch, replicas):
+    options = {"sizes": toy.sizes("valid"), "preprocessing": Preprocessing(InputSettings()), "splitter": Pad(WHOLE), "batch_size": 3}
+
+    def batches():
+        return list(evaluation_batches(toy.records("valid"), **options, replicas=replicas).as_numpy_iterator())
+
+    whole = batches()
+    monkeypatch.setattr(module, "_of_whole_cases", lambda rows, steps, *functions: module._of_lanes(rows, *functions))
+    for one, other in zip(whole, batches(), strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)

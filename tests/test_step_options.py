@@ -90,7 +90,7 @@ def test_the_ema_is_that_of_tensorflow_and_a_skipped_step_leaves_it(count, xla):
         bad[0, 0, 0] = np.nan
         assert not bool(made.run(5, bad, rate=0.01, weights=WEIGHTS).applied)
         for replica in range(count):
-            for average, value in zip(made.averages.variables, expected, strict=True):
+            for average, value in zip(made.ema.variables, expected, strict=True):
                 held = made.replicas.local(average)[replica].numpy()
                 np.testing.assert_allclose(held, value, rtol=1e-6, atol=1e-9)  # theirs computes the momentum in float32
 
@@ -101,13 +101,13 @@ def test_the_ema_stands_in_for_the_weights_and_gives_way_again_whatever_happens(
         made.run(0, rate=0.01, weights=WEIGHTS)
 
         def held():
-            kinds = (made.model.trainable_variables, made.averages.variables)
+            kinds = (made.model.trainable_variables, made.ema.variables)
             return [
                 [[part.numpy() for part in made.replicas.local(getattr(v, "value", v) if kind is kinds[0] else v)] for v in kind] for kind in kinds
             ]
 
         weights, averages = held()
-        with pytest.raises(ZeroDivisionError), made.averages.in_place():
+        with pytest.raises(ZeroDivisionError), made.ema.in_place():
             np.testing.assert_equal(held(), [averages, weights])
             raise ZeroDivisionError
         np.testing.assert_equal(held(), [weights, averages])

@@ -65,9 +65,9 @@ class SliceContents(FileContents):
         super().__init__(dataclasses.replace(inventory, label_map=label_map), split=split, max_pixels=max_pixels)
         self._tumour = tumour
 
-    def mask_of(self, case: Case) -> np.ndarray:
-        """Class ids uint8 [H, W]."""
-        tumour = binary_map().encode(read_mask(case.mask_path, max_pixels=self._max_pixels), case.mask) == 1
+    def mask_of(self, case: Case, *, sha256: str) -> np.ndarray:
+        """Class ids uint8 [H, W]; a UserError where the mask has another digest than `sha256`."""
+        tumour = binary_map().encode(read_mask(case.mask_path, max_pixels=self._max_pixels, sha256=sha256), case.mask) == 1
         patient = _PATIENT.fullmatch(case.group or "")
         assert patient  # checked in `_files`
         return np.where(tumour, np.uint8(self._tumour[patient[1]]), np.uint8(0))

@@ -54,11 +54,13 @@ def run(
     """
     from flexseg.errors import UserError
     from flexseg.files.names import check_name
+    from flexseg.user_modules import typed
 
     if beam_option and not beam_runner:
         raise UserError("--beam_option", expected="--beam_runner beside it", found="none", cure="--beam_runner=DirectRunner")
     name = name or dataset
     check_name("--name", name)
+    user_module = typed(user_module)
     module = _builder_module(dataset, user_module)
     load_tensorflow()
     bindings = _configured(module, gin_file, gin_param, user_module)
@@ -66,8 +68,10 @@ def run(
     from flexseg.console import progress
     from flexseg.datasets.building import Beam, build_dataset
     from flexseg.datasets.contents import SourceOptions
+    from flexseg.files.atomic import make_folder
     from flexseg.files.label_map import LabelMap
     from flexseg.files.split import Split
+    from flexseg.runs.lock import FolderLock
 
     bound = frozenset(key.split(".")[0] for key in bindings)
     with progress("checking", unit="case") as bar:
@@ -89,7 +93,8 @@ def run(
         contents = builder.open_source(options)
         if storage == "jpeg":
             options.warn("--storage=jpeg loses detail: what is trained and scored on is not, to the last grey level, what the files hold")
-    with progress("building", unit="case") as bar:
+    locked = FolderLock(make_folder(data_dir, flag="--data_dir") / f".building_{dataset}_{name}.lock", what="flexseg build", flag="--name")
+    with locked, progress("building", unit="case") as bar:
         directory, written = build_dataset(
             builder.Builder,
             contents,

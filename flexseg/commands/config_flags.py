@@ -45,7 +45,8 @@ CommaSeparated = Annotated[Sequence[str], Commas]
 SHARED = {
     "gin_file": "A gin file: a path, or the name of a shipped one such as default.gin. Repeatable; a later file overrides an earlier one.",
     "gin_param": "A binding such as train.epochs=3 or \"label_map.off_map='nearest'\". Repeatable; overrides the files.",
-    "user_module": "A Python module of yours (my_models) that registers models, losses or metrics with gin. Repeatable.",
+    "user_module": "A Python module of yours (my_models) that registers models, losses or metrics with gin. Repeatable;"
+    " FLEXSEG_USER_MODULES names more, between commas.",
     "image_pattern": "Stem of the images, e.g. '{case}_img'; default '{case}'.",
     "mask_pattern": "Stem of the masks, e.g. '{case}_mask'; default '{case}'.",
     "group_pattern": "Regular expression with one capturing group, searched in the stem of each image: patient, slide or tile.",

@@ -43,11 +43,12 @@ def run(
     from flexseg.files.cases import discover, named
     from flexseg.files.split import Split
     from flexseg.files.volumes import pictures_of
+    from flexseg.user_modules import typed
 
     if not source or not output:
         raise UserError("--source, --output", expected="both", found="not both", cure="flexseg derive --source=FOLDER --output=FOLDER")
     modules = ("flexseg.derivation.variants", "flexseg.files.split", "flexseg.files.volumes")
-    configuration = configure(gin_file, gin_param, modules=modules, user_modules=user_module)
+    configuration = configure(gin_file, gin_param, modules=modules, user_modules=typed(user_module))
     print("".join(f"{note}\n" for note in idle_bindings(configuration)), end="")
     given = named(image_pattern=image_pattern, mask_pattern=mask_pattern, group_pattern=group_pattern, group_column=group_column)
     kept: list[object] = []

@@ -28,7 +28,7 @@ from types import ModuleType
 from absl import flags
 
 from flexseg.commands.config_flags import texts_of
-from flexseg.errors import UserError, choose, suggest
+from flexseg.errors import UserError, choose, printable, suggest
 
 _ORDER = ("import_config", "check", "derive", "build", "train", "evaluate", "predict")  # in order of use; others follow by name
 _DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.ESTALE)
@@ -158,7 +158,7 @@ def _close_stdout() -> None:
 
 
 def _say(program: str, message: str, code: int) -> int:
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{program}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
@@ -169,8 +169,10 @@ def _report(program: str, error: Exception) -> int:
         message = str(error)
     logged = False
     if _traceback_file is not None:
-        with contextlib.suppress(OSError), _traceback_file.open("a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
+        from flexseg.files.atomic import open_to_append
+
+        with contextlib.suppress(OSError, UserError), open_to_append(_traceback_file) as file:
+            file.write(printable("".join(traceback.format_exception(error)), keep="\n").encode())
             logged = True
     if isinstance(error, UserError):
         return _say(program, message, 1)

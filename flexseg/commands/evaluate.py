@@ -6,6 +6,7 @@ Writes evaluation/<split>/report.json, per_case.csv and evaluation.csv into the 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from flexseg.commands.config_flags import Natural, Positive, flags_of, values
@@ -15,16 +16,19 @@ def run(
     *,
     workdir: str,
     split: str = "test",
+    output: str | None = None,
     data_dir: str | None = None,
     checkpoint: Literal["best", "last"] = "best",
     replicas: Positive = 1,
     logical_cpus: Natural = 0,
     gin_param: Sequence[str] = (),
+    user_module: Sequence[str] = (),
 ) -> dict:
     """Evaluates a split and returns the report.
 
     Args:
       split: The split to evaluate.
+      output: Folder for the report; default evaluation/<split> in the run directory.
       data_dir: Directory of built datasets; default that of the training.
       gin_param: A binding that overrides those of the run, e.g. eval.batch_size=8. Repeatable.
     """
@@ -37,8 +41,12 @@ def run(
     load_tensorflow(onednn=recorded_onednn(workdir))
     from flexseg.training.opened_run import dataset_of, open_run
 
-    with open_run(workdir, gin_param=gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus) as opened:
+    with open_run(
+        workdir, gin_param=gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus, user_module=user_module
+    ) as opened:
         from flexseg.evaluation.evaluate import evaluate_split
+        from flexseg.files.atomic import make_folder
+        from flexseg.files.names import below
 
         report = evaluate_split(
             opened.assembly.predictor,
@@ -55,13 +63,14 @@ def run(
             "gin_param": list(gin_param),
             "warnings": opened.warnings,
         }
-        result = report.write(opened.run.evaluation / split, provenance=provenance)
+        folder = Path(output) if output else below(opened.run.evaluation, split)
+        result = report.write(make_folder(folder, flag="--output"), provenance=provenance)
         chosen = f"epoch {opened.weights.get('epoch', opened.weights.get('epochs_done'))}"
         if "monitor" in opened.weights:
             chosen += f", {opened.weights['monitor']} {opened.weights['value']:.4f}"
         print(f"{split} split, {checkpoint} weights ({chosen})\n")
         print(report.table())
-        print(f"\nwritten: {opened.run.name_of(opened.run.path / 'evaluation' / split)}")
+        print(f"\nwritten: {folder if output else opened.run.name_of(folder)}")
     return result
 
 

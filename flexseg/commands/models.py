@@ -59,8 +59,9 @@ def run(
       plot: PNG or SVG file of one network, described by --gin_file and --gin_param.
     """
     from flexseg.errors import UserError
+    from flexseg.user_modules import typed
 
-    size = _size(image_size)
+    size, user_module = _size(image_size), typed(user_module)
     one = bool(gin_file or gin_param or user_module)
     if published and one:
         raise UserError("--published", expected="no --gin_file, --gin_param or --user_module beside it", found="one that describes a single network")

@@ -22,6 +22,7 @@ def run(
     replicas: Positive = 1,
     logical_cpus: Natural = 0,
     gin_param: Sequence[str] = (),
+    user_module: Sequence[str] = (),
 ) -> list[str]:
     """Writes masks and returns their paths.
 
@@ -46,7 +47,9 @@ def run(
     load_tensorflow(onednn=recorded_onednn(workdir))
     from flexseg.training.opened_run import open_run
 
-    with open_run(workdir, gin_param=gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus) as opened:
+    with open_run(
+        workdir, gin_param=gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus, user_module=user_module
+    ) as opened:
         from flexseg.inference.predict_files import predict_files
 
         folder = Path(output) if output else opened.run.predictions

@@ -72,8 +72,9 @@ def run(
             raise UserError(flag, expected="a value", found="none", cure="flexseg train --dataset=NAME --data_dir=DIR --workdir=RUN")
     load_tensorflow(onednn=recorded_onednn(workdir))
     from flexseg.training.experiment import read_experiment
+    from flexseg.user_modules import digests, typed
 
-    experiment, configuration, notes = read_experiment(list(gin_file) or [DEFAULT_CONFIG], gin_param, user_modules=user_module)
+    experiment, configuration, notes = read_experiment(list(gin_file) or [DEFAULT_CONFIG], gin_param, user_modules=typed(user_module))
 
     from flexseg.commands.dispatcher import write_tracebacks_to
     from flexseg.console import be_silent
@@ -83,7 +84,6 @@ def run(
     from flexseg.runs.claim import claimed
     from flexseg.runs.directory import open_run_directory
     from flexseg.training.session import Session, open_devices
-    from flexseg.user_modules import digests
 
     built = _open_training_dataset(dataset, data_dir)
     cluster = find_cluster(distribution=distribution, workers=workers, worker=worker, environment=os.environ)

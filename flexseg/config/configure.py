@@ -32,6 +32,9 @@ from flexseg.config.renamed import current_name, refuse_renamed
 from flexseg.errors import UserError, choose, suggest
 from flexseg.user_modules import import_user_module
 
+_MOST_BYTES = 2**20  # of a gin file
+_MOST_VALUES = 10_000  # of one binding
+_MOST_QUOTED = 200  # characters of a value in a message
 _REGISTRY = gin.config._REGISTRY  # selector -> configurable; gin 0.5.0 has no public list of configurables
 
 
@@ -159,6 +162,7 @@ def configure(
     in_force, overridden = _last_of_each(statements)
     macros = {name: statement for (name, parameter), statement in in_force.items() if not parameter}
     _refuse_unused(macros, statements, in_force.values())
+    _refuse_unfolding(macros)
     values, sources = {}, {}
     for (name, parameter), statement in sorted(in_force.items(), key=lambda item: item[0]):
         if parameter:
@@ -187,6 +191,8 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
 def _read(path: Path, folders: Sequence[Path], opened: tuple[Path, ...]) -> list[_Statement]:
     label = str(next((path.relative_to(base) for base in (*folders, Path.cwd()) if path.is_relative_to(base)), path))
     try:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            raise OSError(f"no file of at most {_MOST_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(label, expected="a readable UTF-8 text file", found=str(error)) from error
@@ -215,7 +221,7 @@ def _parse(text: str, label: str, include: Callable[[str, str], list[_Statement]
             where = location(item.location.line_num)
             if isinstance(item, config_parser.ImportStatement):
                 cure = "take the line out; modules of your own are named on the command line: --user_module=my_models"
-                raise UserError(where, expected="bindings and includes", found=f"{item.format()!r}, which would be executed", cure=cure)
+                raise UserError(where, expected="bindings and includes", found=f"{_shown(item.format())}, which would be executed", cure=cure)
             if isinstance(item, config_parser.IncludeStatement):
                 if include is None:
                     raise UserError(where, expected="a binding", found="an include", cure=f"use --gin_file={item.filename}")
@@ -225,12 +231,29 @@ def _parse(text: str, label: str, include: Callable[[str, str], list[_Statement]
                 raise UserError(where, expected="a binding without a scope", found=found, cure=f"bind {item.selector} itself")
             elif isinstance(item, config_parser.BindingStatement):
                 statements.append(_Statement(item.selector, item.arg_name, item.value, where, unit))
-    except (SyntaxError, tokenize.TokenError, RecursionError) as error:
+    except (
+        SyntaxError,
+        tokenize.TokenError,
+        RecursionError,
+        MemoryError,
+        ValueError,
+    ) as error:  # of deep nesting, and of numbers with too many digits
         number = getattr(error, "lineno", None) or (error.args[1][0] if isinstance(error, tokenize.TokenError) else 1)
-        line, reason = "".join(text.splitlines()[number - 1 : number]).strip(), str(error.args[0]).splitlines()[-1].strip(" .")
+        line, reason = "".join(text.splitlines()[number - 1 : number]).strip(), _reason(error)
         cure = "write text in quotes ('nearest'), functions as @name, and True, False, None with a capital"
-        raise UserError(location(number), expected="a line like train.epochs = 3", found=f"{line!r} ({reason})", cure=cure) from error
+        raise UserError(location(number), expected="a line like train.epochs = 3", found=f"{_shown(line)} ({reason})", cure=cure) from error
     return statements
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error.args[0] if error.args else "").splitlines() or ["too deep"]
+    return lines[-1].strip(" .")[:_MOST_QUOTED]
+
+
+def _shown(value: object) -> str:
+    """The value as a message quotes it."""
+    text = repr(value)
+    return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}…"
 
 
 def _translated(statements: Sequence[_Statement]) -> list[_Statement]:
@@ -307,6 +330,26 @@ def _refuse_unused(macros: dict[str, _Statement], statements: Iterable[_Statemen
             raise UserError(macro.where, expected="name.parameter = value, or a macro that is used", found=found, cure=cure)
 
 
+def _refuse_unfolding(macros: dict[str, _Statement]) -> None:
+    """Refuses macros that unfold to more than a configuration needs: ten that name the next one ten times would take 10^10 values."""
+    sizes: dict[str, int] = {}
+
+    def size(value: object, trail: tuple[str, ...]) -> int:
+        if isinstance(value, dict):
+            return 1 + sum(size(key, trail) + size(part, trail) for key, part in value.items())
+        if isinstance(value, list | tuple):
+            return 1 + sum(size(part, trail) for part in value)
+        if isinstance(value, Symbol) and value.sign == "%" and value.name in macros and value.name not in trail:
+            if value.name not in sizes:
+                sizes[value.name] = size(macros[value.name].value, (*trail, value.name))
+            return sizes[value.name]
+        return 1
+
+    for name, macro in macros.items():
+        if size(macro.value, (name,)) > _MOST_VALUES:
+            raise UserError(macro.where, expected=f"at most {_MOST_VALUES:,} values in {name}, macros unfolded", found="more")
+
+
 def _substitute(value: object, macros: dict[str, _Statement], where: str, trail: tuple[str, ...] = ()) -> object:
     """The value with macros replaced and references under their canonical names."""
     if isinstance(value, dict):
@@ -334,7 +377,7 @@ def _typed(key: str, statement: _Statement, value: object, annotation: object) -
         if typing.get_origin(annotation) is collections.abc.Callable:
             cure = f"write {key} = @name, without quotes and brackets"
             raise UserError(f"{key} ({statement.where})", expected="a function", found=repr(value), cure=cure) from error
-        found = f"{value!r} ({'a reference' if isinstance(value, Symbol) else type(value).__name__})"
+        found = f"{_shown(value)} ({'a reference' if isinstance(value, Symbol) else type(value).__name__})"
         cure = suggest(str(value), [choice for choice in typing.get_args(annotation) if isinstance(choice, str)]).strip()
         members = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
         if members and type(value) in members and ... not in members:  # one number in the place of several

@@ -9,7 +9,7 @@ devices. Where lanes differ in length, batches are padded with examples of weigh
 
 import heapq
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from flexseg.data.preprocessing import Preprocessing
 from flexseg.data.records import Records
-from flexseg.data.tuning import untuned
+from flexseg.data.tuning import parallel, untuned
 
 
 class Splits(Protocol):
@@ -78,31 +78,46 @@ def evaluation_batches(
     per_replica = -(-batch_size // (replicas * workers))
     lanes = per_replica * replicas
     dealt = (dealt + [[]] * (lanes * workers))[worker * lanes : (worker + 1) * lanes]
-    # (index, inputs, weight) of each case of a lane; the last reads the first record once and fills the lane up with padding
+    # (index, inputs, weight) of each case of a lane, filled up with inputs of weight 0, which show the first record
     rows = [[(case, counts[case], 1 / counts[case]) for case in cases] for cases in dealt]
     rows = [[*cases, (0, steps - sum(inputs for _, inputs, _ in cases), 0.0)] for cases in rows]
+
+    def case_of(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, mask = records.decode(records.read(index))
+        return preprocessing.adjust(image), mask
+
+    def example(image: tf.Tensor, mask: tf.Tensor, index: tf.Tensor, part: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:
+        image, mask = splitter.split(image, mask, tf.where(weight > 0, part, 0))
+        return {"image": image, "mask": mask, "weight": weight, "index": index, "position": index}
+
+    inputs = _of_whole_cases(rows, steps, case_of, example) if max(counts) == 1 else _of_lanes(rows, case_of, example)
+    return untuned(inputs.batch(per_replica, drop_remainder=True).prefetch(2 * replicas))
+
+
+def _of_whole_cases(rows: list[list[tuple]], steps: int, case_of: Callable, example: Callable) -> tf.data.Dataset:
+    """The inputs where every case gives one. Cases are decoded on all cores, about 1.4 times as fast as in lanes."""
+    table = np.array([[(index, weight) for index, inputs, weight in cases for _ in range(inputs)] for cases in rows]).reshape(len(rows), steps, 2)
+    index, weight = table.swapaxes(0, 1).reshape(-1, 2).T  # by step, then by lane
+    dataset = tf.data.Dataset.from_tensor_slices((index.astype(np.int64), weight.astype(np.float32)))
+    return parallel(dataset, lambda index, weight: example(*case_of(index), index, tf.constant(0, tf.int64), weight))
+
+
+def _of_lanes(rows: list[list[tuple]], case_of: Callable, example: Callable) -> tf.data.Dataset:
+    """The inputs where a case may give several. A case is decoded once; lanes are read in parallel."""
     length = max(map(len, rows))
     table = np.array([cases + [(0, 0, 0.0)] * (length - len(cases)) for cases in rows])
-    index, inputs, weight = table[..., 0].astype(np.int64), table[..., 1].astype(np.int64), table[..., 2].astype(np.float32)
-    cores = len(os.sched_getaffinity(0))
+    columns = table[..., 0].astype(np.int64), table[..., 1].astype(np.int64), table[..., 2].astype(np.float32)
 
     def lane_of(lane: tf.Tensor) -> tf.data.Dataset:
-        cases = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, lane) for column in (index, inputs, weight)))
-        cases = cases.filter(lambda index, inputs, weight: inputs > 0)
-        return cases.map(decoded, num_parallel_calls=-(-cores // lanes), deterministic=True).flat_map(inputs_of)
+        cases = tf.data.Dataset.from_tensor_slices(tuple(tf.gather(column, lane) for column in columns))
+        return cases.filter(lambda index, inputs, weight: inputs > 0).flat_map(inputs_of)
 
-    def decoded(index: tf.Tensor, inputs: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        image, mask = records.decode(records.read(index))
-        return preprocessing.adjust(image), mask, index, inputs, weight
+    def inputs_of(index: tf.Tensor, inputs: tf.Tensor, weight: tf.Tensor) -> tf.data.Dataset:
+        image, mask = case_of(index)
+        return tf.data.Dataset.range(inputs).map(lambda part: example(image, mask, index, part, weight))
 
-    def inputs_of(image: tf.Tensor, mask: tf.Tensor, index: tf.Tensor, inputs: tf.Tensor, weight: tf.Tensor) -> tf.data.Dataset:
-        def example(part: tf.Tensor) -> dict[str, tf.Tensor]:
-            image_of_part, mask_of_part = splitter.split(image, mask, tf.where(weight > 0, part, 0))
-            return {"image": image_of_part, "mask": mask_of_part, "weight": weight, "index": index, "position": index}
-
-        return tf.data.Dataset.range(inputs).map(example)
-
-    dataset = tf.data.Dataset.range(lanes).interleave(
+    # No parallel map inside: TensorFlow 2.21 then writes a line on an unknown attribute to standard error.
+    lanes, cores = len(rows), len(os.sched_getaffinity(0))
+    return tf.data.Dataset.range(lanes).interleave(
         lane_of, cycle_length=lanes, block_length=1, num_parallel_calls=min(lanes, cores), deterministic=True
     )
-    return untuned(dataset.batch(per_replica, drop_remainder=True).prefetch(2 * replicas))

@@ -22,6 +22,7 @@ from flexseg.errors import UserError
 from flexseg.files.atomic import make_folder
 from flexseg.files.cases import Case
 from flexseg.files.images import read_mask, read_pixels
+from flexseg.files.own_folder import is_own_folder, make_own_folder, remove_own_folder
 
 COLUMNS = ("image", "group", "source", "variant")
 
@@ -58,8 +59,8 @@ def derive_folder(
     variants, writing = derive.variants(), output.with_name(f".{output.name}.writing")
     for split, cases in assigned.items():
         _refuse_one_name_twice(cases, variants if split == "train" else [])
-    shutil.rmtree(writing, ignore_errors=True)
-    make_folder(writing, flag="--output")
+    make_folder(output.parent, flag="--output")
+    make_own_folder(writing)
     rows: dict[str, list[tuple]] = {}
     done, every = 0, sum(map(len, assigned.values()))
     try:
@@ -81,11 +82,11 @@ def derive_folder(
             table.writerow(COLUMNS)
             table.writerows((f"{split}/images/{name}", *rest) for split, part in rows.items() for name, *rest in part)
         old = output.with_name(f".{output.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        remove_own_folder(old)
         if output.exists():
             output.rename(old)
         writing.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)  # `_refuse_output` has seen whose it is
     except BaseException:
         shutil.rmtree(writing, ignore_errors=True)
         raise
@@ -107,6 +108,11 @@ def _refuse_output(output: Path, source: Path, overwrite: bool) -> None:
 
 
 def _is_derived(folder: Path) -> bool:
+    """Whether an earlier call wrote the folder: it has the mark, or the table of those before 0.2.0 and nothing else."""
+    if is_own_folder(folder):
+        return True
+    if folder.is_symlink() or not {entry.name for entry in folder.iterdir()} <= {"groups.csv", "train", "valid", "test"}:
+        return False
     try:
         with open(folder / "groups.csv", newline="", encoding="utf-8") as stream:
             return tuple(next(csv.reader(stream), ())) == COLUMNS
@@ -130,12 +136,12 @@ def _write_case(case: Case, folder: Path, variants: Sequence[Variant], seed: int
     """Writes the files of one case; returns rows (image name, group, source, variant)."""
     group = case.case_id if case.group is None else case.group
     names = folder / "images" / f"{case.case_id}{case.image.suffix}", folder / "masks" / f"{case.case_id}{case.mask_path.suffix}"
-    for source, target in zip((case.image, case.mask_path), names, strict=True):
+    image, mask = read_pixels(case.image, max_pixels=max_pixels), read_mask(case.mask_path, max_pixels=max_pixels)
+    for source, target in zip((case.image, case.mask_path), names, strict=True):  # after they were read as pictures
         shutil.copyfile(source, target)
     rows = [(names[0].name, group, case.case_id, "")]
     if not variants:
         return rows
-    image, mask = read_pixels(case.image, max_pixels=max_pixels), read_mask(case.mask_path, max_pixels=max_pixels)
     if image.dtype not in (np.uint8, np.uint16):
         raise UserError(case.image, expected="8 or 16 bits a channel, as PNG has", found=str(image.dtype), cure="save it so")
     if image.shape[:2] != mask.shape[:2]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from flexseg.errors import UserError
-from flexseg.files.atomic import replace_file
+from flexseg.files.atomic import open_to_append, replace_file
 
 
 class CsvLog:
@@ -59,7 +59,7 @@ class CsvLog:
         epoch = row["epoch"]
         if epoch is None or epoch <= self.last_epoch:
             raise ValueError(f"{self.path} ends with epoch {self.last_epoch}; epoch {epoch} does not follow it")
-        with open(self.path, "ab") as stream:
+        with open_to_append(self.path) as stream:
             stream.write(_encode([[_cell(row.get(column)) for column in self.columns]]))
             stream.flush()
             os.fsync(stream.fileno())

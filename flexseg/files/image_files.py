@@ -27,8 +27,10 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
             found += [case.image for case in inside.cases]
             for warning in inside.warnings:
                 say("warning: %s", warning)
-        else:
+        elif path.is_file():
             found.append(path)
+        else:
+            raise UserError(f"--images={path}", expected="a folder of images or an image", found="a pipe or a device")
     first: dict[str, Path] = {}
     for path in found:
         if first.setdefault(path.stem, path) != path:

@@ -13,6 +13,7 @@ grey level, because rounding differs.
 """
 
 import dataclasses
+import hashlib
 import io
 import os
 import struct
@@ -66,7 +67,7 @@ _PLUGINS = {"PNG": PngImageFile, "JPEG": JpegImageFile, "TIFF": _Tiff, "BMP": Bm
 
 
 def stored_bytes(
-    path: str | os.PathLike, *, channels: Literal[1, 3], window: tuple[float, float] | None, max_pixels: int = MAX_PIXELS
+    path: str | os.PathLike, *, channels: Literal[1, 3], window: tuple[float, float] | None, max_pixels: int = MAX_PIXELS, sha256: str = ""
 ) -> StoredImage:
     """The bytes that a dataset stores for an image.
 
@@ -76,12 +77,13 @@ def stored_bytes(
         converted becomes grayscale when `channels` is 1; a grayscale file stays grayscale.
       window: (low, high), mapped linearly to 0 and 255, rounded and clipped. Required for images of more than 8 bits, ignored for others.
       max_pixels: limit on the number of pixels, checked before decoding.
+      sha256: the digest, hex, that the file must have; empty for any.
 
     Raises:
-      UserError: `read_header` refuses the file, it does not decode to its end, or it holds NaN or infinite values.
+      UserError: `read_header` refuses the file, it does not decode to its end, it holds NaN or infinite values, or it has another digest.
       ValueError: an image of more than 8 bits without a window.
     """
-    data, header = _read(path, max_pixels)
+    data, header = _read(path, max_pixels, sha256)
     pixels = _decode(data, header, path)
     if not header.needs_conversion:
         return StoredImage(data=data, converted=False, height=header.height, width=header.width)
@@ -133,16 +135,16 @@ def read_pixels(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.
     return _decode(data, header, path)
 
 
-def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_mask(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, sha256: str = "") -> np.ndarray:
     """The values of a mask, uint8 [H, W], or its colours, uint8 [H, W, 3] (RGB and palette files), with the EXIF orientation applied.
 
     Grayscale of 1, 2 or 4 bits is scaled to 0..255 (1 bit: 0 and 255), as in every viewer. Masks of more than 8 bits must hold integers in 0..255.
-    Alpha is dropped.
+    Alpha is dropped. `sha256` is the digest, hex, that the file must have; empty for any.
 
     Raises:
       UserError: as `stored_bytes`, or values out of that range.
     """
-    data, header = _read(path, max_pixels)
+    data, header = _read(path, max_pixels, sha256)
     pixels = _decode(data, header, path)
     if header.needs_window:
         wrong = pixels[(pixels < 0) | (pixels > 255) | (pixels != np.rint(pixels))]
@@ -163,14 +165,22 @@ def value_range(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> tup
     return float(pixels.min()), float(pixels.max())
 
 
-def _read(path: str | os.PathLike, max_pixels: int) -> tuple[bytes, Header]:
+def _read(path: str | os.PathLike, max_pixels: int, sha256: str = "") -> tuple[bytes, Header]:
     try:
         with open(path, "rb") as stream:
             header = header_of(stream, path, max_pixels=max_pixels)
             stream.seek(0)
-            return stream.read(), header
+            data = stream.read()
     except PATH_ERRORS as error:
         raise unreadable(path, error) from error
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(
+            path,
+            expected="the file that was checked",
+            found="another one: it changed while it was built",
+            cure="build again when nothing writes to the folder",
+        )
+    return data, header
 
 
 def _decode(data: bytes, header: Header, path: str | os.PathLike) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Literal
 import gin
 import numpy as np
 
-from flexseg.errors import UserError
+from flexseg.errors import UserError, printable
 
 IGNORE = 255
 Color = tuple[int, int, int]
@@ -92,6 +92,8 @@ class LabelMap:
         named = isinstance(class_names, tuple | list) and all(isinstance(name, str) and name for name in class_names)
         if not named or len(set(class_names)) != len(class_names) or len(class_names) != len(classes):
             raise UserError("label_map.class_names", expected=f"{len(classes)} different names", found=repr(class_names))
+        if wrong := next((name for name in class_names if printable(name) != name), None):
+            raise UserError("label_map.class_names", expected="names without control characters", found=repr(wrong))
         self.class_names = tuple(class_names)
         if not isinstance(ignore, tuple | list):
             raise UserError("label_map.ignore", expected="a tuple of colours or values, e.g. ((155,155,155),)", found=repr(ignore))

@@ -11,13 +11,16 @@ are found when records are read.
 
 import dataclasses
 import json
+import math
 import os
 import struct
 from pathlib import Path
 from typing import Any, Literal
 
-from flexseg.errors import UserError
+from flexseg.errors import UserError, printable
 from flexseg.files.atomic import replace_file
+from flexseg.files.json_files import json_type, read_json
+from flexseg.files.names import check_parts
 
 SCHEMA = 1
 _REBUILD = "build the data set again with `flexseg build … --overwrite`."
@@ -32,6 +35,8 @@ _COLUMNS = {
     "image_sha256": str,
     "mask_sha256": str,
 }
+_MOST_BYTES = 2**30  # of a manifest: 100,000 records take 30 MB
+_MOST = 2**62  # of a number in a column, which becomes an int64
 _FRAME = struct.Struct("<QI")  # TFRecord: payload length, its masked CRC; then payload and the payload's masked CRC (4 bytes)
 
 
@@ -64,6 +69,9 @@ class SplitTable:
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of equal length expected, found {lengths}")
+        numbers = [*self.offset, *self.length, *self.height, *self.width]
+        if any(not 0 <= number < _MOST for number in numbers) or 0 in self.height or 0 in self.width:
+            raise ValueError("offsets and lengths of at least 0, heights and widths of at least 1 expected")
         if any(not 0 <= shard < len(self.files) for shard in self.shard):
             raise ValueError(f"shards 0 to {len(self.files) - 1} expected, found {min(self.shard)} to {max(self.shard)}")
 
@@ -106,8 +114,21 @@ class Manifest:
     storage: str = "as_is"  # the default of manifests without this field
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3) or not isinstance(self.leaked, bool):
+        if self.channels not in (1, 3) or isinstance(self.channels, bool) or not isinstance(self.leaked, bool):
             raise ValueError(f"1 or 3 channels and leaked true or false expected, found {self.channels!r} and {self.leaked!r}")
+        if self.window is not None and not all(map(math.isfinite, self.window)):
+            raise ValueError(f"a window of two finite numbers expected, found {self.window}")
+        for name in ("dataset", "version", "fingerprint", "storage"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {json_type(getattr(self, name))}, not a text")
+        if not _is_count(self.converted) or not isinstance(self.split, dict):
+            raise ValueError(f"a number of converted images and the settings of the split expected, found {self.converted!r} and {self.split!r}")
+        if not isinstance(self.empty_masks, dict) or not all(map(_is_count, self.empty_masks.values())):
+            raise ValueError("empty_masks is no number for each split")
+        for split in self.splits:
+            pixels = self.class_pixels.get(split) if isinstance(self.class_pixels, dict) else None
+            if not isinstance(pixels, dict) or not all(map(_is_count, pixels.values())):
+                raise ValueError(f"class_pixels has no number of pixels for each class of {split}")
 
     def save(self, path: str | Path) -> None:
         """Writes the JSON file atomically."""
@@ -125,7 +146,7 @@ class Manifest:
           UserError: no such file, not JSON, of another schema, or with missing or mistyped parts.
         """
         path = Path(path)
-        if not path.is_file():
+        if not path.exists():
             raise UserError(
                 path,
                 expected="the manifest of a data set built by flexseg",
@@ -133,8 +154,8 @@ class Manifest:
                 cure="check --data_dir, or build the data set with `flexseg build`.",
             )
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            content = read_json(path, most_bytes=_MOST_BYTES)
+        except (ValueError, OSError) as error:
             raise UserError(path, expected="JSON", found=str(error), cure=_REBUILD) from None
         schema = content.pop("schema", None) if isinstance(content, dict) else None
         if schema != SCHEMA:
@@ -142,16 +163,36 @@ class Manifest:
         try:
             tables = {name: _table(name, columns) for name, columns in content.pop("splits").items()}
             window = content.pop("window")
-            return cls(splits=tables, window=None if window is None else (float(window[0]), float(window[1])), **content)
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            manifest = cls(splits=tables, window=None if window is None else (float(window[0]), float(window[1])), **content)
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error).replace("Manifest.__init__() ", "")
             raise UserError(path, expected="a whole manifest", found=reason, cure=_REBUILD) from None
+        manifest.check_names(path)
+        return manifest
+
+    def check_names(self, path: Path) -> None:
+        """Raises a UserError, naming `path`, for a name that becomes part of a path, a log or a table and cannot."""
+        cure = "do not use this data set: flexseg writes no such name"
+        check_parts(path, [self.dataset], what="a dataset", cure=cure)
+        check_parts(path, self.splits, what="a split", cure=cure)
+        for table in self.splits.values():
+            check_parts(path, table.files, what="a shard", cure=cure)
+        check_parts(path, (case_id for table in self.splits.values() for case_id in table.case_id), what="a case", cure=cure)
+        groups = {group_id for table in self.splits.values() for group_id in table.group_id}
+        if wrong := next((group_id for group_id in groups if printable(group_id) != group_id), None):
+            raise UserError(path, expected="group ids without control characters", found=repr(wrong), cure=cure)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < _MOST
 
 
 def _table(name: str, columns: dict[str, list]) -> SplitTable:
     for column, kind in _COLUMNS.items():
         if not isinstance(columns[column], list) or any(type(value) is not kind for value in columns[column]):
             raise ValueError(f"the column {name}.{column} is not a list of {kind.__name__}")
+    if not isinstance(columns["files"], list):
+        raise ValueError(f"{name}.files is no list")
     return SplitTable(files=tuple(columns["files"]), **{column: columns[column] for column in _COLUMNS})
 
 

@@ -21,6 +21,7 @@ from flexseg.files.headers import Header, read_header
 from flexseg.files.images import stored_bytes
 from flexseg.files.label_map import LabelMap
 from flexseg.files.manifest import Manifest
+from flexseg.files.names import below
 from flexseg.inference.predictor import Predictor
 
 
@@ -64,6 +65,7 @@ def predict_files(
         header = read_header(path, max_pixels=max_pixels)
         _check_depth(path, header, manifest)
         predictor.check_size((header.height, header.width), where=path)
+        below(folder, f"{path.stem}.png")
     fresh = not folder.exists()
     make_folder(folder, flag="--output")
     written = []
@@ -74,7 +76,7 @@ def predict_files(
                 part = paths[start : start + group]
                 images = [load_image(path, manifest=manifest, max_pixels=max_pixels) for path in part]
                 for path, ids in zip(part, predictor.predict(images), strict=True):
-                    written.append(replace_file(folder / f"{path.stem}.png", encode_mask(ids, label_map)))
+                    written.append(replace_file(below(folder, f"{path.stem}.png"), encode_mask(ids, label_map)))
                     bar.update()
     finally:
         if fresh and not written:

@@ -24,6 +24,24 @@ def encoder_of(model: keras.Model) -> keras.Model | None:
     return next((layer for layer in model.layers if hasattr(layer, "source")), None)
 
 
+def _refuse_larger_file(path: str, application: keras.Model) -> None:
+    """Raises a ValueError where the arrays that an HDF5 file declares are more than the network's, before any is read."""
+    declared = 0
+
+    def look(name: str, item: object) -> None:
+        nonlocal declared
+        if isinstance(item, h5py.Dataset):
+            if item.is_virtual or item.external:
+                raise ValueError(f"{name} refers to another file")
+            declared += item.nbytes
+
+    with h5py.File(path, "r") as file:
+        file.visititems(look)
+    needed = sum(int(np.prod(weight.shape)) * 8 for weight in application.weights)  # 8 bytes: some files hold doubles
+    if declared > 2 * needed + 2**24:  # whole networks have a head as well
+        raise ValueError(f"it declares arrays of {declared / 2**30:.1f} GiB, the network has {needed / 2**30:.1f}")
+
+
 def learnt_weights(encoder: keras.Model) -> list[np.ndarray]:
     """The arrays of the encoder's weights and moving statistics in their order, from `encoder.source.weights`.
 
@@ -43,6 +61,7 @@ def learnt_weights(encoder: keras.Model) -> list[np.ndarray]:
             warnings.simplefilter("ignore")  # a line for every array that does not fit; what Keras raises in the end says how many
             application = network(source.name, size, weights="imagenet" if download else None)
             if not download:
+                _refuse_larger_file(source.weights, application)
                 application.load_weights(source.weights)
     except Exception as error:  # Keras and h5py raise many kinds
         cure = f"copy the file (…notop.h5, of MobileNetV3 …no_top_v2.h5) here by other means, and --gin_param=\"{where}='FILE'\"" if download else (

@@ -11,6 +11,7 @@ A write goes to `.step_000001200.writing` and is renamed. The folder that it rep
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -21,12 +22,14 @@ from pathlib import Path
 import numpy as np
 
 from flexseg.errors import UserError
+from flexseg.files.json_files import json_type, read_json
 
 CHECKSUMS = "SHA256SUMS"
 FOLDERS = "step_*"  # of the checkpoints in their directory
 _FACTS, _MODEL = "facts.json", "model.npz"
 _FACT_NAMES = {"epoch_metrics": "meter", "early_stopping": "best"}  # in the code: in facts.json, since 0.1
 _PART_NAMES = {"ema": "averages"}  # in the code: the archive's name, since 0.1
+_MOST_BYTES = 2**24  # of facts.json and of the list of checksums
 _READS, _READ_AGAIN_SECONDS = 3, 0.2
 
 
@@ -57,7 +60,7 @@ def array_name(index: int, path: str) -> str:
 
 def variable_path(name: str) -> str:
     """The variable's path in the name of an array."""
-    return name.split(" ", 1)[1]
+    return name.partition(" ")[2]
 
 
 def replaced_name(name: str) -> str:
@@ -229,20 +232,43 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dic
         if not wrong:
             facts = read_facts(folder)
             for path in sorted(folder.glob("*.npz")):
+                _refuse_foreign_arrays(path)
                 with np.load(path, allow_pickle=False) as archive:
                     parts[names.get(path.stem, path.stem)] = {name: archive[name] for name in archive.files}
             wrong = "" if _sums(folder) == sums else "others, which came while they were read"
-    except (FileNotFoundError, ValueError, zipfile.BadZipFile) as error:
+    except (FileNotFoundError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         wrong = str(error) if folder.is_dir() else "no such folder"
     if wrong:
         raise UserError(folder, expected="whole weights written by flexseg", found=wrong)
     return parts, facts
 
 
+def _refuse_foreign_arrays(path: Path) -> None:
+    """Raises a ValueError unless an archive is one that `np.savez` wrote: plain numbers, uncompressed. So no array is larger than its file."""
+    with zipfile.ZipFile(path) as archive:
+        names = [member.filename for member in archive.infolist()]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{path.name} holds an array twice")
+        for member in archive.infolist():
+            what = f"{member.filename.removesuffix('.npy')!r} of {path.name}"
+            if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+                raise ValueError(f"{what} is compressed or encrypted")
+            with archive.open(member) as stream:
+                version = np.lib.format.read_magic(stream)
+                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read_header(stream)
+            if dtype.kind not in "fiub":
+                raise ValueError(f"{what} holds {dtype}, not numbers")
+            if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{what} is said to have the shape {shape}, more than the file holds")
+
+
 def read_facts(folder: Path) -> dict:
     """The facts of a folder, without its arrays."""
-    names = {stored: name for name, stored in _FACT_NAMES.items()}
-    return {names.get(name, name): value for name, value in json.loads(facts_file(folder).read_text()).items()}
+    names, facts = {stored: name for name, stored in _FACT_NAMES.items()}, read_json(facts_file(folder), most_bytes=_MOST_BYTES)
+    if not isinstance(facts, dict):
+        raise ValueError(f"{_FACTS} is {json_type(facts)}")
+    return {names.get(name, name): value for name, value in facts.items()}
 
 
 def _sums(folder: Path) -> str:

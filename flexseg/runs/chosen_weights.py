@@ -55,6 +55,11 @@ def load_weights(run: RunLayout, checkpoint: str, replicas: Replicas, model: ker
     folder, parts, facts = read_weights(run, checkpoint)
     assign(replicas, model_variables(model), parts["model"], where=folder)
     if "ema" in parts:
-        for weight, (_, average) in zip(model.trainable_variables, sorted(parts["ema"].items()), strict=True):
+        averages = sorted(parts["ema"].items())
+        for weight, (name, average) in zip(model.trainable_variables, averages, strict=False):
+            if average.shape != tuple(weight.shape) or not np.isfinite(average).all():
+                raise UserError(folder, expected=f"the EMA of {weight.path}, finite numbers of shape {list(weight.shape)}", found=name)
             replicas.write(weight, average)
+        if len(averages) != len(model.trainable_variables):
+            raise UserError(folder, expected=f"the EMA of {len(model.trainable_variables)} weights", found=str(len(averages)))
     return facts

@@ -8,25 +8,33 @@ No file of the user's is ever deleted.
 """
 
 import contextlib
+import io
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from flexseg.errors import UserError, suggest
-from flexseg.files.atomic import make_folder, replace_file
+from flexseg.files.atomic import make_folder, open_to_append, replace_file
+from flexseg.files.json_files import json_type, read_json
+from flexseg.files.names import refuse_link_out_of
 from flexseg.machine import onednn_by_default
 from flexseg.runs.bucket import Bucket, is_bucket
 from flexseg.runs.bucket_sync import BucketSync
 from flexseg.runs.layout import RunLayout
+from flexseg.user_modules import is_record
 
 _MOST_BYTES = 2**20  # of an environment.json: a run writes a few thousand
 
 
 class _Log(logging.FileHandler):
     """A log that ignores a full disk: the next checkpoint reports it."""
+
+    def _open(self) -> io.TextIOWrapper:
+        return io.TextIOWrapper(open_to_append(self.baseFilename), encoding="utf-8", errors="backslashreplace")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         pass
@@ -68,6 +76,7 @@ class RunDirectory(RunLayout):
     def make(self) -> None:
         """Makes the directory and sends the log to `log.txt` too."""
         make_folder(self.path, flag="--workdir")
+        self.refuse_links()
         handler = _Log(self.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
         log = logging.getLogger("flexseg")
@@ -75,6 +84,15 @@ class RunDirectory(RunLayout):
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False  # absl would print every line a second time
+
+    def refuse_links(self) -> None:
+        """Refuses, with a UserError, links below the directory that lead out of it: what is written there would be written elsewhere.
+
+        The directory itself may be a link.
+        """
+        for folder, folders, files in os.walk(self.path):  # which follows no link
+            for name in (*folders, *files):
+                refuse_link_out_of(self.path, Path(folder, name))
 
     def remove_log(self) -> None:
         """Removes `log.txt`, for a start that was refused before it wrote anything else."""
@@ -109,13 +127,11 @@ class RunDirectory(RunLayout):
                 cure=f"name one that holds a run.{suggest(self.path.name, beside)}",
             )
         try:
-            environment = json.loads(self.environment.read_text())
-            if isinstance(environment.get("user_modules"), list):  # runs of the first months know names alone
-                environment["user_modules"] = {module: [] for module in environment["user_modules"]}
-            return environment
+            environment = read_json(self.environment, most_bytes=_MOST_BYTES)
+            return _checked_environment(environment)
         except ValueError as error:
             cure = "put it back, or train into another --workdir"
-            raise UserError(self.environment, expected="what `flexseg train` wrote", found=f"no JSON ({error})", cure=cure) from error
+            raise UserError(self.environment, expected="what `flexseg train` wrote", found=f"another file ({error})", cure=cure) from error
 
     def refuse_other_dataset(self, dataset_directory: Path) -> None:
         """Refuses another dataset than the run began with, or another build of it, with a UserError."""
@@ -132,6 +148,20 @@ class RunDirectory(RunLayout):
         """Copies the manifest and the LabelMap, so that prediction needs no dataset."""
         replace_file(self.manifest, (Path(dataset_directory) / "manifest.json").read_bytes())
         replace_file(self.label_map, json.dumps(label_map, indent=1).encode())
+
+
+def _checked_environment(environment: object) -> dict:
+    """`environment.json` with what its readers rely on; a ValueError for anything else."""
+    if not isinstance(environment, dict):
+        raise ValueError(f"it is {json_type(environment)}")
+    if isinstance(names := environment.get("user_modules"), list) and all(isinstance(name, str) for name in names):
+        environment["user_modules"] = {module: [] for module in names}  # runs of the first months know names alone
+    for name, kind in {"precision": str, "dataset": str, "dataset_directory": str, "global_batch_size": int}.items():
+        if type(environment.get(name)) is not kind:
+            raise ValueError(f"{name} is {json_type(environment.get(name))}")
+    if not is_record(environment.setdefault("user_modules", {})):
+        raise ValueError("user_modules are not names of modules with file and checksum")
+    return environment
 
 
 def recorded_onednn(workdir: str | None) -> bool | None:

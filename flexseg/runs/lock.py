@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -22,10 +23,12 @@ from pathlib import Path
 
 from flexseg.console import say
 from flexseg.errors import UserError
+from flexseg.files.json_files import read_json
 
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 120.0  # a holder that missed a dozen renewals is gone, or as good as gone
 _LOOK_SECONDS = 1.0  # between two looks while waiting
+_MOST_BYTES = 2**16  # of a lock: a holder writes a few hundred
 
 
 def _machine() -> str:
@@ -54,12 +57,14 @@ class FolderLock:
     Args:
       path: of the lock file; its folder exists.
       what: the program that locks, for messages.
+      flag: the flag that names another folder, for messages.
 
     Raises:
       UserError: on entering, when a living process holds the lock; `check` when it was taken over.
     """
 
-    def __init__(self, path: Path, *, what: str):
+    def __init__(self, path: Path, *, what: str, flag: str = "--workdir"):
+        self._flag = flag
         self._path, self._token, self._lost, self._done = Path(path), uuid.uuid4().hex, threading.Event(), threading.Event()
         self._holder = {
             "what": what, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "process_started": _started(os.getpid()),
@@ -67,7 +72,10 @@ class FolderLock:
         }  # fmt: skip
 
     def __enter__(self) -> "FolderLock":
+        self._began = time.monotonic()
+        self._refuse_other_kinds()
         while not self._create():
+            self._refuse_other_kinds()
             self._take_over()
         self._renewer = threading.Thread(target=self._renew, name="flexseg lock", daemon=True)
         self._renewer.start()
@@ -85,6 +93,16 @@ class FolderLock:
         if self._lost.is_set():
             cure = "one of the two must go; what this one did since its last checkpoint is lost"
             raise UserError(self._path, expected="the lock of this process", found="that of another, which thought this one dead", cure=cure)
+
+    def _refuse_other_kinds(self) -> None:
+        """Raises a UserError where something else than a file has the name of the lock; a link may lead nowhere, so it is never followed."""
+        try:
+            mode = os.lstat(self._path).st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(mode):
+            kind = "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise UserError(self._path, expected="the lock of a run, a file", found=kind, cure="remove it, if no trainer works in this directory")
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[Path]:
@@ -115,7 +133,7 @@ class FolderLock:
     def _read(self) -> dict | None:
         """The holder of the lock; an empty dictionary for a cut-off file, None where there is no lock."""
         try:
-            found = json.loads(self._path.read_text())
+            found = read_json(self._path, most_bytes=_MOST_BYTES)
         except FileNotFoundError:
             return None
         except ValueError:
@@ -131,13 +149,14 @@ class FolderLock:
         if not (reason := self._stale(holder, name)):
             raise UserError(
                 self._path.parent, expected="no other process that writes there", found=f"{holder.get('what', 'one')}, {name}",
-                cure="wait for it or stop it, or name another --workdir",
+                cure=f"wait for it or stop it, or name another {self._flag}",
             )  # fmt: skip
         guard = self._path.with_name(f"{self._path.name}.takeover")
         try:
             os.close(os.open(guard, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
-            if self._age(guard) > STALE_SECONDS:  # its process was killed within the next three lines
+            # Its process was killed within the next three lines, or it is dated in the future.
+            if self._age(guard) > STALE_SECONDS or time.monotonic() - self._began > STALE_SECONDS:
                 guard.unlink(missing_ok=True)
             time.sleep(0.05)
             return
@@ -150,13 +169,15 @@ class FolderLock:
 
     def _stale(self, holder: dict, name: str) -> str:
         """Why a lock is stale; empty where it is not. Waits for a renewal where only the age can tell."""
-        if holder.get("machine") == self._holder["machine"]:
-            started = _started(holder["pid"])
+        pid = holder.get("pid")
+        if holder.get("machine") == self._holder["machine"] and type(pid) is int:
+            started = _started(pid)
             if started is None:
                 return "that process is gone"
-            return "" if started == holder["process_started"] else "that process is gone, its number belongs to another"
-        first, said = self._modified(self._path), False
-        while (age := self._age(self._path)) <= STALE_SECONDS:
+            return "" if started == holder.get("process_started") else "that process is gone, its number belongs to another"
+        first, said, began = self._modified(self._path), False, time.monotonic()
+        # A lock may be dated in the future: without a renewal the wait ends by this process's own clock.
+        while (age := max(self._age(self._path), time.monotonic() - began)) <= STALE_SECONDS:
             if self._read() != holder:
                 return "it was given back"
             if self._modified(self._path) != first:

@@ -42,7 +42,7 @@ def assign(replicas: Replicas, variables: Sequence, arrays: Mapping[str, np.ndar
       The names of the variables left as they are.
 
     Raises:
-      UserError: when number, name or shape differ: another model wrote the arrays.
+      UserError: when number, name or shape differ: another model wrote the arrays; or a value is NaN or infinite.
     """
     names = [getattr(v, "path", v.name) for v in variables]
     if len(names) != len(arrays):
@@ -52,6 +52,9 @@ def assign(replicas: Replicas, variables: Sequence, arrays: Mapping[str, np.ndar
     left = []
     for variable, name, (found, array) in zip(variables, names, arrays.items(), strict=True):
         shape = tuple(variable.shape)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            wrong = f"{int((~np.isfinite(array)).sum())} values that are NaN or infinite in {found}"
+            raise UserError(where, expected="finite numbers", found=wrong, cure="take another checkpoint: these weights predict nothing")
         same_kind = _kind(variable_path(found)) == _kind(name)
         if shape == array.shape and same_kind:
             replicas.write(variable, array)

@@ -23,6 +23,7 @@ from flexseg.files.cases import discover_pairs
 from flexseg.files.headers import MAX_PIXELS
 from flexseg.files.images import read_mask
 from flexseg.files.label_map import LabelMap
+from flexseg.files.names import below
 from flexseg.inference.predict_files import load_image
 from flexseg.inference.predictor import Predictor
 from flexseg.pictures.panels import panel, save_png, sheet, tile_boxes
@@ -99,7 +100,7 @@ class EpochPictures:
                 caption += f"  Dice {_dice(case.truth, prediction, self._label_map):.3f}"
             panels[case.name] = panel(case.image, case.truth, prediction, self._label_map, caption=caption)
             if self._predictor.replicas.is_chief:
-                save_png(self._run.pictures / f"epoch_{epoch:04d}" / f"{case.name}.png", panels[case.name])
+                save_png(below(self._run.pictures, f"epoch_{epoch:04d}", f"{case.name}.png"), panels[case.name])
         return panels
 
     def sheet(self, *, epochs: int) -> Path | None:

@@ -10,7 +10,6 @@ It does not restore the optimizer: training resumes from a checkpoint in `Traine
 import contextlib
 import dataclasses
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from flexseg.runs.directory import RunDirectory, open_run_directory
 from flexseg.training.assembly import Assembly
 from flexseg.training.experiment import Experiment, read_experiment
 from flexseg.training.precision import precision_scope, resolve_precision
-from flexseg.user_modules import Record, changes, is_missing
+from flexseg.user_modules import changes, refuse_untyped, typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,9 @@ class OpenedRun:
 
 
 @contextlib.contextmanager
-def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replicas: int, logical_cpus: int) -> Iterator[OpenedRun]:
+def open_run(
+    workdir: str, *, gin_param: Sequence[str], checkpoint: str, replicas: int, logical_cpus: int, user_module: Sequence[str] = ()
+) -> Iterator[OpenedRun]:
     """Opens a run for inference, with the precision of its training.
 
     Import TensorFlow with the kernels of the run before: `load_tensorflow(onednn=recorded_onednn(workdir))`. Files written to a run in a bucket are
@@ -61,27 +62,32 @@ def open_run(workdir: str, *, gin_param: Sequence[str], checkpoint: str, replica
       gin_param: bindings that override those of the run, e.g. `eval.batch_size=8`.
       checkpoint: `best` or `last`.
       replicas, logical_cpus: see `open_replicas`.
+      user_module: modules that may be imported. Those that the run names must be among them, or in FLEXSEG_USER_MODULES.
 
     Raises:
-      UserError: there is no such run, or it has no such weights.
+      UserError: there is no such run, it has no such weights, or it needs a module that was not typed.
     """
     with open_run_directory(workdir) as run:
         if run.remote:
             unread = (run.tensorboard, run.pictures, run.checkpoints if checkpoint == "best" else run.best)
             run.remote.fetch(leave=[path.name for path in unread])
-        yield from _opened(run, gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus)
+        run.refuse_links()
+        yield from _opened(run, gin_param, checkpoint=checkpoint, replicas=replicas, logical_cpus=logical_cpus, user_module=user_module)
         if run.remote:
             run.remote.push()
 
 
-def _opened(run: RunDirectory, gin_param: Sequence[str], *, checkpoint: str, replicas: int, logical_cpus: int) -> Iterator[OpenedRun]:
+def _opened(
+    run: RunDirectory, gin_param: Sequence[str], *, checkpoint: str, replicas: int, logical_cpus: int, user_module: Sequence[str]
+) -> Iterator[OpenedRun]:
     environment = run.read_environment()
     modules = environment["user_modules"]
-    with _naming_missing_module(modules):
-        experiment, _, _ = read_experiment([str(run.config)], gin_param, user_modules=list(modules), recorded=True)
-    warnings = changes(modules)
+    given = typed(user_module)
+    refuse_untyped(modules, given, run=run.path)
+    warnings = changes(modules, given)
     for sentence in warnings:
         say("warning: %s", sentence)
+    experiment, _, _ = read_experiment([str(run.config)], gin_param, user_modules=given, recorded=True)
 
     devices = open_replicas(global_batch_size=None, replicas=replicas or 1, logical_cpus=logical_cpus)
     overridden = any(param.replace(" ", "").startswith("train.precision=") for param in gin_param)
@@ -91,27 +97,6 @@ def _opened(run: RunDirectory, gin_param: Sequence[str], *, checkpoint: str, rep
         assembly = Assembly(experiment, facts, devices, precision=policy, xla="auto" if experiment.train.xla == "on" else experiment.train.xla)
         weights = load_weights(run, checkpoint, devices, assembly.model)
         yield OpenedRun(run, experiment, facts, assembly, environment, weights, warnings)
-
-
-@contextlib.contextmanager
-def _naming_missing_module(modules: Record) -> Iterator[None]:
-    """Adds the recorded path to the error for a missing user module. The module is not imported from there: a run must not name code to execute."""
-    try:
-        yield
-    except UserError as error:
-        module = error.where.removeprefix("--user_module=")
-        if not modules.get(module) or not is_missing(error.__cause__, module):
-            raise
-        file = modules[module][-1]["file"]
-        expected, found = f"the user module of this run, {file} then", "none of that name in the current directory or in PYTHONPATH"
-        cure = f"PYTHONPATH={shlex.quote(_import_folder(module, file))} flexseg …, or type the command in that folder"
-        raise UserError(f"module {module}", expected=expected, found=found, cure=cure) from error
-
-
-def _import_folder(module: str, file: str) -> str:
-    """The folder to put on the import path so that `module` is `file`."""
-    path = Path(file)
-    return str(path.parents[module.count(".") + (path.name == "__init__.py")])
 
 
 def dataset_of(opened: OpenedRun, data_dir: str | None) -> BuiltDataset:

@@ -123,7 +123,7 @@ class Session:
             resumed = trainer.restore()
             stored = self._from_chief(run.read_environment) if resumed else {}
             earlier = stored.get("user_modules", {})
-            for sentence in changes(earlier):
+            for sentence in changes(earlier, self._user_modules):
                 say("warning: %s", sentence)
             before = stored.get("onednn", machine.onednn_by_default())
             if resumed and isinstance(before, bool) and before != machine.onednn_in_use():

@@ -1,0 +1,44 @@
+"""Folders that flexseg makes and removes: each holds a mark, and nothing without the mark is removed.
+
+writing = make_own_folder(output.with_name(f".{output.name}.writing"))
+...
+writing.rename(output)                  # the mark stays: a later --overwrite finds it
+remove_own_folder(old)
+"""
+
+import shutil
+from pathlib import Path
+
+from flexseg.errors import UserError
+
+_MARK = ".made_by_flexseg"
+
+
+def is_own_folder(path: Path) -> bool:
+    """Whether `path` is a folder, not a link to one, with the mark."""
+    return not path.is_symlink() and path.is_dir() and (path / _MARK).is_file()
+
+
+def make_own_folder(path: Path) -> Path:
+    """Makes a new folder with the mark, and its parents; one that a killed call left is removed first.
+
+    Raises:
+      UserError: something stands there that flexseg did not make.
+    """
+    remove_own_folder(path)
+    path.mkdir(parents=True)
+    (path / _MARK).touch()
+    return path
+
+
+def remove_own_folder(path: Path) -> None:
+    """Removes a folder with the mark; nothing where there is none.
+
+    Raises:
+      UserError: something stands there that flexseg did not make.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    if not is_own_folder(path):
+        raise UserError(path, expected="nothing of that name, or a folder that flexseg made", found="another", cure="move it away")
+    shutil.rmtree(path)

@@ -1,0 +1,326 @@
+"""What somebody sends is data: runs, datasets and files that were made to do harm, and what is done with them. See docs/security.md."""
+
+import json
+import os
+import shutil
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import toy_runs
+import toys
+
+from flexseg.errors import UserError, printable
+from flexseg.files.atomic import open_to_append
+from flexseg.files.label_map import LabelMap
+from flexseg.files.manifest import Manifest
+from flexseg.files.names import below, unusable
+from flexseg.runs import lock
+from flexseg.runs.directory import RunDirectory
+from flexseg.runs.lock import FolderLock
+
+BAD_NAMES = ["../up", "/tmp/absolute", "..", ".", "", "a/b", "a\\b", "line\nbreak", "\x1b[2Jcleared", "\u202etxt.exe", "a" * 201, 7, None]
+
+
+@pytest.fixture
+def dataset(toy, tmp_path):
+    """A copy of the toy dataset that may be damaged."""
+    shutil.copytree(toy.directory, tmp_path / "data" / "image_mask_folder" / "toy" / "1.0.0")
+    return tmp_path / "data"
+
+
+def edit(path, change):
+    """Rewrites a JSON file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def manifest_of(data):
+    return next(data.rglob("manifest.json"))
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+@pytest.mark.parametrize("column", ["case_id", "files"])
+def test_a_name_in_a_manifest_that_leads_out_of_a_folder_is_refused(dataset, column, name):
+    def change(content):
+        content["splits"]["valid"][column][0] = name
+
+    edit(manifest_of(dataset), change)
+    with pytest.raises(UserError, match="manifest.json: expected") as caught:
+        Manifest.load(manifest_of(dataset))
+    assert printable(str(caught.value)) == str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("name", [name for name in BAD_NAMES if isinstance(name, str)], ids=repr)
+def test_a_split_or_a_dataset_of_such_a_name_is_refused(dataset, name):
+    original = manifest_of(dataset).read_text()
+    edit(manifest_of(dataset), lambda content: content["splits"].update({name: content["splits"]["valid"]}))
+    with pytest.raises(UserError, match="manifest.json: expected"):
+        Manifest.load(manifest_of(dataset))
+    manifest_of(dataset).write_text(original)
+    edit(manifest_of(dataset), lambda content: content.update(dataset=name))
+    with pytest.raises(UserError, match="manifest.json: expected"):
+        Manifest.load(manifest_of(dataset))
+
+
+def test_two_cases_of_one_name_are_refused(dataset):
+    def change(content):
+        content["splits"]["valid"]["case_id"][0] = content["splits"]["train"]["case_id"][0]
+
+    edit(manifest_of(dataset), change)
+    with pytest.raises(UserError, match="expected every case once, found 'train00' twice"):
+        Manifest.load(manifest_of(dataset))
+
+
+def test_a_training_on_a_received_dataset_writes_no_picture_outside_of_its_run(dataset, tmp_path):
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(b"mine")
+    edit(manifest_of(dataset), lambda content: content["splits"]["valid"]["case_id"].__setitem__(0, "../../../outside"))
+    from flexseg.data.dataset import open_dataset
+
+    with pytest.raises(UserError, match="a case that can be the name of a file"):
+        open_dataset("toy", dataset)
+    assert outside.read_bytes() == b"mine"
+
+
+def test_every_writer_checks_that_it_stays_below_its_folder(tmp_path):
+    for name in BAD_NAMES:
+        assert unusable(name)
+        with pytest.raises(UserError):
+            below(tmp_path, name)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "pictures").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="a link that leads elsewhere"):
+        below(tmp_path / "run", "pictures", "a.png")
+    (tmp_path / "run" / "latest").symlink_to(tmp_path / "run")
+    assert below(tmp_path / "run", "latest", "a.png") == tmp_path / "run" / "latest" / "a.png"
+
+
+@pytest.mark.parametrize("name", ["evil\nname", "\x1b]0;title\x07", "\u202egnp"], ids=repr)
+def test_a_class_name_cannot_steer_a_terminal_or_a_log(name):
+    with pytest.raises(UserError, match="names without control characters") as caught:
+        LabelMap(values={0: 0, 255: 1}, class_names=("background", name))
+    said = str(caught.value).partition("\n  In call to configurable")[0]  # which gin appends
+    assert printable(said) == said
+
+
+# Links
+
+
+@pytest.mark.parametrize(
+    "name", ["log.txt", "train_losses.csv", "checkpoints", "best", "epoch_change_infer", "tensorboard", "evaluation", "summary.txt"]
+)
+def test_nothing_is_written_through_a_link_in_a_run_directory(toy, tmp_path, name):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "bashrc").write_text("mine\n")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / name).symlink_to(outside if "." not in name else outside / "bashrc")
+    before = files_of(outside)
+    with pytest.raises(UserError, match="a link|other files and no config.gin"):
+        toy_runs.train(toy, run)
+    assert files_of(outside) == before
+
+
+@pytest.mark.parametrize("name", ["log.txt", "best", "predictions", "evaluation"])
+def test_a_received_run_with_a_link_is_not_evaluated(toy, tmp_path_factory, tmp_path, name, trained):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    if (run / name).is_dir():
+        shutil.move(run / name, outside / "moved")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(outside / "moved")
+    with pytest.raises(UserError, match=f"{name}: expected a file or folder, or a link to one beside it, found a link that leads elsewhere"):
+        toy_runs.evaluate(run, split="valid")
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("received") / "run"
+    toy_runs.train(toy, workdir, "train.epochs=1")
+    return workdir
+
+
+def test_the_run_directory_itself_may_be_a_link(toy, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    assert "ended: epochs" in toy_runs.train(toy, tmp_path / "run", "train.epochs=1")
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "folder", "pipe", "device"])
+def test_a_file_that_is_appended_to_is_a_file(tmp_path, kind):
+    target, path = tmp_path / "target", tmp_path / "log.txt"
+    if "link" in kind:
+        if kind == "link":
+            target.write_bytes(b"mine")
+        path.symlink_to(target)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    with pytest.raises(UserError, match="log.txt: expected a file to write to, found a (link|folder|pipe)"):
+        open_to_append(path)
+    assert not target.exists() or target.read_bytes() == b"mine"
+
+
+# Locks
+
+
+@pytest.mark.parametrize("kind", ["link to a file", "dangling link", "folder", "pipe"])
+def test_a_lock_that_is_no_file_is_a_mistake_of_one_line(tmp_path, kind):
+    path = tmp_path / "run.lock"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+        if kind == "link to a file":
+            (tmp_path / "elsewhere").write_text("{}")
+    began = time.monotonic()
+    with pytest.raises(UserError, match="run.lock: expected the lock of a run, a file, found a (link|folder|pipe)"), FolderLock(path, what="a test"):
+        pass
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", "[" * 100_000, '{"pid": "1"}', '{"pid": -1, "machine": null}', "{}" + " " * 70_000, "\xff\xfe"],
+    ids=lambda text: text[:12],
+)
+def test_a_lock_of_any_content_that_is_dated_in_the_future_becomes_stale_by_ones_own_clock(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(lock, "_LOOK_SECONDS", 0.05)
+    path = tmp_path / "run.lock"
+    path.write_text(text, encoding="latin-1")
+    os.utime(path, (time.time() + 30 * 86400,) * 2)
+    began = time.monotonic()
+    with FolderLock(path, what="a test") as held:
+        held.check()
+    assert time.monotonic() - began < 5
+
+
+# Modules
+
+
+MODULE = "import pathlib\npathlib.Path('imported').touch()\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in ("received_models", "inside_models"):
+        sys.modules.pop(name, None)
+
+
+def received(trained, here, record):
+    run = here / "run"
+    shutil.copytree(trained, run)
+    edit(run / "environment.json", lambda environment: environment.update(user_modules=record))
+    return run
+
+
+def record_of(file="/somewhere/received_models.py", sha256="0" * 64):
+    return [{"file": file, "sha256": sha256}]
+
+
+@pytest.mark.parametrize("how", ["evaluate", "predict", "init_from"])
+def test_a_module_that_a_run_names_is_not_imported_unless_the_user_types_it(toy, trained, here, how):
+    (here / "received_models.py").write_text(MODULE)
+    run = received(trained, here, {"received_models": record_of()})
+    images = toy.directory.parents[3] / "source" / "valid" / "images"
+    calls = {
+        "evaluate": lambda **more: toy_runs.evaluate(run, split="valid", **more),
+        "predict": lambda **more: toy_runs.predict(run, images=[images], output=str(here / "masks"), **more),
+    }
+    if how == "init_from":
+        toy_runs.train(toy, here / "new", "train.epochs=1", init_from=str(run))
+        assert not (here / "imported").exists()
+        return
+    with pytest.raises(UserError) as caught:
+        calls[how]()
+    assert not (here / "imported").exists()
+    said = str(caught.value)
+    assert "received_models" in said and "/somewhere/received_models.py" in said and "000000" in said and "--user_module=received_models" in said
+    assert "/somewhere" not in caught.value.cure
+    calls[how](user_module=["received_models"])
+    assert (here / "imported").exists()
+
+
+def test_the_environment_variable_allows_it_too(toy, trained, here, monkeypatch):
+    (here / "received_models.py").write_text(MODULE)
+    run = received(trained, here, {"received_models": record_of()})
+    monkeypatch.setenv("FLEXSEG_USER_MODULES", "received_models, ")
+    toy_runs.evaluate(run, split="valid")
+    assert (here / "imported").exists()
+
+
+def test_nothing_is_imported_from_inside_a_run_directory(trained, here, monkeypatch):
+    run = received(trained, here, {"inside_models": record_of()})
+    (run / "inside_models.py").write_text(MODULE)
+    monkeypatch.chdir(run)
+    with pytest.raises(UserError, match="expected a module outside of the run directory"):
+        toy_runs.evaluate(run, split="valid", user_module=["inside_models"])
+    assert not (run / "imported").exists()
+
+
+@pytest.mark.parametrize("record", [
+    {"os; touch x": record_of()}, {"a b": record_of()}, {"../up": record_of()}, {"x": "y"}, {"x": [{"file": 3, "sha256": ""}]}, {"x": [[]]}, 7, "os", [7],
+], ids=str)  # fmt: skip
+def test_a_record_of_modules_that_is_none_is_refused(trained, here, record):
+    run = received(trained, here, record)
+    with pytest.raises(UserError, match="environment.json: expected what `flexseg train` wrote"):
+        toy_runs.evaluate(run, split="valid")
+
+
+def test_a_module_that_exits_is_a_mistake_of_one_line(here):
+    from flexseg.user_modules import import_user_module
+
+    (here / "received_models.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(UserError, match=r"found one that calls sys.exit\(0\)"):
+        import_user_module("received_models")
+
+
+# Files that change while they are read
+
+
+@pytest.mark.parametrize("which", ["images", "masks"])
+def test_a_file_that_changes_between_check_and_build_ends_the_build(tmp_path, monkeypatch, which):
+    from flexseg.datasets import contents
+
+    source = toys.write_folder(tmp_path / "source", {f"train/c{i}": (16, 16) for i in range(4)})
+    target = source / "train" / which / "c2.png"
+    original = contents.FileContents.example
+
+    def exchanging(self, split, number):
+        if number == 2:
+            pixels = cv2.imread(str(target), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(target), np.flipud(pixels))
+        return original(self, split, number)
+
+    monkeypatch.setattr(contents.FileContents, "example", exchanging)
+    with pytest.raises(UserError, match=r"c2.png: expected the file that was checked, found another one: it changed while it was built"):
+        toys.build(tmp_path, source=source, name="changing")
+    assert not list((tmp_path / "data").rglob("*.tfrecord*")) and not list((tmp_path / "data").rglob("manifest.json"))
+
+
+def test_control_characters_are_escaped_in_what_is_said():
+    assert str(UserError("a\x1b[31m", expected="x\ny", found="\u202ez")) == "a\\x1b[31m: expected x y, found \\u202ez."
+    assert RunDirectory("x").path.name == "x"
