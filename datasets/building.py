@@ -144,7 +144,7 @@ def build_dataset(
         raise UserError(f"--data_dir={data_dir}", expected="a folder", found="a file")
     target = data_dir / dataset / name / str(builder_class.VERSION)
     if target.exists() and not (target / "manifest.json").is_file():
-        raise UserError(target, expected="a dataset that flexseg built, or nothing", found="other files", cure="move them away")
+        raise UserError(target, expected="a dataset that flexseg built, or nothing", found="other files, and no manifest.json", cure="move them away")
     if target.exists() and not overwrite:
         _refuse_other_source(target, contents, name=name, num_shards=num_shards, storage=storage)
         return target, False
@@ -152,11 +152,13 @@ def build_dataset(
     for other in data_dir.glob(f"*/{name}/*/manifest.json"):
         if other.parents[2].name != dataset and not other.parents[2].name.startswith("."):
             raise UserError(f"--name={name}", expected="a name that no other dataset has", found=str(other.parent), cure="take another --name")
-    beside = data_dir / f".building_{dataset}_{name}"
-    if not target.exists() and is_own_folder(beside) and (beside / "old").exists():  # an earlier call was killed between its two renames
+    beside, parts = data_dir / f".building_{dataset}_{name}", (dataset, "old")
+    if (
+        not target.exists() and is_own_folder(beside, unmarked=parts) and (beside / "old").exists()
+    ):  # an earlier call was killed between its two renames
         target.parent.mkdir(parents=True, exist_ok=True)
         (beside / "old").rename(target)
-    make_own_folder(beside)
+    make_own_folder(beside, unmarked=parts)
     try:
         _write(
             builder_class, contents, dataset=dataset, name=name, beside=beside, num_shards=num_shards, beam=beam, storage=storage, progress=progress

@@ -238,7 +238,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(moved):
     report, said = toy_runs.evaluate(moved, split="valid", checkpoint="last")
     assert "step_000000009 is damaged" in said and report["provenance"]["step"] == 2
     (moved / "environment.json").write_text("{")
-    with pytest.raises(UserError, match="environment.json: expected what `flexseg train` wrote, found no JSON"):
+    with pytest.raises(UserError, match="environment.json: expected what `flexseg train` wrote, found another file"):
         toy_runs.evaluate(moved)
 
 

@@ -107,3 +107,32 @@ def test_two_pods_train_as_one_process_does(toy, tmp_path):
 def test_the_documents_name_every_manifest():
     page = (Path(__file__).parents[1] / "docs" / "training" / "hosts.md").read_text()
     assert all(path.name in page for path in itertools.chain(FOLDER.glob("*.yaml"), FOLDER.parent.glob("slurm/*"), FOLDER.parent.glob("docker/*")))
+
+
+PODS = {
+    "train.yaml": documents("train.yaml")["Job"]["spec"]["template"]["spec"],
+    "jobset.yaml": job_of_jobset()["spec"]["template"]["spec"],
+    "tensorboard.yaml": documents("tensorboard.yaml")["Deployment"]["spec"]["template"]["spec"],
+}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_no_pod_runs_as_root_with_privileges_or_a_root_file_system_to_write_to(name):
+    pod = PODS[name]
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0 and not pod["automountServiceAccountToken"]
+    for container in pod["containers"]:
+        own = container["securityContext"]
+        assert not own["allowPrivilegeEscalation"] and own["readOnlyRootFilesystem"] and own["capabilities"] == {"drop": ["ALL"]}
+        assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}, "HOME and temporary files"
+
+
+@pytest.mark.parametrize("name", ["train.yaml", "jobset.yaml"])
+def test_the_workers_port_is_open_to_their_own_pods_alone(name):
+    policy = documents(name)["NetworkPolicy"]["spec"]
+    (rule,) = policy["ingress"]
+    assert policy["policyTypes"] == ["Ingress"] and rule["from"] == [{"podSelector": policy["podSelector"]}]
+    assert rule["ports"] == [{"protocol": "TCP", "port": PODS[name]["containers"][0]["ports"][0]["containerPort"]}]
+
+
+def test_tensorboard_listens_on_the_pod_s_loopback():
+    assert "--host=127.0.0.1" in PODS["tensorboard.yaml"]["containers"][0]["command"] and "Service" not in documents("tensorboard.yaml")

@@ -234,7 +234,7 @@ def test_the_network_of_the_documents_is_listed_drawn_trained_and_evaluated(tmp_
     toy = toys.build(tmp_path, source=toys.write_folder(tmp_path / "source", cases), name="toy")
     given = ("build_model.architecture=@my_net", "my_net.base_filters=8", "my_net.num_layers=2", "train.epochs=1")
     toy_runs.train(toy, tmp_path / "run", *given, user_module=["my_models"])
-    report, _ = toy_runs.evaluate(tmp_path / "run", split="test")
+    report, _ = toy_runs.evaluate(tmp_path / "run", split="test", user_module=["my_models"])
     assert report["cases"] and report["provenance"]["warnings"] == []
 
     elsewhere = tmp_path / "elsewhere"
@@ -242,13 +242,16 @@ def test_the_network_of_the_documents_is_listed_drawn_trained_and_evaluated(tmp_
     words = ["evaluate", f"--workdir={tmp_path / 'run'}", "--split=test"]
     lost = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], cwd=elsewhere, capture_output=True, text=True)
     assert lost.returncode == 1 and len(lost.stderr.splitlines()) == 1, lost.stderr
-    assert f"the user module of this run, {tmp_path / 'my_models.py'} then" in lost.stderr and f"PYTHONPATH={tmp_path} flexseg" in lost.stderr
+    assert f"then {tmp_path / 'my_models.py'}" in lost.stderr and "add --user_module=my_models" in lost.stderr
+    words.append("--user_module=my_models")
+    lost = subprocess.run([sys.executable, "-m", "flexseg.commands.dispatcher", *words], cwd=elsewhere, capture_output=True, text=True)
+    assert lost.returncode == 1 and "found no module named 'my_models'" in lost.stderr and len(lost.stderr.splitlines()) == 1, lost.stderr
 
     (tmp_path / "my_models.py").write_text(code + "# edited\n")
-    report, said = toy_runs.evaluate(tmp_path / "run", split="test")
+    report, said = toy_runs.evaluate(tmp_path / "run", split="test", user_module=["my_models"])
     assert "warning:" in said and f"{tmp_path / 'my_models.py'}: the run was trained, in whole or in part, with another text" in said
     assert len(report["provenance"]["warnings"]) == 1
     said = toy_runs.train(toy, tmp_path / "run", *given[:-1], "train.epochs=2", user_module=["my_models"])
     assert "warning:" in said and "resumed after epoch 1" in said
-    report, said = toy_runs.evaluate(tmp_path / "run", split="test")
+    report, said = toy_runs.evaluate(tmp_path / "run", split="test", user_module=["my_models"])
     assert len(report["provenance"]["warnings"]) == 1, "its first epoch was trained with the other text"

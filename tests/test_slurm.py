@@ -95,9 +95,9 @@ def test_tensorboard_runs_as_a_job_and_says_how_to_reach_it(job, slurm, toy):
     toy_runs.train(toy, job.workdir, "train.epochs=1")
     job.run(SCRIPT.with_name("tensorboard.sbatch"), str(job.workdir))
     job.wait_for("Press CTRL+C to quit")
-    host, port = re.search(r"on your own machine:  ssh -L 6006:(\S+):(\d+) \S+@\S+", job.said()).groups()
+    (port,) = re.search(r"on your own machine:  ssh -J \S+@\S+ -L 6006:localhost:(\d+) \S+@\S+", job.said()).groups()
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(f"http://{host}:{port}/data/plugin/scalars/tags", timeout=60) as answer:
+    with direct.open(f"http://127.0.0.1:{port}/data/plugin/scalars/tags", timeout=60) as answer:
         assert "loss" in json.load(answer)["tensorboard/train"]
     slurm("scancel", job.number)
     job.wait("CANCELLED")

@@ -6,9 +6,10 @@ All files are checked before anything is written. An error names the file and th
 --gin_param="label_map.rgb_map={(0,0,0):0,(255,255,255):1}".
 """
 
+import contextlib
 import importlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -68,10 +69,8 @@ def run(
     from flexseg.console import progress
     from flexseg.datasets.building import Beam, build_dataset
     from flexseg.datasets.contents import SourceOptions
-    from flexseg.files.atomic import make_folder
     from flexseg.files.label_map import LabelMap
     from flexseg.files.split import Split
-    from flexseg.runs.lock import FolderLock
 
     bound = frozenset(key.split(".")[0] for key in bindings)
     with progress("checking", unit="case") as bar:
@@ -93,8 +92,7 @@ def run(
         contents = builder.open_source(options)
         if storage == "jpeg":
             options.warn("--storage=jpeg loses detail: what is trained and scored on is not, to the last grey level, what the files hold")
-    locked = FolderLock(make_folder(data_dir, flag="--data_dir") / f".building_{dataset}_{name}.lock", what="flexseg build", flag="--name")
-    with locked, progress("building", unit="case") as bar:
+    with _one_at_a_time(Path(data_dir), f".building_{dataset}_{name}.lock"), progress("building", unit="case") as bar:
         directory, written = build_dataset(
             builder.Builder,
             contents,
@@ -131,6 +129,23 @@ def _builder_module(dataset: str, user_modules: Sequence[str]) -> str:
     names = [*DATASETS, *own]
     cure = f"one of your own: --user_module=NAME{_SUFFIX}.{suggest(dataset, names)}"
     raise UserError("--dataset", expected="one of " + ", ".join(names), found=repr(dataset), cure=cure)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(data_dir: Path, lock: str) -> Iterator[None]:
+    """Makes the folder and locks it for builds of one name; one that is refused leaves no new folder."""
+    from flexseg.files.atomic import make_folder
+    from flexseg.runs.lock import FolderLock
+
+    fresh = not data_dir.exists()
+    try:
+        with FolderLock(make_folder(data_dir, flag="--data_dir") / lock, what="flexseg build", flag="--name"):
+            yield
+    except BaseException:
+        if fresh:
+            with contextlib.suppress(OSError):
+                data_dir.rmdir()
+        raise
 
 
 def _configured(module: str, gin_file: Sequence[str], gin_param: Sequence[str], user_module: Sequence[str]) -> frozenset[str]:

@@ -27,6 +27,9 @@ from flexseg.files.own_folder import is_own_folder, make_own_folder, remove_own_
 COLUMNS = ("image", "group", "source", "variant")
 
 
+_PARTS = ("groups.csv", "train", "valid", "test")
+
+
 def derive_folder(
     assigned: Mapping[str, Sequence[Case]],
     output: str | Path,
@@ -60,7 +63,7 @@ def derive_folder(
     for split, cases in assigned.items():
         _refuse_one_name_twice(cases, variants if split == "train" else [])
     make_folder(output.parent, flag="--output")
-    make_own_folder(writing)
+    make_own_folder(writing, unmarked=_PARTS)
     rows: dict[str, list[tuple]] = {}
     done, every = 0, sum(map(len, assigned.values()))
     try:
@@ -82,7 +85,7 @@ def derive_folder(
             table.writerow(COLUMNS)
             table.writerows((f"{split}/images/{name}", *rest) for split, part in rows.items() for name, *rest in part)
         old = output.with_name(f".{output.name}.old")
-        remove_own_folder(old)
+        remove_own_folder(old, unmarked=_PARTS)
         if output.exists():
             output.rename(old)
         writing.rename(output)
@@ -109,9 +112,7 @@ def _refuse_output(output: Path, source: Path, overwrite: bool) -> None:
 
 def _is_derived(folder: Path) -> bool:
     """Whether an earlier call wrote the folder: it has the mark, or the table of those before 0.2.0 and nothing else."""
-    if is_own_folder(folder):
-        return True
-    if folder.is_symlink() or not {entry.name for entry in folder.iterdir()} <= {"groups.csv", "train", "valid", "test"}:
+    if not is_own_folder(folder, unmarked=_PARTS):
         return False
     try:
         with open(folder / "groups.csv", newline="", encoding="utf-8") as stream:

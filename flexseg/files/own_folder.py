@@ -7,6 +7,7 @@ remove_own_folder(old)
 """
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from flexseg.errors import UserError
@@ -14,31 +15,33 @@ from flexseg.errors import UserError
 _MARK = ".made_by_flexseg"
 
 
-def is_own_folder(path: Path) -> bool:
-    """Whether `path` is a folder, not a link to one, with the mark."""
-    return not path.is_symlink() and path.is_dir() and (path / _MARK).is_file()
+def is_own_folder(path: Path, *, unmarked: Collection[str] = ()) -> bool:
+    """Whether `path` is a folder, not a link to one, with the mark; or, as before 0.2.0, one that holds `unmarked` names and no others."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return (path / _MARK).is_file() or {entry.name for entry in path.iterdir()} <= set(unmarked)
 
 
-def make_own_folder(path: Path) -> Path:
+def make_own_folder(path: Path, *, unmarked: Collection[str] = ()) -> Path:
     """Makes a new folder with the mark, and its parents; one that a killed call left is removed first.
 
     Raises:
       UserError: something stands there that flexseg did not make.
     """
-    remove_own_folder(path)
+    remove_own_folder(path, unmarked=unmarked)
     path.mkdir(parents=True)
     (path / _MARK).touch()
     return path
 
 
-def remove_own_folder(path: Path) -> None:
-    """Removes a folder with the mark; nothing where there is none.
+def remove_own_folder(path: Path, *, unmarked: Collection[str] = ()) -> None:
+    """Removes a folder with the mark (see `is_own_folder`); nothing where there is none.
 
     Raises:
       UserError: something stands there that flexseg did not make.
     """
     if not path.exists() and not path.is_symlink():
         return
-    if not is_own_folder(path):
+    if not is_own_folder(path, unmarked=unmarked):
         raise UserError(path, expected="nothing of that name, or a folder that flexseg made", found="another", cure="move it away")
     shutil.rmtree(path)
