@@ -67,7 +67,7 @@ def unpacked(path: Path, *, flag: str) -> Unpacked:
     where, held = f"{flag}={path}", Unpacked()
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+            members = [member for member in archive.infolist() if not member.filename.endswith("/")]
             _refuse_strange(members, where, free=shutil.disk_usage(held.folder).free)
             for member in members:
                 target = held.folder / member.filename
@@ -90,7 +90,7 @@ def _refuse_strange(members: list[zipfile.ZipInfo], where: str, *, free: int) ->
     seen: set[PurePosixPath] = set()
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in member.filename:
+        if not member.filename or name.is_absolute() or ".." in name.parts or ":" in member.filename:
             raise UserError(where, expected="names below one folder", found=repr(member.filename), cure="such an archive is not to be trusted")
         if printable(member.filename) != member.filename:
             raise UserError(where, expected="names without control characters", found=repr(member.filename), cure="pack the files under other names")

@@ -9,12 +9,14 @@ A folder holds one NumPy archive for each part (`model.npz`, `optimizer.npz`, `l
 A write goes to `.step_000001200.writing` and is renamed. The folder that it replaces waits as `.step_000001200.old`.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
 import shutil
 import time
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -236,8 +238,12 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dic
                 with np.load(path, allow_pickle=False) as archive:
                     parts[names.get(path.stem, path.stem)] = {name: archive[name] for name in archive.files}
             wrong = "" if _sums(folder) == sums else "others, which came while they were read"
-    except (FileNotFoundError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (FileNotFoundError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile) as error:
         wrong = str(error) if folder.is_dir() else "no such folder"
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a damaged archive has positions before its begin; anything else is the disk's
+            raise
+        wrong = "positions outside of an archive"
     if wrong:
         raise UserError(folder, expected="whole weights written by flexseg", found=wrong)
     return parts, facts
@@ -253,10 +259,13 @@ def _refuse_foreign_arrays(path: Path) -> None:
             what = f"{member.filename.removesuffix('.npy')!r} of {path.name}"
             if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
                 raise ValueError(f"{what} is compressed or encrypted")
-            with archive.open(member) as stream:
-                version = np.lib.format.read_magic(stream)
-                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read_header(stream)
+            try:
+                with archive.open(member) as stream:
+                    version = np.lib.format.read_magic(stream)
+                    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = read_header(stream)
+            except (tokenize.TokenError, SyntaxError, TypeError, EOFError, RuntimeError) as error:  # NumPy reads a header as a Python literal
+                raise ValueError(f"{what} has no header") from error
             if dtype.kind not in "fiub":
                 raise ValueError(f"{what} holds {dtype}, not numbers")
             if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > member.file_size:
