@@ -218,7 +218,7 @@ def test_a_parallel_deterministic_map_gives_each_position_what_it_gets_alone():
     images = np.stack([picture(seed=n) for n in range(8)])
     masks = np.stack([picture(channels=1, seed=n) % 3 for n in range(8)])
     augment = only(*OPERATIONS)
-    order = np.array([5, 2, 7, 0, 3, 6, 1, 4], np.int64)
+    order = np.array([5, 2, 7, 0], np.int64)
 
     def data(places, **options):
         found = tf.data.Dataset.from_tensor_slices((images[places], masks[places], places))

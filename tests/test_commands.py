@@ -18,6 +18,8 @@ from flexseg.distribution.step import EvaluationStep
 from flexseg.errors import UserError
 from flexseg.training.opened_run import open_run
 
+pytestmark = pytest.mark.xdist_group("commands")  # the run is trained once
+
 RANDOM = ("build_model.num_classes=1", "objective.loss='bce_dice_loss'", "optimizer.learning_rate=1e-9")
 
 

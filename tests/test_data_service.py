@@ -16,6 +16,8 @@ from flexseg.data.stream import Stream
 from flexseg.errors import UserError
 from flexseg.launch.local import free_addresses
 
+pytestmark = pytest.mark.xdist_group("data_service")  # the hosts are started once
+
 PARAMS = ("augment.enabled=True", "input.fit='random_crop'", "input.eval_fit='resize'", "train.steps_per_epoch=3", "train.deterministic=True")
 
 

@@ -17,6 +17,8 @@ from flexseg.runs.checkpoint_format import read_checkpoint
 from flexseg.runs.interruption import Interrupted, Interruption, StopRequested
 from flexseg.training.reporter import Reporter
 
+pytestmark = pytest.mark.xdist_group("interruption")  # the undisturbed run is trained once
+
 PARAMS = ("flex_unet.dropout_rate=0.1", "train.deterministic=True", "train.steps_per_epoch=3", "train.epochs=3", "train.checkpoint_minutes=0")
 
 

@@ -21,6 +21,8 @@ from flexseg.runs import lock
 from flexseg.runs.directory import RunDirectory
 from flexseg.runs.lock import FolderLock
 
+pytestmark = pytest.mark.xdist_group("received")  # the run is trained once
+
 BAD_NAMES = ["../up", "/tmp/absolute", "..", ".", "", "a/b", "a\\b", "line\nbreak", "\x1b[2Jcleared", "\u202etxt.exe", "a" * 201, 7, None]
 
 

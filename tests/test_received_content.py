@@ -25,6 +25,8 @@ from flexseg.files.own_folder import is_own_folder, make_own_folder, remove_own_
 from flexseg.runs.checkpoint_format import part_file, read_checkpoint, write_checkpoint
 from flexseg.runs.directory import RunDirectory
 
+pytestmark = pytest.mark.xdist_group("received_content")  # the run is trained once
+
 # Arrays
 
 

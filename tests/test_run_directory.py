@@ -15,6 +15,8 @@ from flexseg.config.configure import configure
 from flexseg.errors import UserError
 from flexseg.files.csv_log import read_rows
 
+pytestmark = pytest.mark.xdist_group("run_directory")  # the run is trained once
+
 PARAMS = (
     "train.epochs=3",
     "train.metrics=('dice_coef','sensitivity')",

@@ -20,6 +20,8 @@ from PIL import Image, ImageChops
 
 import flexseg
 
+pytestmark = pytest.mark.xdist_group("tensorboard")  # the run is trained once
+
 EPOCHS = 12  # more than the 10 images that TensorBoard keeps unless it is told otherwise
 CASES = ("slide_01_000", "slide_01_001")
 TAG = f"epoch_change_infer/{CASES[0]}"
