@@ -9,6 +9,7 @@ content is an error that lists the differences, unless `overwrite` is set.
 import contextlib
 import dataclasses
 import io
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -217,6 +218,11 @@ def _write(
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints the temporary folder
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=num_shards, **settings))
+    except Exception as error:
+        mistake = _mistake_in(error) if beam else None
+        if mistake is None:
+            raise
+        raise mistake from error
     finally:
         logging.set_verbosity(verbosity)
     directory = Path(builder.data_dir)
@@ -241,6 +247,12 @@ def _write(
         splits={name: _table(directory, builder.info.splits[name].filenames, rows) for name, rows in facts.rows.items()},
     )
     manifest.save(directory / "manifest.json")
+
+
+def _mistake_in(error: Exception) -> UserError | None:
+    """The UserError of a Beam worker, which Beam hands on as the text of another exception."""
+    said = re.search(r"UserError: (.*?): expected (.*?), found (.*?)\.(?: To fix it: (.*?))?(?: \[while running|\n|$)", str(error))
+    return None if said is None else UserError(said[1], expected=said[2], found=said[3], cure=said[4] or "")
 
 
 def _table(directory: Path, files: Iterable[str], rows: list[dict]) -> SplitTable:

@@ -1,5 +1,6 @@
 """Examples made by Apache Beam are those made in process: the same records, byte for byte, and the same manifest."""
 
+import importlib
 import json
 
 import pytest
@@ -19,7 +20,8 @@ def records(dataset):
     }
 
 
-@pytest.mark.parametrize("dataset", ["image_mask_folder", pytest.param("synthetic_nuclei", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["image_mask_folder", "synthetic_nuclei"])
 def test_the_same_records_and_the_same_manifest(tmp_path, dataset):
     if dataset == "image_mask_folder":
         names = [f"{split}/{split}{number:02d}" for split, count in (("train", 23), ("valid", 5), ("test", 4)) for number in range(count)]
@@ -46,3 +48,22 @@ def test_the_same_records_and_the_same_manifest(tmp_path, dataset):
 def test_an_option_without_a_runner_is_refused(tmp_path):
     with pytest.raises(UserError, match="--beam_runner beside it"):
         build.run(dataset="synthetic_nuclei", data_dir=str(tmp_path), beam_option=["--direct_num_workers=2"])
+
+
+@pytest.mark.slow
+def test_a_file_that_changes_before_a_worker_reads_it_ends_the_build_in_one_line(tmp_path, monkeypatch):
+    module = importlib.import_module("flexseg.datasets.image_mask_folder.image_mask_folder_dataset_builder")
+    source = toys.write_folder(tmp_path / "source", {f"train/c{i}": (16, 16) for i in range(4)})
+    take = module.take_inventory
+
+    def exchanging(*arguments, **keywords):
+        inventory = take(*arguments, **keywords)
+        toys.repaint(source / "train/masks/c2.png", 128)
+        return inventory
+
+    monkeypatch.setattr(module, "take_inventory", exchanging)
+    with pytest.raises(
+        UserError, match=r"c2.png: expected the file that was checked, found another one: it changed while it was built. To fix it: build again"
+    ):
+        build.run(name="one", source=str(source), data_dir=str(tmp_path / "data"), beam_runner="DirectRunner")
+    assert not list((tmp_path / "data").rglob("manifest.json"))

@@ -13,7 +13,8 @@ from flexseg.runs.watchdog import Watchdog
 PARAMS = ("train.epochs=4", "train.checkpoint_steps=3", "train.deterministic=True", "epoch_change_infer.num_infer_images=1")
 
 
-@pytest.mark.parametrize("url", ["s3", pytest.param("gs", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["s3", "gs"], indirect=True)
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(toy, url, tmp_path):
     toy_runs.train(toy, tmp_path / "disk", *PARAMS)
     assert f"run directory: {url}" in toy_runs.train(toy, url, *PARAMS, "train.epochs=2")

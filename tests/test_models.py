@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from model_zoo import DEEP, ENCODED, GROUPS, SETTINGS, builder, counted, fresh_global_state, moving, redundant_biases, small, unmixed  # noqa: F401 (a fixture)
 from test_step import MOMENTUM, rig
+from toys import slow_unless
 
 from flexseg import models
 from flexseg.distribution.strategies import open_replicas
@@ -23,6 +24,9 @@ from flexseg.training.optimizers import OptimizerSettings
 from flexseg.training.precision import precision_scope
 
 MODELS = tuple(SETTINGS)
+# Of all kinds of layers. What takes seconds for each network is a slow test for the others.
+QUICK = ("flex_unet", "unet3_plus", "transunet", "swin_unet", "fpn")
+QUICK_FIRST = [slow_unless(name in QUICK, name) for name in MODELS]
 
 
 def pixels(batch=2, size=(32, 64), channels=3, seed=0):
@@ -73,7 +77,9 @@ def test_unet3_plus_has_the_paper_s_26_97_million():
 # The contract
 
 
-@pytest.mark.parametrize(("num_classes", "channels"), [(1, 3), (6, 1)])  # two classes of colour images are what all other tests have
+@pytest.mark.parametrize(
+    ("num_classes", "channels"), [(1, 3), slow_unless(False, 6, 1)]
+)  # two classes of colour images are what all other tests have
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_of_the_image_s_size(name, num_classes, channels):
     model = build_model(
@@ -96,7 +102,7 @@ def test_without_deep_supervision_the_main_logits_are_the_same(name):
     np.testing.assert_array_equal(alone(pixels()), deep(pixels())[0])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_a_size_that_it_cannot_take_is_refused_with_sizes_that_it_can(name):
     with pytest.raises(UserError) as refusal:
         small(name, image_size=(33, 70))
@@ -154,7 +160,11 @@ CASES += [("deeplabv3_plus", {"encoder": "MobileNetV3Small", "encoder_maps": "st
 CASES += [("unet3_plus", {"classification_guided": True}), ("attention_unet", {"gate_channels": "one"}), ("transunet", {"key_dim": "embedding"})]
 
 
-@pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{name}{settings or ''}" for name, settings in CASES])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [slow_unless(not settings or name in QUICK, name, settings) for name, settings in CASES],
+    ids=[f"{n}{s or ''}" for n, s in CASES],
+)
 def test_the_gradient_reaches_every_weight(name, settings):
     model = small(name, activation="mish", **settings)
     state = [tf.convert_to_tensor(v.value) for v in model.non_trainable_variables]
@@ -172,7 +182,7 @@ def indifferent(path: str, gradient, largest: float) -> bool:
     return path.endswith("key/bias") or (shift and np.linalg.norm(gradient) < 1e-12 * largest)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_the_gradient_of_a_batch_is_the_sum_of_those_of_its_halves(name):
     """So two replicas, whose gradients the step adds up (test_replicas.py), and micro-batches (test_step_options.py) have that of one device."""
     masks = tf.cast(pixels(8, seed=1)[..., 0] > 64, tf.int32)
@@ -232,7 +242,7 @@ def test_the_reduced_gradient_of_every_weight_is_that_of_one_device(name):
 # Precision and XLA
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_gradients_in_16_bits_are_those_of_float32(name):
     """Without normalization: statistics of the four values that a deep map has here turn rounding into any direction."""
     settings = unmixed(name)
@@ -288,7 +298,7 @@ def test_upsampling_is_that_of_tensorflow(factor):
 # Disks
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_a_checkpoint_gives_the_same_logits(name, tmp_path):
     replicas, model = open_replicas(global_batch_size=None, replicas=1, logical_cpus=0), small(name)
     write_checkpoint(tmp_path / "weights", {"model": named_arrays(replicas, model_variables(model))}, {"step": 1})

@@ -17,6 +17,7 @@ import toy_runs
 import toys
 from model_zoo import SETTINGS, small
 from PIL import Image
+from toys import slow_unless
 
 from flexseg.commands import models as command
 from flexseg.errors import UserError
@@ -171,7 +172,7 @@ def test_mistakes(flags, expected):
 # The drawing
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [slow_unless(name in QUICK, name) for name in SETTINGS])
 def test_every_network_is_drawn_with_its_parts(name, tmp_path):
     model = small(name)
     plot_network(model, tmp_path / "net.png")

@@ -266,3 +266,90 @@ def test_a_folder_of_the_user_s_is_not_replaced_by_a_build(tmp_path):
     with pytest.raises(UserError, match="a folder that flexseg made"):
         toys.build(tmp_path, source=source, name="other")
     assert (mine / "notes.txt").read_text() == (beside / "notes.txt").read_text() == "mine"
+
+
+def test_derive_copies_nothing_that_a_link_brings_from_elsewhere_and_nothing_that_is_no_picture(tmp_path):
+    import flexseg
+
+    source = toys.write_folder(tmp_path / "source", {f"train/c{i}": (16, 16) for i in range(2)})
+    secret = tmp_path / "secret.png"
+    shutil.copy(source / "train/images/c0.png", secret)
+    (source / "train/images/c0.png").unlink()
+    (source / "train/images/c0.png").symlink_to(secret)
+    with pytest.raises(UserError, match="c0.png: expected a file in the source, found a link that leads elsewhere"):
+        flexseg.derive(source=str(source), output=str(tmp_path / "derived"))
+    (source / "train/images/c0.png").unlink()
+    (source / "train/images/c0.png").write_text("root:x:0:0\n")
+    with pytest.raises(UserError, match="c0.png"):
+        flexseg.derive(source=str(source), output=str(tmp_path / "derived"))
+    assert not (tmp_path / "derived").exists()
+
+
+def test_check_writes_into_no_folder_of_the_user_s(tmp_path):
+    import flexseg
+
+    source = toys.write_folder(tmp_path / "source", {f"train/c{i}": (16, 16) for i in range(3)})
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "check.html").write_text("mine")
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="expected a new folder, or one that flexseg wrote, found one with other files"):
+        flexseg.check(source=str(source), output=str(mine))
+    assert (mine / "check.html").read_text() == "mine"
+    for _ in range(2):
+        flexseg.check(source=str(source), output=str(tmp_path / "own"))
+
+
+def test_two_builds_of_one_name_do_not_run_at_once(tmp_path):
+    import flexseg
+    from flexseg.runs.lock import FolderLock
+
+    source = toys.write_folder(tmp_path / "source", {f"train/c{i}": (16, 16) for i in range(3)})
+    (tmp_path / "data").mkdir()
+    beside = tmp_path / "data" / ".building_image_mask_folder_one"
+    make_own_folder(beside)
+    with FolderLock(tmp_path / "data" / ".building_image_mask_folder_one.lock", what="flexseg build"):
+        with pytest.raises(UserError, match="no other process that writes there, found flexseg build.*or name another --name"):
+            flexseg.build(name="one", source=str(source), data_dir=str(tmp_path / "data"))
+        assert is_own_folder(beside)
+    flexseg.build(name="one", source=str(source), data_dir=str(tmp_path / "data"))
+    assert not beside.exists() and {path.name for path in (tmp_path / "data").iterdir()} == {"image_mask_folder"}
+
+
+def test_a_report_of_a_run_that_cannot_be_written_to_goes_elsewhere(toy, tmp_path, trained):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    report, said = toy_runs.evaluate(run, split="valid", output=str(tmp_path / "report"))
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["cases"] == report["cases"] and f"written: {tmp_path / 'report'}" in said
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize("text", ["epoch,loss\nx,1\n", "epoch,loss\n1,$(id)\n", "epoch,loss\n1,\x1b[2J\n", "\udcff", 'epoch,loss\n"1,2\n'], ids=repr)
+def test_a_table_of_something_else_is_one_line(tmp_path, text):
+    from flexseg.files.csv_log import CsvLog
+
+    path = tmp_path / "train_losses.csv"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    try:
+        CsvLog(path, ("epoch", "loss"))
+    except UserError as error:
+        assert "train_losses.csv: expected" in str(error) and printable(str(error)) == str(error)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_edit_of_a_finished_run_ends_with_another_exception(trained, tmp_path, seed):
+    run = RunDirectory(tmp_path)
+    run.finished.write_text(edited((trained / "finished.json").read_text(), random.Random(seed)))
+    try:
+        assert run.read_finished()["epochs"] >= 0
+    except UserError as error:
+        assert printable(str(error)) == str(error)
+
+
+def test_a_dollar_sign_in_a_name_is_no_mathematics(tmp_path):
+    from flexseg.pictures.curves import plot_curves
+
+    (tmp_path / "a.csv").write_text("epoch,$\\frac{1}{$,val_$\\frac{1}{$\n1,0.5,0.4\n2,0.4,0.3\n")
+    (picture,) = plot_curves(tmp_path / "a.csv", tmp_path / "a.png")
+    assert picture.stat().st_size > 1000

@@ -9,6 +9,7 @@ import functools
 import numpy as np
 import pytest
 from test_step import ADAM, MOMENTUM, SGD, rig
+from toys import slow_unless
 
 from flexseg.distribution.loss_scale import INITIAL
 from flexseg.training.optimizers import OptimizerSettings
@@ -25,13 +26,8 @@ UNET = {"images": IMAGES, "masks": MASKS, "base_filters": 4, "num_layers": 2}
 KEEP_GRADIENT = OptimizerSettings(name="SGD", learning_rate=1.0, momentum=MOMENTUM)  # after one step at rate 1 the momentum is minus the gradient
 
 
-def slow_unless(fast, *values):
-    return pytest.param(*values, marks=() if fast else pytest.mark.slow)
-
-
 VARIANTS = [
-    slow_unless(n == "group" and xla or n == "sync_batch", n, xla)
-    for n, xla in (("none", False), ("none", True), ("group", False), ("group", True), ("sync_batch", False))
+    slow_unless(n == "sync_batch", n, xla) for n, xla in (("none", False), ("none", True), ("group", False), ("group", True), ("sync_batch", False))
 ]
 
 
@@ -120,7 +116,7 @@ def test_a_loss_of_the_whole_global_batch_has_the_gradients_of_one_device(normal
         assert_alike(reduced_gradients(count, "float64", **whole), expected, 1e-10)
 
 
-@pytest.mark.parametrize("normalization", ["none", "batch", "sync_batch", "group"])
+@pytest.mark.parametrize("normalization", [slow_unless(name in ("batch", "sync_batch"), name) for name in ("none", "batch", "sync_batch", "group")])
 @pytest.mark.parametrize("policy", ["float32", slow_unless(False, "mixed_bfloat16"), slow_unless(False, "mixed_float16")])
 def test_after_any_step_every_replica_holds_the_same(policy, normalization):
     with precision_scope(policy):

@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 import toy_runs
+from toys import slow_unless
 
 from flexseg.files.csv_log import read_rows
 from flexseg.runs.checkpoint_format import read_checkpoint
@@ -19,10 +20,6 @@ EXACT = (
 )  # fmt: skip
 RATE = 0.1
 VARIANTS = (("none", "on", 2), ("group", "off", 2), ("group", "on", 4))  # neither, on two: every test below
-
-
-def slow_unless(fast, *values):
-    return pytest.param(*values, marks=() if fast else pytest.mark.slow)
 
 
 def parts(workdir, step: int | None = None) -> dict[str, dict[str, np.ndarray]]:

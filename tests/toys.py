@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 FOUR = {"train/a": (16, 16), "train/b": (12, 20), "valid/c": (16, 16), "test/d": (9, 30)}  # sound cases in three splits
 
 
+def slow_unless(fast: bool, *values):
+    """A parameter of a test that is slow, unless it is among the fast ones."""
+    return pytest.param(*values, marks=() if fast else pytest.mark.slow)
+
+
 def picture(name: str, size: tuple[int, int], channels: int = 3) -> np.ndarray:
     """Noise, uint8 [h, w, 3] or [h, w]: no two pixels of a picture, and no two pictures, are likely to be alike."""
     return _random(name).integers(0, 256, (*size, 3) if channels == 3 else size, np.uint8)

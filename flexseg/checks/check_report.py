@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,13 +21,16 @@ from PIL import Image
 
 from flexseg.checks.findings import Finding, classes_of
 from flexseg.checks.survey import Surveyed
-from flexseg.files.atomic import make_folder, replace_file
+from flexseg.files.atomic import replace_file
 from flexseg.files.images import read_mask, read_pixels
 from flexseg.files.label_map import LabelMap
+from flexseg.files.own_folder import make_own_folder_at
 from flexseg.pictures.panels import panel, save_png
 
 _COLUMNS = ("height", "width", "mode", "bits", "image_sha256", "mask_sha256", "problem")
 _SAMPLES = 6  # cases a sheet
+_SPLITS = ("all", "train", "valid", "test")
+_FILES = ("check.json", "check.html", "splits.png", "classes.png", "sizes.png", *(f"samples_{split}.png" for split in _SPLITS))
 _STYLE = """
 body { font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em }
 table { border-collapse: collapse }
@@ -65,7 +69,7 @@ def write_report(
     max_pixels: int,
 ) -> Path:
     """Writes check.json, check.html and PNG files, and returns the path of the page."""
-    folder = make_folder(folder, flag="--output")
+    folder = make_own_folder_at(Path(folder), flag="--output", unmarked=_FILES)
     sound = [entry for entry in entries if not entry.problem]
     content = {
         "source": source,
@@ -78,15 +82,16 @@ def write_report(
         ],
     }
     replace_file(folder / "check.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
-    pictures = [("Images a split", _bars(folder / "splits.png", {split: row["cases"] for split, row in table.items()}, "images"))]
-    if label_map:
-        pictures.append(("Share of each class", _shares(folder / "classes.png", table, label_map)))
-    if sound:
-        pictures.append(("Height and width", _sizes(folder / "sizes.png", sound)))
-    for split in table:
-        chosen = _spread([entry for entry in sound if (entry.case.split or "all") == split])
-        if chosen and label_map:
-            pictures.append((f"Samples: {split}", _samples(folder / f"samples_{split}.png", chosen, label_map, max_pixels)))
+    with matplotlib.rc_context({"text.parse_math": False}):  # names may hold a dollar sign
+        pictures = [("Images a split", _bars(folder / "splits.png", {split: row["cases"] for split, row in table.items()}, "images"))]
+        if label_map:
+            pictures.append(("Share of each class", _shares(folder / "classes.png", table, label_map)))
+        if sound:
+            pictures.append(("Height and width", _sizes(folder / "sizes.png", sound)))
+        for split in table:
+            chosen = _spread([entry for entry in sound if (entry.case.split or "all") == split])
+            if chosen and label_map:
+                pictures.append((f"Samples: {split}", _samples(folder / f"samples_{split}.png", chosen, label_map, max_pixels)))
     replace_file(folder / "check.html", _page(source, findings, table, pictures).encode())
     return folder / "check.html"
 

@@ -53,7 +53,7 @@ def run(
       beam_option: A pipeline option, e.g. --direct_num_workers=2. Repeatable.
       overwrite: Replace a dataset of this name with other content.
     """
-    from flexseg.errors import UserError
+    from flexseg.errors import UserError, printable
     from flexseg.files.names import check_name
     from flexseg.user_modules import typed
 
@@ -84,7 +84,7 @@ def run(
             label_map=LabelMap() if {"label_map.rgb_map", "label_map.values"} & bindings else None,
             bound=bound,
             split=Split() if "split" in bound else None,
-            warn=lambda sentence: print(f"warning: {sentence}", flush=True),
+            warn=lambda sentence: print(printable(f"warning: {sentence}"), flush=True),
             progress=bar.at,
             data_dir=Path(data_dir),
         )

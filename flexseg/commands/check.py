@@ -168,9 +168,11 @@ def _print_table(table: dict, class_names: Sequence[str]) -> None:
 
 
 def _print_findings(findings: "Sequence[Finding]") -> None:
+    from flexseg.errors import printable
+
     print()
     for finding in findings:
-        print(f"{finding.severity}: {finding.text}")
+        print(printable(f"{finding.severity}: {finding.text}"))
     from flexseg.checks.findings import SEVERITIES, count_of
 
     counts = [count_of(sum(finding.severity == severity for finding in findings), severity) for severity in SEVERITIES]

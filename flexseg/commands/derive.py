@@ -39,7 +39,7 @@ def run(
     from flexseg.console import progress
     from flexseg.derivation.derive import derive_folder
     from flexseg.derivation.variants import Derive
-    from flexseg.errors import UserError
+    from flexseg.errors import UserError, printable
     from flexseg.files.cases import discover, named
     from flexseg.files.split import Split
     from flexseg.files.volumes import pictures_of
@@ -56,7 +56,7 @@ def run(
         pictures, given = pictures_of(Path(source), given, keep=kept, warn=print, progress=bar.at, max_pixels=max_image_pixels)
     found = discover(pictures, **given)
     for sentence in found.warnings:
-        print(f"warning: {sentence}", flush=True)
+        print(printable(f"warning: {sentence}"), flush=True)
     assigned = Split().assign(found.cases)
     with progress("deriving", unit="case") as bar:
         written = derive_folder(assigned, output, Derive(), source=source, overwrite=overwrite, max_pixels=max_image_pixels, progress=bar.at)

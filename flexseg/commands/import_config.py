@@ -28,7 +28,7 @@ def run(
       output: Path of the gin files, without .gin; default the name of the file, in the current directory.
       overwrite: Replace existing gin files.
     """
-    from flexseg.errors import UserError
+    from flexseg.errors import UserError, printable
     from flexseg.files.atomic import replace_file
     from flexseg.migration.reference_config import gin_text, import_config
 
@@ -40,7 +40,7 @@ def run(
             raise UserError(path, expected="no such file yet", found="one", cure="add --overwrite, or name another --output")
     width = max(len(f"{row.key} = {row.value}") for row in imported.rows)
     for row in imported.rows:
-        print(f"{row.key + ' = ' + row.value:<{min(width, 50)}}  {row.became}")
+        print(printable(f"{row.key + ' = ' + row.value:<{min(width, 50)}}  {row.became}"))
     for command, path in paths.items():
         comment = f"For flexseg {command}, from {Path(config).name} of the reference system by flexseg import_config."
         replace_file(path, gin_text(imported.bindings[command], comment=comment).encode())

@@ -5,7 +5,6 @@
 The same command resumes from the last checkpoint. --dry_run prints the experiment and calls the step twice.
 """
 
-import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -161,7 +160,8 @@ def _refuse_other_config(directory: "RunDirectory", configuration: "Configuratio
         monitored in metric_names() and metric_named(monitored, num_classes=2, background=0).batch_dependent
     )
     # The last epoch is always validated; a longer run may not have validated it.
-    odd = directory.finished.is_file() and json.loads(directory.finished.read_text())["epochs"] % experiment.train.validate_every
+    finished = directory.read_finished()
+    odd = finished is not None and finished["epochs"] % experiment.train.validate_every
     ignore = set(MAY_DIFFER) - ({"eval"} if by_batch else set())
     if not experiment.schedule.depends_on_epochs and not odd:
         ignore.add("train.epochs")

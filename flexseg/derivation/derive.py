@@ -62,6 +62,7 @@ def derive_folder(
     variants, writing = derive.variants(), output.with_name(f".{output.name}.writing")
     for split, cases in assigned.items():
         _refuse_one_name_twice(cases, variants if split == "train" else [])
+        _refuse_links_out_of(Path(source).absolute(), cases)
     make_folder(output.parent, flag="--output")
     make_own_folder(writing, unmarked=_PARTS)
     rows: dict[str, list[tuple]] = {}
@@ -108,6 +109,15 @@ def _refuse_output(output: Path, source: Path, overwrite: bool) -> None:
     if not (overwrite and ours):
         cure = "add --overwrite, or name another --output" if ours else "name another --output"
         raise UserError(flag, expected="no such folder yet", found="one" if ours else "one that flexseg derive did not write", cure=cure)
+
+
+def _refuse_links_out_of(source: Path, cases: Sequence[Case]) -> None:
+    """Refuses files that lie in the source by their paths and elsewhere by a link: copies of them would hold what the source does not."""
+    real = source.resolve()
+    for path in (path for case in cases for path in (case.image, case.mask_path)):
+        if path.absolute().is_relative_to(source) and not path.resolve().is_relative_to(real):
+            cure = "give --source the folder that the link leads to, or copy the files"
+            raise UserError(path, expected="a file in the source", found="a link that leads elsewhere", cure=cure)
 
 
 def _is_derived(folder: Path) -> bool:

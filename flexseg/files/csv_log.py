@@ -26,7 +26,7 @@ class CsvLog:
       columns: the header; the first must be "epoch".
 
     Raises:
-      UserError: the file has another header.
+      UserError: the file has another header, or holds something else than numbers.
     """
 
     last_epoch: int
@@ -37,7 +37,13 @@ class CsvLog:
             raise ValueError(f"the columns must be distinct and start with 'epoch', got {self.columns}")
         rows: list[list[str]] = []
         if self.path.exists() and self.path.stat().st_size:
-            found, rows = read_rows(self.path)
+            try:
+                found, rows = read_rows(self.path)
+                for row in rows:
+                    int(row[0]), [float(cell) for cell in row if cell]
+            except (ValueError, csv.Error) as error:  # ValueError: no UTF-8 as well
+                cure = "move this file away, or train into another --workdir"
+                raise UserError(self.path, expected="a table of numbers, one row an epoch", found=str(error), cure=cure) from error
             if found != self.columns:
                 raise UserError(
                     self.path,

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from flexseg.errors import UserError
+from flexseg.files.atomic import make_folder
 
 _MARK = ".made_by_flexseg"
 
@@ -45,3 +46,17 @@ def remove_own_folder(path: Path, *, unmarked: Collection[str] = ()) -> None:
     if not is_own_folder(path, unmarked=unmarked):
         raise UserError(path, expected="nothing of that name, or a folder that flexseg made", found="another", cure="move it away")
     shutil.rmtree(path)
+
+
+def make_own_folder_at(path: Path, *, flag: str, unmarked: Collection[str] = ()) -> Path:
+    """The folder that `flag` names, with the mark; one of flexseg's own is written to again.
+
+    Raises:
+      UserError: it holds files that flexseg did not write, or cannot be made.
+    """
+    if path.is_dir() and not is_own_folder(path, unmarked=unmarked):
+        found = "one with other files"
+        raise UserError(f"{flag}={path}", expected="a new folder, or one that flexseg wrote", found=found, cure="name another")
+    make_folder(path, flag=flag)
+    (path / _MARK).touch()
+    return path

@@ -113,6 +113,8 @@ class _Parser(configparser.ConfigParser):
 def _read(path: Path) -> dict[str, str]:
     """{section.key: text}."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(path, expected="a train_eval_infer.config", found="no file")
         if path.stat().st_size > _MAX_BYTES:
             raise UserError(path, expected="a configuration of a few kilobytes", found=f"{path.stat().st_size} bytes")
         parser = _Parser(interpolation=None, strict=False, comment_prefixes=(";", "#"), inline_comment_prefixes=(";",))

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,9 +49,10 @@ def plot_curves(csv_path: str | os.PathLike, png_path: str | os.PathLike, *, sta
     written = []
     for start in range(0, max(len(metrics), 1), PLOTS_PER_FIGURE):
         path = png_path if not start else png_path.with_stem(f"{png_path.stem}_{start // PLOTS_PER_FIGURE + 1}")
-        figure = _figure(epochs, values, metrics[start : start + PLOTS_PER_FIGURE], title=Path(csv_path).stem, stamp=stamp)
         content = io.BytesIO()
-        figure.savefig(content, format="png")
+        with matplotlib.rc_context({"text.parse_math": False}):  # names may hold a dollar sign
+            figure = _figure(epochs, values, metrics[start : start + PLOTS_PER_FIGURE], title=Path(csv_path).stem, stamp=stamp)
+            figure.savefig(content, format="png")
         written.append(replace_file(path, content.getvalue()))
     return written
 

@@ -271,7 +271,7 @@ def _name(owner: bytes) -> str:
     try:
         facts = json.loads(owner)
         return f"process {facts['pid']} on {facts['host']}, begun {facts['started']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "an unknown process"
 
 

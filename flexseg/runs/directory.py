@@ -133,6 +133,25 @@ class RunDirectory(RunLayout):
             cure = "put it back, or train into another --workdir"
             raise UserError(self.environment, expected="what `flexseg train` wrote", found=f"another file ({error})", cure=cure) from error
 
+    def read_finished(self) -> dict | None:
+        """`reason`, `epochs` and `step` of `finished.json`; None while the run is not finished.
+
+        Raises:
+          UserError: the file is another one.
+        """
+        if not self.finished.is_file():
+            return None
+        try:
+            finished = read_json(self.finished, most_bytes=_MOST_BYTES)
+            if not isinstance(finished, dict) or any(type(finished.get(name)) is not int or finished[name] < 0 for name in ("epochs", "step")):
+                raise ValueError("no number of epochs and steps")
+            if not isinstance(finished.get("reason"), str):
+                raise ValueError("no reason")
+        except ValueError as error:
+            cure = "remove it to resume the run, or train into another --workdir"
+            raise UserError(self.finished, expected="what `flexseg train` wrote", found=f"another file ({error})", cure=cure) from error
+        return finished
+
     def refuse_other_dataset(self, dataset_directory: Path) -> None:
         """Refuses another dataset than the run began with, or another build of it, with a UserError."""
         source = Path(dataset_directory) / "manifest.json"

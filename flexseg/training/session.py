@@ -114,7 +114,7 @@ class Session:
         """
         run = self._run
         assert run is not None  # a dry run calls `dry_run` only
-        finished = self._from_chief(lambda: json.loads(run.finished.read_text()) if run.finished.is_file() else None)
+        finished = self._from_chief(run.read_finished)
         if finished and not (finished["reason"] == "epochs" and finished["epochs"] < self._experiment.train.epochs):
             say("this run is finished (%s, %d epochs): nothing to do", finished["reason"], finished["epochs"])
             return
