@@ -33,7 +33,11 @@ Reader = Callable[[Path], object]
 
 
 def samples(folder: Path) -> dict[str, tuple[list[Path], Reader]]:
-    """{reader: (valid files, function that reads one)}; imports no TensorFlow."""
+    """{reader: (valid files, function that reads one)}."""
+    from flexseg.commands.quiet import hide_gpus, load_tensorflow
+
+    hide_gpus()
+    load_tensorflow()  # which the readers of archives import
     from flexseg.datasets.archives import unpacked
     from flexseg.files.arrays import read_array
     from flexseg.files.csv_log import read_rows
