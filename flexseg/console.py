@@ -32,7 +32,8 @@ def say(message: str, *values: object) -> None:
     """Prints one line above any progress bar, and logs it."""
     if _silent:
         return
-    text = printable(message % values if values else message, keep="\n")
+    shown = tuple(printable(value) if isinstance(value, str) else value for value in values)  # a line break in a value would forge a line
+    text = printable(message % shown if shown else message, keep="\n")
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
     _LOG.info(text)

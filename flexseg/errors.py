@@ -34,6 +34,13 @@ def printable(text: str, *, keep: str = "") -> str:
     return _STEERING.sub(lambda found: found[0] if found[0] in keep else repr(found[0])[1:-1], text)
 
 
+def gin_param(binding: str) -> str:
+    """`--gin_param="train.epochs=3"`, quoted for a shell."""
+    for special in '\\"$`':  # special in double quotes in bash; the backslash first
+        binding = binding.replace(special, "\\" + special)
+    return f'--gin_param="{binding}"'
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message; the name of its class if it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
     if config is not None:
         environment["TF_CONFIG"] = config
-    os.execve(sys.executable, [sys.executable, "-m", "flexseg.commands.dispatcher", *given.command], environment)
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "flexseg.commands.dispatcher", *given.command], environment)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class Attempt:
             each = len(self._gpus) // self._count
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus[worker * each : (worker + 1) * each])
         cluster = [f"--workers={addresses}", f"--worker={worker}"] if self._count > 1 else []
-        command = [sys.executable, "-m", "flexseg.commands.dispatcher", *self._command, *cluster]
+        command = [sys.executable, "-P", "-m", "flexseg.commands.dispatcher", *self._command, *cluster]
         # In a session of its own, so that Ctrl-C reaches a worker once, through this process.
         return subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True

@@ -183,7 +183,7 @@ def test_weights_replaced_while_they_are_read_are_refused(folder, replaced_while
     assert value_in(folder) == 2.0
 
 
-@pytest.mark.parametrize("after", ["damage", "read_facts"])
+@pytest.mark.parametrize("after", ["damage", "_facts"])
 def test_weights_that_go_while_they_are_read_are_refused(folder, monkeypatch, after):
     function = getattr(checkpoint_format, after)
 

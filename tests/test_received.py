@@ -23,7 +23,7 @@ from flexseg.runs.lock import FolderLock
 
 pytestmark = pytest.mark.xdist_group("received")  # the run is trained once
 
-BAD_NAMES = ["../up", "/tmp/absolute", "..", ".", "", "a/b", "a\\b", "line\nbreak", "\x1b[2Jcleared", "\u202etxt.exe", "a" * 201, 7, None]
+BAD_NAMES = ["../up", "/tmp/absolute", "..", ".", "", "a/b", "a\\b", "line\nbreak", "\x1b[2Jcleared", "\u202etxt.exe", "a" * 300, 7, None]
 
 
 @pytest.fixture
@@ -133,6 +133,28 @@ def test_nothing_is_written_through_a_link_in_a_run_directory(toy, tmp_path, nam
     with pytest.raises(UserError, match="a link|other files and no config.gin"):
         toy_runs.train(toy, run)
     assert files_of(outside) == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "loop of links"])
+def test_a_run_that_holds_something_else_than_files_and_folders_is_refused(trained, tmp_path, kind):
+    import socket
+
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    path = run / "tensorboard" / "x"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        place = os.getcwd()
+        os.chdir(path.parent)  # the path of a socket is short
+        try:
+            socket.socket(socket.AF_UNIX).bind("x")
+        finally:
+            os.chdir(place)
+    else:
+        path.symlink_to(path)
+    with pytest.raises(UserError, match="tensorboard/x: expected a file or (a )?folder"):
+        toy_runs.evaluate(run, split="valid")
 
 
 @pytest.mark.parametrize("name", ["log.txt", "best", "predictions", "evaluation"])
@@ -326,3 +348,80 @@ def test_a_file_that_changes_between_check_and_build_ends_the_build(tmp_path, mo
 def test_control_characters_are_escaped_in_what_is_said():
     assert str(UserError("a\x1b[31m", expected="x\ny", found="\u202ez")) == "a\\x1b[31m: expected x y, found \\u202ez."
     assert RunDirectory("x").path.name == "x"
+
+
+# Numbers, names and pictures that an earlier review found
+
+
+@pytest.mark.parametrize(
+    ("column", "number"), [("length", 2**61), ("length", 2**45), ("offset", 2**40), ("height", 2**40), ("width", 0), ("shard", 9)]
+)
+def test_a_number_in_a_manifest_that_no_shard_holds_is_refused_before_it_is_used(dataset, column, number):
+    from flexseg.data.dataset import open_dataset
+
+    edit(manifest_of(dataset), lambda content: content["splits"]["valid"][column].__setitem__(0, number))
+    with pytest.raises(UserError, match="expected (a whole manifest|the record of case valid00)"):
+        open_dataset("toy", dataset).records("valid")
+
+
+def test_a_record_that_is_sound_and_holds_no_picture_names_shard_and_case(dataset):
+    import tensorflow as tf
+
+    from flexseg.data.dataset import open_dataset
+    from flexseg.files.manifest import tfrecord_offsets
+
+    built = open_dataset("toy", dataset)
+    shard = built.directory / built.table("test").files[0]
+    texts = {"image": b"no picture", "mask": b"none", "case_id": b"test00", "group_id": b"g"}
+    features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[text])) for name, text in texts.items()}
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    ((offset, length),) = tfrecord_offsets(shard)
+    edit(manifest_of(dataset), lambda content: content["splits"]["test"].update(offset=[offset], length=[length]))
+    built = open_dataset("toy", dataset)
+    with pytest.raises(UserError, match=r"record 0 damaged \(case test00\)"), built.naming_damage("test"):
+        built.records("test").example(0)
+
+
+def test_an_export_takes_names_from_the_manifest_and_imports_nothing_of_the_dataset(dataset, tmp_path, monkeypatch):
+    from flexseg.launch.export_images import export_images
+
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    features = next(dataset.rglob("features.json"))
+    features.write_text(features.read_text().replace("tensorflow_datasets.core.features.features_dict.FeaturesDict", "evil.Features"))
+    assert export_images(dataset="toy", data_dir=str(dataset), split="valid", output=str(tmp_path / "out")) == 5
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"valid{number:02d}.png" for number in range(5)} and not (
+        tmp_path / "executed"
+    ).exists()
+
+
+@pytest.mark.parametrize("precision", ["int8", "", "string", "float16", 7])
+def test_a_precision_that_no_training_has_is_refused(trained, here, precision):
+    run = received(trained, here, {})
+    edit(run / "environment.json", lambda environment: environment.update(precision=precision))
+    with pytest.raises(UserError, match="environment.json: expected what `flexseg train` wrote"):
+        toy_runs.evaluate(run, split="valid")
+
+
+def test_what_is_to_be_typed_is_quoted_for_a_shell(tmp_path):
+    import shlex
+
+    from flexseg.files.cases import discover
+
+    for name in ("a", "b", "c"):
+        toys.write_case(tmp_path, f"train/{name}", toys.picture(name, (8, 8)), toys.binary_mask(name, (8, 8)))
+        mask = tmp_path / "train" / "masks" / f"{name}.png"
+        mask.rename(mask.with_name(f"{name}'$(touch pwned)'.png"))
+    with pytest.raises(UserError) as caught:
+        discover(tmp_path)
+    assert "--mask_pattern={case}'$(touch pwned)'" in shlex.split(caught.value.cure.removesuffix("."))
+
+
+def test_a_folder_of_the_user_s_beside_the_checkpoints_is_no_checkpoint(tmp_path):
+    from flexseg.runs.checkpoint_format import checkpoint_folders
+
+    for name in ("step_000000500", "step_000000500_my_copy", "step_x", "step_1234567890"):
+        (tmp_path / name).mkdir()
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step_000000500", "step_1234567890"]

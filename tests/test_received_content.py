@@ -197,6 +197,8 @@ GIN = {
     "macros that unfold": "a0 = (1, 1)\n"
     + "".join(f"a{i} = (%a{i - 1}, %a{i - 1}, %a{i - 1}, %a{i - 1})\n" for i in range(1, 30))
     + "train.metrics = %a29\n",
+    "macros of macros": "".join(f"m{i} = %m{i + 1}\n" for i in range(3000)) + "m3000 = 1\ntrain.epochs = %m0\n",
+    "many large macros": "m = (" + "1, " * 9000 + ")\ntrain.metrics = (" + "%m, " * 30 + ")\n",
     "deep nesting": "train.metrics = " + "(" * 5000 + ")" * 5000 + "\n",
     "a number of a million digits": "train.epochs = " + "9" * 500_000 + "\n",
     "a long line": "train.epochs = '" + "x" * 900_000 + "'\n",
@@ -353,3 +355,22 @@ def test_a_dollar_sign_in_a_name_is_no_mathematics(tmp_path):
     (tmp_path / "a.csv").write_text("epoch,$\\frac{1}{$,val_$\\frac{1}{$\n1,0.5,0.4\n2,0.4,0.3\n")
     (picture,) = plot_curves(tmp_path / "a.csv", tmp_path / "a.png")
     assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{}, [], {"step": "x"}, {"step": None}, {"epoch": 1.5}, {"monitor": "\x1b[2J"}, {"value": "high"}, {"step": 1, "epochs_done": []}],
+    ids=str,
+)
+def test_facts_of_something_else_end_in_one_line(toy, trained, tmp_path, facts):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (newest,) = (run / "checkpoints").glob("step_*")
+    for folder in (run / "best", newest):
+        rewritten(folder, lambda _, folder=folder: (folder / "facts.json").write_text(json.dumps(facts)))
+    with pytest.raises(UserError):
+        toy_runs.train(toy, run, "train.epochs=2")
+    try:
+        toy_runs.evaluate(run, split="valid")
+    except UserError as error:
+        assert printable(str(error)) == str(error)

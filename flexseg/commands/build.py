@@ -8,6 +8,7 @@ All files are checked before anything is written. An error names the file and th
 
 import contextlib
 import importlib
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -138,6 +139,9 @@ def _one_at_a_time(data_dir: Path, lock: str) -> Iterator[None]:
     from flexseg.runs.lock import FolderLock
 
     fresh = not data_dir.exists()
+    if data_dir.is_dir() and not os.access(data_dir, os.W_OK):  # nothing can be written: what is built already can be looked at
+        yield
+        return
     try:
         with FolderLock(make_folder(data_dir, flag="--data_dir") / lock, what="flexseg build", flag="--name"):
             yield

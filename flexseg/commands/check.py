@@ -75,7 +75,7 @@ def _check_source(
     from flexseg.checks.survey import survey
     from flexseg.config.configure import configure
     from flexseg.console import progress
-    from flexseg.errors import UserError
+    from flexseg.errors import UserError, printable
     from flexseg.files.cases import Discovery, discover
     from flexseg.files.label_map import LabelMap, infer_label_map
     from flexseg.files.manifest import Manifest
@@ -92,7 +92,9 @@ def _check_source(
     kept: list[object] = []
     try:
         with progress("slicing", unit="volume") as bar:
-            pictures, patterns = pictures_of(Path(source), patterns, keep=kept, warn=print, progress=bar.at, max_pixels=max_pixels)
+            pictures, patterns = pictures_of(
+                Path(source), patterns, keep=kept, warn=lambda sentence: print(printable(sentence)), progress=bar.at, max_pixels=max_pixels
+            )
         found = discover(pictures, **patterns)
     except UserError as error:
         found, mispaired = Discovery([], []), [Finding("error", "pairing", str(error))]

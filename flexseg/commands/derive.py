@@ -53,7 +53,9 @@ def run(
     given = named(image_pattern=image_pattern, mask_pattern=mask_pattern, group_pattern=group_pattern, group_column=group_column)
     kept: list[object] = []
     with progress("slicing", unit="volume") as bar:
-        pictures, given = pictures_of(Path(source), given, keep=kept, warn=print, progress=bar.at, max_pixels=max_image_pixels)
+        pictures, given = pictures_of(
+            Path(source), given, keep=kept, warn=lambda sentence: print(printable(sentence)), progress=bar.at, max_pixels=max_image_pixels
+        )
     found = discover(pictures, **given)
     for sentence in found.warnings:
         print(printable(f"warning: {sentence}"), flush=True)

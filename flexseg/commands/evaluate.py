@@ -66,7 +66,7 @@ def run(
         folder = Path(output) if output else below(opened.run.evaluation, split)
         result = report.write(make_folder(folder, flag="--output"), provenance=provenance)
         chosen = f"epoch {opened.weights.get('epoch', opened.weights.get('epochs_done'))}"
-        if "monitor" in opened.weights:
+        if "monitor" in opened.weights and "value" in opened.weights:
             chosen += f", {opened.weights['monitor']} {opened.weights['value']:.4f}"
         print(f"{split} split, {checkpoint} weights ({chosen})\n")
         print(report.table())

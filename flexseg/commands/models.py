@@ -61,8 +61,8 @@ def run(
     from flexseg.errors import UserError
     from flexseg.user_modules import typed
 
-    size, user_module = _size(image_size), typed(user_module)
-    one = bool(gin_file or gin_param or user_module)
+    size, one = _size(image_size), bool(gin_file or gin_param or user_module)
+    user_module = typed(user_module)
     if published and one:
         raise UserError("--published", expected="no --gin_file, --gin_param or --user_module beside it", found="one that describes a single network")
     if plot and (not one or Path(plot).suffix not in (".png", ".svg")):
@@ -186,7 +186,7 @@ def _row_of_another_process(config: str, size: tuple[int, int], facts: dict, *, 
     """The row of a network, measured in its own process, so that its memory is separate and a failure ends only that row."""
     words = [f"--gin_file={config}", f"--image_size={size[0]},{size[1]}", "--json", *(f"--{name}={value}" for name, value in facts.items())]
     words += [] if measure else ["--nomeasure"]
-    command = [sys.executable, "-m", "flexseg.commands.dispatcher", "models", *words]
+    command = [sys.executable, "-P", "-m", "flexseg.commands.dispatcher", "models", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])

@@ -34,6 +34,7 @@ from flexseg.user_modules import import_user_module
 
 _MOST_BYTES = 2**20  # of a gin file
 _MOST_VALUES = 10_000  # of one binding
+_MOST_INCLUDES = 8  # one within the other
 _MOST_QUOTED = 200  # characters of a value in a message
 _REGISTRY = gin.config._REGISTRY  # selector -> configurable; gin 0.5.0 has no public list of configurables
 
@@ -162,7 +163,7 @@ def configure(
     in_force, overridden = _last_of_each(statements)
     macros = {name: statement for (name, parameter), statement in in_force.items() if not parameter}
     _refuse_unused(macros, statements, in_force.values())
-    _refuse_unfolding(macros)
+    _refuse_unfolding(macros, in_force.values())
     values, sources = {}, {}
     for (name, parameter), statement in sorted(in_force.items(), key=lambda item: item[0]):
         if parameter:
@@ -201,6 +202,8 @@ def _read(path: Path, folders: Sequence[Path], opened: tuple[Path, ...]) -> list
         allowed = [path.parent, *folders]
         candidates = [candidate for base in allowed if (candidate := (base / name).resolve()).is_file()]
         inside = [candidate for candidate in candidates if any(candidate.is_relative_to(base) for base in allowed)]
+        if len(opened) >= _MOST_INCLUDES:
+            raise UserError(where, expected=f"includes within includes, at most {_MOST_INCLUDES} deep", found="more")
         if not inside or inside[0] in (*opened, path):
             what = "which includes itself" if inside else "which lies elsewhere" if candidates else "which does not exist"
             raise UserError(where, expected=f"an include from {' or '.join(map(str, allowed))}", found=f"{name!r}, {what}")
@@ -330,7 +333,7 @@ def _refuse_unused(macros: dict[str, _Statement], statements: Iterable[_Statemen
             raise UserError(macro.where, expected="name.parameter = value, or a macro that is used", found=found, cure=cure)
 
 
-def _refuse_unfolding(macros: dict[str, _Statement]) -> None:
+def _refuse_unfolding(macros: dict[str, _Statement], statements: Iterable[_Statement]) -> None:
     """Refuses macros that unfold to more than a configuration needs: ten that name the next one ten times would take 10^10 values."""
     sizes: dict[str, int] = {}
 
@@ -345,9 +348,15 @@ def _refuse_unfolding(macros: dict[str, _Statement]) -> None:
             return sizes[value.name]
         return 1
 
-    for name, macro in macros.items():
-        if size(macro.value, (name,)) > _MOST_VALUES:
-            raise UserError(macro.where, expected=f"at most {_MOST_VALUES:,} values in {name}, macros unfolded", found="more")
+    for name, statement in [*macros.items(), *((statement.name, statement) for statement in statements)]:
+        try:
+            many = size(statement.value, (name,) if name in macros else ()) > _MOST_VALUES
+        except RecursionError:
+            many = True
+        if many:
+            raise UserError(
+                statement.where, expected=f"at most {_MOST_VALUES:,} values in {name}, macros unfolded", found="more, or macros of macros too deep"
+            )
 
 
 def _substitute(value: object, macros: dict[str, _Statement], where: str, trail: tuple[str, ...] = ()) -> object:

@@ -79,6 +79,16 @@ class BuiltDataset:
             raise UserError(
                 missing[0], expected="a shard of the dataset", found="no such file", cure="build the dataset again with `flexseg build … --overwrite`"
             )
+        bytes_of = np.array([Path(name).stat().st_size for name in files], np.int64)
+        beyond = np.array(table.offset, np.int64) + np.array(table.length, np.int64) > bytes_of[np.array(table.shard)]
+        if beyond.any():
+            index = int(np.flatnonzero(beyond)[0])
+            raise UserError(
+                files[table.shard[index]],
+                expected=f"the record of case {table.case_id[index]} in the {bytes_of[table.shard[index]]:,} bytes of the shard",
+                found=f"{table.length[index]:,} bytes at {table.offset[index]:,} in the manifest",
+                cure="build the dataset again with `flexseg build … --overwrite`",
+            )
         return Records(
             files=files, shard=np.array(table.shard), offset=np.array(table.offset), length=np.array(table.length), channels=self.manifest.channels
         )
@@ -97,7 +107,7 @@ class BuiltDataset:
             table, records = self.table(split), self.records(split)
             for index in indices() if indices else range(len(table)):
                 try:
-                    records.read(tf.constant(index, tf.int64))
+                    records.decode(records.read(tf.constant(index, tf.int64)))
                 except _DAMAGE as damage:
                     number = table.shard[: index + 1].count(table.shard[index]) - 1
                     raise UserError(

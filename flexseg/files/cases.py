@@ -14,6 +14,7 @@ No file is opened; `inventory.py` checks the contents. Links to files are follow
 
 import dataclasses
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TypedDict, cast
@@ -22,6 +23,7 @@ from flexseg.errors import UserError
 from flexseg.files.arrays import array_ending
 from flexseg.files.groups import find_groups, some
 from flexseg.files.images import IMAGE_SUFFIXES
+from flexseg.files.names import unusable
 
 SPLITS = ("train", "valid", "test")
 _SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
@@ -253,9 +255,12 @@ def _compile(pattern: str, flag: str) -> re.Pattern:
 
 def _checked(stem: str, path: Path) -> str:
     """Returns the stem if it is valid as case id: a file name on every system and a text feature of TFRecords."""
-    if "\\" in stem or not stem.isprintable():  # nor are the surrogates of names that are not UTF-8
+    if "\\" in stem or not stem.isprintable() or unusable(stem):  # not printable are the surrogates of names that are not UTF-8, too
         raise UserError(
-            repr(str(path)), expected="a name in UTF-8 without backslash and control characters", found=repr(stem), cure="rename the file."
+            repr(str(path)),
+            expected="a name in UTF-8 of at most 200 bytes, without backslash and control characters",
+            found=repr(stem),
+            cure="rename the file.",
         )
     return stem
 
@@ -282,5 +287,5 @@ def _related(images: list[str], masks: list[str]) -> str:
             pattern = mask.replace(case, "{case}", 1)
             if 2 * sum(pattern.replace("{case}", case) in known for case in cases) > len(images):
                 image_flag = "" if affix == "{case}" else f"--image_pattern='{affix}' "
-                return f"add {image_flag}--mask_pattern='{pattern}'."
+                return f"add {image_flag}--mask_pattern={shlex.quote(pattern)}."
     return ""

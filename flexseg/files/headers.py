@@ -12,6 +12,7 @@ several float layouts.
 """
 
 import dataclasses
+import errno
 import os
 import struct
 from typing import BinaryIO, Literal
@@ -108,7 +109,7 @@ def header_of(stream: BinaryIO, where: object, *, max_pixels: int) -> Header:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # a malformed header may raise anything in a parser
-        if isinstance(error, OSError) and error.errno:  # of the disk, not of the parser
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk; a position beyond all files is the parser's
             raise
         raise UserError(
             where,

@@ -15,7 +15,7 @@ from typing import Literal
 import gin
 import numpy as np
 
-from flexseg.errors import UserError, printable
+from flexseg.errors import UserError, gin_param, printable
 
 IGNORE = 255
 Color = tuple[int, int, int]
@@ -297,18 +297,12 @@ def _inference_cure(totals: Mapping[Color, int], ranked: list[Color], values: li
 
 def binding(name: str, value: object) -> str:
     """`--gin_param="label_map.name=value"`, quoted for a shell."""
-    return _quoted(f"label_map.{name}={value!r}")
+    return gin_param(f"label_map.{name}={value!r}")
 
 
 def _map_binding(ids: Mapping[Color, int], *, by_value: bool) -> str:
     pairs = ",".join(f"{color[0] if by_value else _text(color)}:{i}" for color, i in ids.items())
-    return _quoted(f"label_map.{'values' if by_value else 'rgb_map'}={{{pairs}}}")
-
-
-def _quoted(text: str) -> str:
-    for special in '\\"$`':  # special in double quotes in bash; the backslash first
-        text = text.replace(special, "\\" + special)
-    return f'--gin_param="{text}"'
+    return gin_param(f"label_map.{'values' if by_value else 'rgb_map'}={{{pairs}}}")
 
 
 def _color(key: object, where: str) -> Color:

@@ -14,10 +14,11 @@ import json
 import math
 import os
 import struct
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal
 
-from flexseg.errors import UserError, printable
+from flexseg.errors import UserError
 from flexseg.files.atomic import replace_file
 from flexseg.files.json_files import json_type, read_json
 from flexseg.files.names import check_parts
@@ -37,6 +38,7 @@ _COLUMNS = {
 }
 _MOST_BYTES = 2**30  # of a manifest: 100,000 records take 30 MB
 _MOST = 2**62  # of a number in a column, which becomes an int64
+_MOST_SIDE = 2**20  # pixels of a height or a width
 _FRAME = struct.Struct("<QI")  # TFRecord: payload length, its masked CRC; then payload and the payload's masked CRC (4 bytes)
 
 
@@ -70,8 +72,8 @@ class SplitTable:
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of equal length expected, found {lengths}")
         numbers = [*self.offset, *self.length, *self.height, *self.width]
-        if any(not 0 <= number < _MOST for number in numbers) or 0 in self.height or 0 in self.width:
-            raise ValueError("offsets and lengths of at least 0, heights and widths of at least 1 expected")
+        if any(not 0 <= number < _MOST for number in numbers) or any(not 1 <= n <= _MOST_SIDE for n in (*self.height, *self.width)):
+            raise ValueError(f"offsets and lengths of at least 0, heights and widths of 1 to {_MOST_SIDE} expected")
         if any(not 0 <= shard < len(self.files) for shard in self.shard):
             raise ValueError(f"shards 0 to {len(self.files) - 1} expected, found {min(self.shard)} to {max(self.shard)}")
 
@@ -116,8 +118,8 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3) or isinstance(self.channels, bool) or not isinstance(self.leaked, bool):
             raise ValueError(f"1 or 3 channels and leaked true or false expected, found {self.channels!r} and {self.leaked!r}")
-        if self.window is not None and not all(map(math.isfinite, self.window)):
-            raise ValueError(f"a window of two finite numbers expected, found {self.window}")
+        if self.window is not None and not (all(map(math.isfinite, self.window)) and self.window[0] <= self.window[1]):
+            raise ValueError(f"a window of two finite numbers in order expected, found {self.window}")
         for name in ("dataset", "version", "fingerprint", "storage"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is {json_type(getattr(self, name))}, not a text")
@@ -179,7 +181,7 @@ class Manifest:
             check_parts(path, table.files, what="a shard", cure=cure)
         check_parts(path, (case_id for table in self.splits.values() for case_id in table.case_id), what="a case", cure=cure)
         groups = {group_id for table in self.splits.values() for group_id in table.group_id}
-        if wrong := next((group_id for group_id in groups if printable(group_id) != group_id), None):
+        if wrong := next((group_id for group_id in groups if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in group_id)), None):
             raise UserError(path, expected="group ids without control characters", found=repr(wrong), cure=cure)
 
 

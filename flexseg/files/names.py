@@ -11,7 +11,8 @@ from pathlib import Path
 
 from flexseg.errors import UserError, printable
 
-_LONGEST = 200  # bytes of UTF-8; file systems allow 255, and suffixes are added
+_LONGEST = 200  # bytes of UTF-8 of a name that was read; file systems allow 255, and suffixes are added
+_LONGEST_FILE = 255
 
 
 def check_name(where: str, name: str) -> None:
@@ -20,8 +21,8 @@ def check_name(where: str, name: str) -> None:
         raise UserError(where, expected="a name of letters, digits, '_', '-' and '.'", found=repr(name))
 
 
-def unusable(name: object) -> str:
-    """Why `name` cannot be one part of a path or a line of a log; empty if it can."""
+def unusable(name: object, *, longest: int = _LONGEST) -> str:
+    """Why `name` cannot be one part of a path or a line of a log, of at most `longest` bytes; empty if it can."""
     if not isinstance(name, str) or not name:
         return "no text"
     if name in (".", ".."):
@@ -30,7 +31,7 @@ def unusable(name: object) -> str:
         return "with a separator of folders"
     if printable(name) != name:
         return "with control characters"
-    return "" if len(name.encode()) <= _LONGEST else f"of more than {_LONGEST} bytes"
+    return "" if len(name.encode()) <= longest else f"of more than {longest} bytes"
 
 
 def check_parts(where: object, names: Iterable[object], *, what: str, cure: str = "") -> None:
@@ -52,7 +53,7 @@ def below(folder: Path, *parts: str) -> Path:
     """
     path = Path(folder)
     for part in parts:
-        if reason := unusable(part):
+        if reason := unusable(part, longest=_LONGEST_FILE):
             raise UserError(path, expected="the name of a file", found=f"{_shown(part)}, {reason}")
         path = path / part
         refuse_link_out_of(folder, path)
@@ -61,7 +62,11 @@ def below(folder: Path, *parts: str) -> Path:
 
 def refuse_link_out_of(folder: Path, path: Path) -> None:
     """Raises a UserError if `path`, which lies below `folder`, is a link that leads out of it."""
-    if path.is_symlink() and not path.resolve().is_relative_to(Path(folder).resolve()):
+    try:
+        leads_out = path.is_symlink() and not path.resolve().is_relative_to(Path(folder).resolve())
+    except (RuntimeError, OSError):  # a loop of links
+        leads_out = True
+    if leads_out:
         raise UserError(path, expected="a file or folder, or a link to one beside it", found="a link that leads elsewhere", cure="remove the link")
 
 

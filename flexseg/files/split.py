@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gin
 
-from flexseg.errors import UserError, suggest
+from flexseg.errors import UserError, gin_param, suggest
 from flexseg.files.cases import SPLITS, Case
 from flexseg.files.groups import some
 
@@ -242,7 +242,5 @@ def _example(sizes: Counter) -> str:
     if len(sizes) == 1:
         return '--gin_param="split.proportions=(1,0,0)" trains on all and scores nothing.'
     first, second = sorted(sizes)
-    return (
-        f'--gin_param="split.train_groups=({first!r},)" --gin_param="split.valid_groups=({second!r},)", '
-        'or --gin_param="split.proportions=(0.5,0.5,0)".'
-    )
+    train, valid = (gin_param(f"split.{name}_groups=({group!r},)") for name, group in (("train", first), ("valid", second)))
+    return f'{train} {valid}, or --gin_param="split.proportions=(0.5,0.5,0)".'

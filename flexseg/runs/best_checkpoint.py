@@ -50,6 +50,6 @@ class BestCheckpoint:
         recover(self._folder)
         if damage(self._folder):
             return
-        if read_facts(self._folder)["step"] > step:
+        if read_facts(self._folder).get("step", 0) > step:
             put_back_replaced(self._folder)
         forget_replaced(self._folder)

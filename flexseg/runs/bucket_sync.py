@@ -174,8 +174,8 @@ class BucketSync:
         run = RunLayout(self._here)
         if damage(self._here / _BEST_BEFORE):
             return False
-        steps = [read_facts(folder)["step"] for folder in checkpoint_folders(run.checkpoints) if not damage(folder)]
-        return bool(damage(run.best)) or read_facts(run.best)["step"] > max(steps, default=0)
+        steps = [read_facts(folder).get("step", 0) for folder in checkpoint_folders(run.checkpoints) if not damage(folder)]
+        return bool(damage(run.best)) or read_facts(run.best).get("step", 0) > max(steps, default=0)
 
     def push(self, *, patient: bool = False, moved: Callable[[], None] = lambda: None) -> None:
         """Uploads what is new in the local copy.

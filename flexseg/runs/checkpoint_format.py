@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import time
 import tokenize
@@ -23,13 +24,14 @@ from pathlib import Path
 
 import numpy as np
 
-from flexseg.errors import UserError
+from flexseg.errors import UserError, printable
 from flexseg.files.json_files import json_type, read_json
 
 CHECKSUMS = "SHA256SUMS"
 FOLDERS = "step_*"  # of the checkpoints in their directory
 _FACTS, _MODEL = "facts.json", "model.npz"
 _FACT_NAMES = {"epoch_metrics": "meter", "early_stopping": "best"}  # in the code: in facts.json, since 0.1
+_FACT_TYPES = {"epoch": (int,), "epochs_done": (int,), "step": (int,), "skipped": (int,), "monitor": (str,), "value": (float, int)}
 _PART_NAMES = {"ema": "averages"}  # in the code: the archive's name, since 0.1
 _MOST_BYTES = 2**24  # of facts.json and of the list of checksums
 _READS, _READ_AGAIN_SECONDS = 3, 0.2
@@ -42,7 +44,7 @@ def checkpoint_folder(directory: Path, step: int) -> Path:
 
 def checkpoint_folders(directory: Path) -> list[Path]:
     """The folders of all checkpoints, oldest first; their names sort by step."""
-    return sorted(directory.glob(FOLDERS))
+    return sorted(path for path in directory.glob(FOLDERS) if re.fullmatch(r"step_\d{9,}", path.name))
 
 
 def part_file(folder: Path, part: str) -> Path:
@@ -232,7 +234,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, np.ndarray]], dic
         sums = _sums(folder)
         wrong = damage(folder)
         if not wrong:
-            facts = read_facts(folder)
+            facts = _facts(folder)
             for path in sorted(folder.glob("*.npz")):
                 _refuse_foreign_arrays(path)
                 with np.load(path, allow_pickle=False) as archive:
@@ -264,25 +266,46 @@ def _refuse_foreign_arrays(path: Path) -> None:
                     version = np.lib.format.read_magic(stream)
                     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                     shape, _, dtype = read_header(stream)
-            except (tokenize.TokenError, SyntaxError, TypeError, EOFError, RuntimeError) as error:  # NumPy reads a header as a Python literal
+            except (
+                tokenize.TokenError,
+                SyntaxError,
+                TypeError,
+                EOFError,
+                RuntimeError,
+                MemoryError,
+            ) as error:  # NumPy reads a header as a Python literal
                 raise ValueError(f"{what} has no header") from error
             if dtype.kind not in "fiub":
                 raise ValueError(f"{what} holds {dtype}, not numbers")
-            if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > member.file_size:
+            if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize > min(member.file_size, path.stat().st_size):
                 raise ValueError(f"{what} is said to have the shape {shape}, more than the file holds")
 
 
 def read_facts(folder: Path) -> dict:
-    """The facts of a folder, without its arrays."""
+    """The facts of a folder, without its arrays; a UserError where they are something else."""
+    try:
+        return _facts(folder)
+    except ValueError as error:
+        raise UserError(folder, expected="whole weights written by flexseg", found=str(error)) from error
+
+
+def _facts(folder: Path) -> dict:
     names, facts = {stored: name for name, stored in _FACT_NAMES.items()}, read_json(facts_file(folder), most_bytes=_MOST_BYTES)
     if not isinstance(facts, dict):
         raise ValueError(f"{_FACTS} is {json_type(facts)}")
+    for name, kinds in _FACT_TYPES.items():
+        if name in facts and type(facts[name]) not in kinds:
+            raise ValueError(f"{name} in {_FACTS} is {json_type(facts[name])}")
+    if printable(str(facts.get("monitor", ""))) != facts.get("monitor", ""):
+        raise ValueError(f"monitor in {_FACTS} has control characters")
     return {names.get(name, name): value for name, value in facts.items()}
 
 
 def _sums(folder: Path) -> str:
     if not is_complete(folder):
         raise FileNotFoundError(f"{CHECKSUMS} is not there")
+    if (folder / CHECKSUMS).stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{CHECKSUMS} is larger than {_MOST_BYTES:,} bytes")
     return (folder / CHECKSUMS).read_text()
 
 

@@ -12,7 +12,9 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ from flexseg.runs.bucket_sync import BucketSync
 from flexseg.runs.layout import RunLayout
 from flexseg.user_modules import is_record
 
+_PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 _MOST_BYTES = 2**20  # of an environment.json: a run writes a few thousand
 
 
@@ -86,13 +89,25 @@ class RunDirectory(RunLayout):
         log.propagate = False  # absl would print every line a second time
 
     def refuse_links(self) -> None:
-        """Refuses, with a UserError, links below the directory that lead out of it: what is written there would be written elsewhere.
+        """Refuses, with a UserError, pipes and devices below the directory, and links out of it: what is written there would be written elsewhere.
 
         The directory itself may be a link.
         """
-        for folder, folders, files in os.walk(self.path):  # which follows no link
+
+        def unreadable(error: OSError) -> None:
+            if isinstance(error, FileNotFoundError):  # a trainer may be at work
+                return
+            raise UserError(error.filename, expected="a folder of the run", found=error.strerror or "one that cannot be read") from error
+
+        for folder, folders, files in os.walk(self.path, onerror=unreadable):  # which follows no link
             for name in (*folders, *files):
-                refuse_link_out_of(self.path, Path(folder, name))
+                path = Path(folder, name)
+                refuse_link_out_of(self.path, path)
+                with contextlib.suppress(FileNotFoundError):
+                    kind = stat.S_IFMT(path.lstat().st_mode)
+                    if kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+                        continue
+                    raise UserError(path, expected="a file or a folder", found="a pipe, a socket or a device", cure="remove it")
 
     def remove_log(self) -> None:
         """Removes `log.txt`, for a start that was refused before it wrote anything else."""
@@ -178,6 +193,8 @@ def _checked_environment(environment: object) -> dict:
     for name, kind in {"precision": str, "dataset": str, "dataset_directory": str, "global_batch_size": int}.items():
         if type(environment.get(name)) is not kind:
             raise ValueError(f"{name} is {json_type(environment.get(name))}")
+    if environment["precision"] not in _PRECISIONS or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", environment["dataset"]):
+        raise ValueError(f"precision is none of {', '.join(_PRECISIONS)}, or dataset is no name of one")
     if not is_record(environment.setdefault("user_modules", {})):
         raise ValueError("user_modules are not names of modules with file and checksum")
     return environment

@@ -124,7 +124,13 @@ class EpochPictures:
         if not path.is_file():
             return None
         left, top, right, bottom = tile_boxes(*case.image.shape[:2], truth=case.truth is not None)[index]
-        return np.asarray(Image.open(path).convert("RGB"))[top:bottom, left:right]
+        try:
+            with Image.open(path, formats=["PNG"]) as drawn:
+                if drawn.width < right or drawn.height < bottom or drawn.width * drawn.height > 100 * max(1, right * bottom):
+                    return None
+                return np.asarray(drawn.convert("RGB"))[top:bottom, left:right]
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # another file under its name
+            return None
 
 
 def _dice(truth: np.ndarray, prediction: np.ndarray, label_map: LabelMap) -> float:

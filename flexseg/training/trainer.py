@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from flexseg.console import progress, say
 from flexseg.data.dataset import BuiltDataset
+from flexseg.errors import UserError
 from flexseg.evaluation.evaluate import evaluate_split, refuse_larger_cases
 from flexseg.files.atomic import replace_file
 from flexseg.objectives.epoch_metrics import EpochMetrics
@@ -93,11 +94,17 @@ class Trainer:
         """
         host = self._checkpoints.restore()
         if host is not None:
-            self._epochs_done = host["epochs_done"]
-            self.steps.restore(global_step=host["step"], skipped=host["skipped"])
-            self._epoch_metrics.restore(host["epoch_metrics"])
-            self._early_stopping.restore(host["early_stopping"])
-            self._plateau.restore(host["plateau"])
+            try:
+                self._epochs_done = host["epochs_done"]
+                self.steps.restore(global_step=host["step"], skipped=host["skipped"])
+                self._epoch_metrics.restore(host["epoch_metrics"])
+                self._early_stopping.restore(host["early_stopping"])
+                self._plateau.restore(host["plateau"])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                found = f"facts of something else ({type(error).__name__}: {error})"
+                raise UserError(
+                    self._run.checkpoints, expected="the state of a training", found=found, cure="train into another --workdir"
+                ) from error
         self._best_checkpoint.restored(step=self.steps.global_step)
         return host is not None
 
