@@ -140,7 +140,9 @@ def test_json_has_every_number(capsys):
 @pytest.mark.slow
 def test_all_small_networks_are_listed(monkeypatch):
     # test_a_network_that_fails_is_a_line takes the real one
-    monkeypatch.setattr(command.subprocess, "run", lambda words, **_: processes.start("flexseg.commands.dispatcher:run", words[3:]).wait(300))
+    monkeypatch.setattr(
+        command.subprocess, "run", lambda words, **_: processes.start("flexseg.commands.dispatcher:run", words[words.index("models") :]).wait(300)
+    )
     rows = command.run(image_size=[64], measure=False, precision="float32")
     assert len(rows) == 14 and all(row["parameters"] <= 10_000_000 for row in rows if "failure" not in row)
     assert [row["network"] for row in rows if "failure" in row] == [], "every small network takes 64 x 64"
