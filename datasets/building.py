@@ -154,9 +154,8 @@ def build_dataset(
         if other.parents[2].name != dataset and not other.parents[2].name.startswith("."):
             raise UserError(f"--name={name}", expected="a name that no other dataset has", found=str(other.parent), cure="take another --name")
     beside, parts = data_dir / f".building_{dataset}_{name}", (dataset, "old")
-    if (
-        not target.exists() and is_own_folder(beside, unmarked=parts) and (beside / "old").exists()
-    ):  # an earlier call was killed between its two renames
+    # An earlier call was killed between its two renames.
+    if not target.exists() and is_own_folder(beside, unmarked=parts) and (beside / "old").exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         (beside / "old").rename(target)
     make_own_folder(beside, unmarked=parts)

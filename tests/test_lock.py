@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -153,3 +154,40 @@ def test_a_killed_holder_that_nobody_waits_for_is_gone(tmp_path):
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
         with hold(tmp_path / "lock") as lock:
             lock.check()
+
+
+# Locks that somebody else made
+
+
+@pytest.mark.parametrize("kind", ["link to a file", "dangling link", "folder", "pipe"])
+def test_a_lock_that_is_no_file_is_a_mistake_of_one_line(tmp_path, kind):
+    path = tmp_path / "run.lock"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+        if kind == "link to a file":
+            (tmp_path / "elsewhere").write_text("{}")
+    began = time.monotonic()
+    with pytest.raises(UserError, match="run.lock: expected the lock of a run, a file, found a (link|folder|pipe)"), FolderLock(path, what="a test"):
+        pass
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", "[" * 100_000, '{"pid": "1"}', '{"pid": -1, "machine": null}', "{}" + " " * 70_000, "\xff\xfe"],
+    ids=lambda text: text[:12],
+)
+def test_a_lock_of_any_content_that_is_dated_in_the_future_becomes_stale_by_ones_own_clock(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(lock_module, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(lock_module, "_LOOK_SECONDS", 0.05)
+    path = tmp_path / "run.lock"
+    path.write_text(text, encoding="latin-1")
+    os.utime(path, (time.time() + 30 * 86400,) * 2)
+    began = time.monotonic()
+    with FolderLock(path, what="a test") as held:
+        held.check()
+    assert time.monotonic() - began < 5

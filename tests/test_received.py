@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sys
-import time
 
 import cv2
 import numpy as np
@@ -17,9 +16,7 @@ from flexseg.files.atomic import open_to_append
 from flexseg.files.label_map import LabelMap
 from flexseg.files.manifest import Manifest
 from flexseg.files.names import below, unusable
-from flexseg.runs import lock
 from flexseg.runs.directory import RunDirectory
-from flexseg.runs.lock import FolderLock
 
 pytestmark = pytest.mark.xdist_group("received")  # the run is trained once
 
@@ -200,43 +197,6 @@ def test_a_file_that_is_appended_to_is_a_file(tmp_path, kind):
     with pytest.raises(UserError, match="log.txt: expected a file to write to, found a (link|folder|pipe)"):
         open_to_append(path)
     assert not target.exists() or target.read_bytes() == b"mine"
-
-
-# Locks
-
-
-@pytest.mark.parametrize("kind", ["link to a file", "dangling link", "folder", "pipe"])
-def test_a_lock_that_is_no_file_is_a_mistake_of_one_line(tmp_path, kind):
-    path = tmp_path / "run.lock"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to(tmp_path / "elsewhere")
-        if kind == "link to a file":
-            (tmp_path / "elsewhere").write_text("{}")
-    began = time.monotonic()
-    with pytest.raises(UserError, match="run.lock: expected the lock of a run, a file, found a (link|folder|pipe)"), FolderLock(path, what="a test"):
-        pass
-    assert time.monotonic() - began < 5
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{", "[" * 100_000, '{"pid": "1"}', '{"pid": -1, "machine": null}', "{}" + " " * 70_000, "\xff\xfe"],
-    ids=lambda text: text[:12],
-)
-def test_a_lock_of_any_content_that_is_dated_in_the_future_becomes_stale_by_ones_own_clock(tmp_path, text, monkeypatch):
-    monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
-    monkeypatch.setattr(lock, "_LOOK_SECONDS", 0.05)
-    path = tmp_path / "run.lock"
-    path.write_text(text, encoding="latin-1")
-    os.utime(path, (time.time() + 30 * 86400,) * 2)
-    began = time.monotonic()
-    with FolderLock(path, what="a test") as held:
-        held.check()
-    assert time.monotonic() - began < 5
 
 
 # Modules

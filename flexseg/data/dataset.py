@@ -19,7 +19,7 @@ import tensorflow as tf
 from flexseg.data.records import Records
 from flexseg.errors import UserError, suggest
 from flexseg.files.label_map import LabelMap
-from flexseg.files.manifest import Manifest, SplitTable
+from flexseg.files.manifest import RECORD_FRAME, Manifest, SplitTable
 
 # Errors of reading a damaged shard: a wrong checksum, a truncated record, an offset beyond the end.
 _DAMAGE = (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)
@@ -80,7 +80,7 @@ class BuiltDataset:
                 missing[0], expected="a shard of the dataset", found="no such file", cure="build the dataset again with `flexseg build … --overwrite`"
             )
         bytes_of = np.array([Path(name).stat().st_size for name in files], np.int64)
-        beyond = np.array(table.offset, np.int64) + np.array(table.length, np.int64) > bytes_of[np.array(table.shard)]
+        beyond = np.array(table.offset, np.int64) + np.array(table.length, np.int64) + RECORD_FRAME > bytes_of[np.array(table.shard)]
         if beyond.any():
             index = int(np.flatnonzero(beyond)[0])
             raise UserError(

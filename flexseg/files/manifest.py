@@ -39,6 +39,7 @@ _COLUMNS = {
 _MOST_BYTES = 2**30  # of a manifest: 100,000 records take 30 MB
 _MOST = 2**62  # of a number in a column, which becomes an int64
 _MOST_SIDE = 2**20  # pixels of a height or a width
+RECORD_FRAME = 16  # bytes of a TFRecord around its payload
 _FRAME = struct.Struct("<QI")  # TFRecord: payload length, its masked CRC; then payload and the payload's masked CRC (4 bytes)
 
 
